@@ -1,0 +1,40 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup demo test test-slow check format bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/.ready  ## make .venv with the pinned packages
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup  ## train, score and convert on the embedded data; ends with the path of a contact sheet
+	$(BIN)/python jobs/demo.py
+
+test: setup  ## the fast tests
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: setup  ## the long tests: real training, real kills
+	$(BIN)/python -m pytest -m slow
+
+check: setup  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy dtn_ray
+
+format: setup  ## format the code and mend what lint can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## benchmarks, as ratios in one run
+	$(BIN)/python benchmarks/train_step.py
+
+clean:  ## remove .venv, runs and caches
+	rm -rf .venv runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache

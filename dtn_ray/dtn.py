@@ -1,18 +1,25 @@
 """The Domain Transfer Network (Sec. 4): f, g, D, and one training step. Pure torch.
 
-    G = g ∘ f
-    L_G = L_GANG + α L_CONST + β L_TID + γ L_TV      minimised over g
-    L_D                                              minimised over D
+G = g ∘ f
+L_G = L_GANG + α L_CONST + β L_TID + γ L_TV      minimised over g
+L_D                                              minimised over D
 """
 
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from dtn_ray import losses
-from dtn_ray.models.digits import PerDomain
+from dtn_ray.models.layers import PerDomain
+
+Schedule = Literal["constant", "linear", "cosine"]
+Wrap = Callable[[nn.Module], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -58,4 +65,236 @@ class FrozenF(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """f(x)/scale: images N×C×H×W in [-1, 1] to N×features."""
-        return self.network.represent(x).float() / self.scale
+        features: Tensor = self.network.represent(x)  # type: ignore[operator]
+        return features.float() / self.scale
+
+
+class DTN(nn.Module):
+    """The three networks (and D2 where d2 is a second GAN).
+
+    `with_f=False` is Table 1's "G does not contain f": g is then a network from images to images, and f serves
+    L_CONST alone. With `binary=True` D has the two classes of Eq. 1 and G(t) plays no part: the baseline of Sec. 3.
+    """
+
+    def __init__(
+        self,
+        f: FrozenF,
+        g: nn.Module,
+        D: nn.Module,
+        *,
+        D2: nn.Module | None = None,
+        with_f: bool = True,
+        binary: bool = False,
+    ) -> None:
+        super().__init__()
+        self.f, self.g, self.D, self.D2 = f, g, D, D2
+        self.with_f, self.binary = with_f, binary
+
+    def G(self, x: Tensor) -> Tensor:
+        """G = g ∘ f: images N×C×H×W in [-1, 1] to images of the target domain in [-1, 1]."""
+        return self.g(self.f(x) if self.with_f else x)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How L_G and L_D are minimised. The paper says Adam and no more; the rest is Radford et al.'s (2015) or ours."""
+
+    batch_size: int = 64
+    """Images of s, and as many of t, in one step over all workers."""
+    steps: int = 6000
+    """Training steps; each updates D once and g once."""
+    lr_g: float = 2e-4
+    """Adam's learning rate for g."""
+    lr_D: float = 2e-4
+    """Adam's learning rate for D."""
+    beta1: float = 0.5
+    """Adam's β1, for g and D."""
+    schedule: Schedule = "constant"
+    """How both rates fall over the run: constant, linear to zero, or cosine to zero."""
+    separate_batches: bool = True
+    """Pass s, t and real images through batch norm one domain at a time."""
+    ema_decay: float = 0.0
+    """Decay of the running average of g's weights that is kept beside g and used for conversion; 0 keeps none."""
+    bf16: bool = False
+    """Compute in bfloat16 where that is safe (autocast); weights and losses stay float32."""
+    channels_last: bool = True
+    """Keep images and filters in memory as N×H×W×C, which convolutions prefer; changes speed only."""
+    compile: bool = False
+    """Compile f, g and D with torch.compile."""
+
+    def rate(self, step: int) -> float:
+        """Factor on the learning rates at a step (from 0), by `schedule`."""
+        done = min(step / max(self.steps, 1), 1.0)
+        factors = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+        return factors[self.schedule]
+
+
+class DTNTrainer:
+    """The networks with their optimisers; `step` is one update of D and one of g.
+
+    `wrap` makes a network data-parallel (and moves it to its device); the default leaves it as it is. g and D are
+    called once per update each, with all the domains' batches, because data-parallel wrappers count calls.
+    """
+
+    def __init__(
+        self,
+        dtn: DTN,
+        loss: LossConfig,
+        optim: OptimConfig,
+        device: torch.device | str = "cpu",
+        wrap: Wrap | None = None,
+    ) -> None:
+        self.dtn, self.loss, self.optim, self.device = dtn.to(device), loss, optim, torch.device(device)
+        if optim.channels_last:
+            dtn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        wrap = wrap or (lambda network: network)
+
+        def prepare(network: nn.Module) -> nn.Module:
+            return maybe_compile(wrap(PerDomain(network, optim.separate_batches)))
+
+        def maybe_compile(network: nn.Module) -> nn.Module:
+            return torch.compile(network) if optim.compile else network  # type: ignore[return-value]
+
+        self.f, self.g, self.D = maybe_compile(dtn.f), prepare(dtn.g), prepare(dtn.D)
+        self.D2 = prepare(dtn.D2) if dtn.D2 is not None else None
+        self.D_for_g = maybe_compile(PerDomain(dtn.D, optim.separate_batches))
+
+        def adam(network: nn.Module, lr: float) -> torch.optim.Adam:
+            return torch.optim.Adam(network.parameters(), lr=lr, betas=(optim.beta1, 0.999))
+
+        self.optimizers = {"g": adam(dtn.g, optim.lr_g), "D": adam(dtn.D, optim.lr_D)}
+        if dtn.D2 is not None:
+            self.optimizers["D2"] = adam(dtn.D2, optim.lr_D)
+        self.ema = AveragedModel(dtn.g, multi_avg_fn=get_ema_multi_avg_fn(optim.ema_decay)) if optim.ema_decay else None
+
+    def step(self, s: Tensor, t: Tensor, step: int) -> dict[str, Tensor]:
+        """One update of D (Eq. 3), then one of g (Eqs. 4-7), on float batches N×C×H×W in [-1, 1] of s and of t.
+
+        Returns every loss term before its weight, detached scalars on the device: reading them waits for the device,
+        so read them seldom.
+        """
+        s, t = self._to_device(s), self._to_device(t)
+        for name, optimizer in self.optimizers.items():
+            lr = self.optim.lr_g if name == "g" else self.optim.lr_D
+            optimizer.param_groups[0]["lr"] = lr * self.optim.rate(step)
+
+        # G(x) for x in s and in t. The baseline has no use for G(t).
+        x = [s] if self.dtn.binary else [s, t]
+        with self._autocast():
+            with torch.no_grad():
+                f_x = [self.f(images) for images in x]
+            G_x = [image.float() for image in self.g(*(f_x if self.dtn.with_f else x))]
+        metrics: dict[str, Tensor] = {}
+
+        # Update D on G's images as they are: no gradient reaches g.
+        if self.loss.gan:
+            metrics |= self._update_D([image.detach() for image in G_x], t)
+        if self.D2 is not None:
+            metrics |= self._update_D2(G_x[1].detach(), t)
+
+        # Update g against the new D: gradients pass through D and f, and stay out of their weights.
+        terms = self._terms_of_L_G(G_x, f_x[0], t)
+        weights = {
+            "L_gan_g": self.loss.gan,
+            "L_const": self.loss.alpha,
+            "L_tid": self.loss.beta,
+            "L_tv": self.loss.gamma,
+        }
+        L_g = sum(
+            (weights[name] * term for name, term in terms.items() if weights[name]), torch.zeros((), device=s.device)
+        )
+        self._minimise("g", L_g)
+        if self.ema is not None:
+            self.ema.update_parameters(self.dtn.g)
+        metrics |= {name: term.detach() for name, term in terms.items()}
+        return metrics | {"L_g": L_g.detach()}
+
+    def _update_D(self, G_x: list[Tensor], t: Tensor) -> dict[str, Tensor]:
+        with self._autocast():
+            logits = [value.float() for value in self.D(*G_x, t)]
+        L_d = losses.R_gan(*logits) if self.dtn.binary else losses.L_d(*logits)
+        self._minimise("D", L_d)
+        return {"L_d": L_d.detach()}
+
+    def _update_D2(self, G_t: Tensor, t: Tensor) -> dict[str, Tensor]:
+        assert self.D2 is not None
+        with self._autocast():
+            same, pair = (value.float() for value in self.D2(torch.cat([t, t], 1), torch.cat([t, G_t], 1)))
+        L_d2 = losses.L_tid_gan_d(same, pair)
+        self._minimise("D2", L_d2)
+        return {"L_d2": L_d2.detach()}
+
+    def _terms_of_L_G(self, G_x: list[Tensor], f_s: Tensor, t: Tensor) -> dict[str, Tensor]:
+        """The terms of L_G before their weights; one whose weight is 0 is still measured, without gradients."""
+        with frozen(self.dtn.D), frozen(self.dtn.D2), self._autocast():
+            with torch.set_grad_enabled(bool(self.loss.gan)):
+                logits = [value.float() for value in self.D_for_g(*G_x)]
+                L_gan_g = losses.R_gan_g(*logits) if self.dtn.binary else losses.L_gan_g(*logits)
+            with torch.set_grad_enabled(bool(self.loss.alpha)):
+                f_G_s = self.f(G_x[0])
+            terms = {"L_gan_g": L_gan_g, "L_const": losses.L_const(f_s, f_G_s, self.loss.d)}
+            if not self.dtn.binary:
+                terms["L_tid"] = (
+                    losses.L_tid(t, G_x[1])
+                    if self.dtn.D2 is None
+                    else losses.L_tid_gan(self.dtn.D2(torch.cat([t, G_x[1]], 1)).float())
+                )
+            terms["L_tv"] = losses.L_tv(torch.cat(G_x), self.loss.tv_exponent, self.loss.tv_reduction)
+        return terms
+
+    def _minimise(self, name: str, loss: Tensor) -> None:
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad(set_to_none=True)
+        if loss.requires_grad:
+            loss.backward()
+            optimizer.step()
+
+    def _to_device(self, images: Tensor) -> Tensor:
+        images = images.to(self.device, non_blocking=True)
+        return images.contiguous(memory_format=torch.channels_last) if self.optim.channels_last else images
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.optim.bf16)
+
+
+@contextmanager
+def frozen(network: nn.Module | None) -> Iterator[None]:
+    """Keeps gradients out of a network's weights while they still flow through it to its input."""
+    parameters = list(network.parameters()) if network is not None else []
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+@torch.no_grad()
+def feature_scale(network: nn.Module, images: Tensor, batch_size: int = 512) -> float:
+    """The scale that gives f unit variance over images N×C×H×W in [-1, 1]: the root of its features' mean variance."""
+    features = torch.cat([network.represent(batch).float() for batch in images.split(batch_size)])  # type: ignore[operator]
+    return float(features.var(dim=0).mean().sqrt())
+
+
+@torch.no_grad()
+def recalibrate(g: nn.Module, inputs: Tensor, batch_size: int = 500) -> None:
+    """Sets g's batch norm statistics to those of `inputs` (f(x) for x in s) alone.
+
+    Trained on s and t in separate passes, g's running statistics are a mixture of both domains', while conversion sees
+    s only; and an average of g's weights has no statistics of its own at all.
+    """
+    mode = g.training
+    update_bn(inputs.split(batch_size), g)
+    g.train(mode)
+
+
+def collapse_warning(L_d: float, L_gan_g: float) -> str | None:
+    """A warning where both losses sit at chance (3 ln 3 and 2 ln 3), so that g learns nothing from D; else None."""
+    at_chance = abs(L_d - 3 * math.log(3)) < 0.05 and abs(L_gan_g - 2 * math.log(3)) < 0.05
+    if not at_chance:
+        return None
+    return (
+        f"D has collapsed: L_d {L_d:.3f} ≈ 3 ln 3 and L_gan_g {L_gan_g:.3f} ≈ 2 ln 3, as if it guessed. "
+        "Raise --lr-D or lower --lr-g, and check that s and t are what you meant."
+    )

@@ -69,9 +69,7 @@ def L_d(logits_G_s: Tensor, logits_G_t: Tensor, logits_t: Tensor) -> Tensor:
 
     Logits N×3 of D on G(s), on G(t) and on t. At chance it is 3 ln 3.
     """
-    return (
-        _cross_entropy(logits_G_s, G_OF_S) + _cross_entropy(logits_G_t, G_OF_T) + _cross_entropy(logits_t, REAL_T)
-    )
+    return _cross_entropy(logits_G_s, G_OF_S) + _cross_entropy(logits_G_t, G_OF_T) + _cross_entropy(logits_t, REAL_T)
 
 
 def L_gan_g(logits_G_s: Tensor, logits_G_t: Tensor) -> Tensor:

@@ -1,0 +1,51 @@
+"""A set of images in memory, as every dataset of the digit experiments gives it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dtn_ray.errors import UserError
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images N×C×32×32 uint8 (C 3 or 1) and labels N int64 in 0..9.
+
+    Kept as uint8: all 604,388 training images of SVHN (`train+extra`) take 1.86 GB, as float32 they would take 7.4 GB.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def without(self, classes: tuple[int, ...]) -> "LabelledImages":
+        """The set less some classes (Sec. 5.1.1). Raises UserError if nothing is left."""
+        if not classes:
+            return self
+        keep = ~np.isin(self.labels, classes)
+        if not keep.any():
+            raise UserError(f"no image is left without the classes {', '.join(map(str, classes))}")
+        return LabelledImages(self.images[keep], self.labels[keep])
+
+    def split_off(self, count: int, seed: int) -> tuple["LabelledImages", "LabelledImages"]:
+        """(the rest, `count` images held out), drawn by `seed`; at most a tenth of the set is held out."""
+        order = np.random.default_rng([seed, 0x5E11]).permutation(len(self))
+        held, rest = np.split(order, [min(count, len(self) // 10)])
+        rest.sort(), held.sort()
+        return LabelledImages(self.images[rest], self.labels[rest]), LabelledImages(
+            self.images[held], self.labels[held]
+        )
+
+
+def to_float(images: np.ndarray | Tensor) -> Tensor:
+    """uint8 0..255 to float32 in [-1, 1]: the one place where images enter the method."""
+    return torch.as_tensor(images).float().div_(127.5).sub_(1)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Float images in [-1, 1] to uint8 0..255: the one place where images leave the method."""
+    return images.float().add(1).mul(127.5).round().clamp(0, 255).byte()

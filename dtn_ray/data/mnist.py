@@ -1,0 +1,57 @@
+"""MNIST (LeCun & Cortes 2010) from its idx files, padded to 32×32 as g draws."""
+
+import gzip
+import struct
+
+import numpy as np
+
+from dtn_ray import storage
+from dtn_ray.data.labelled import LabelledImages
+from dtn_ray.errors import UserError
+
+FILES = {"train": "train", "test": "t10k"}
+
+
+def read_idx(uri: str, dimensions: int) -> np.ndarray:
+    """Reads one idx file of unsigned bytes (plain, or gzipped with .gz). Raises UserError where it is damaged."""
+    content = storage.read_bytes(uri)
+    try:
+        if uri.endswith(".gz"):
+            content = gzip.decompress(content)
+        zeros, kind, rank = struct.unpack_from(">HBB", content)
+        shape = struct.unpack_from(f">{rank}I", content, 4)
+        if zeros != 0 or kind != 8 or rank != dimensions:
+            raise ValueError(f"header says type {kind:#x} of {rank} dimensions, expected bytes of {dimensions}")
+        return np.frombuffer(content, np.uint8, int(np.prod(shape)), 4 + 4 * rank).reshape(shape)
+    except (ValueError, struct.error, OSError, EOFError) as error:
+        raise UserError(f"{uri}: damaged or truncated idx file ({error}); fetch it again") from error
+
+
+def load(data_dir: str, split: str) -> LabelledImages:
+    """MNIST's train (60,000) or test (10,000) images, N×1×32×32 uint8: 28×28 with a black border of 2.
+
+    Looks in DIR/mnist/MNIST/raw, DIR/MNIST/raw (torchvision's layout), DIR/mnist and DIR.
+    Raises UserError where a file is missing or damaged, or for another split.
+    """
+    if split not in FILES:
+        raise UserError(f"mnist has no split {split!r}: choose {' or '.join(FILES)}")
+    images = read_idx(_find(data_dir, f"{FILES[split]}-images-idx3-ubyte"), 3)
+    labels = read_idx(_find(data_dir, f"{FILES[split]}-labels-idx1-ubyte"), 1)
+    if images.shape[1:] != (28, 28) or len(images) != len(labels):
+        raise UserError(f"{data_dir}: MNIST images {images.shape} do not fit {len(labels)} labels of 28×28 images")
+    padded = np.pad(images, ((0, 0), (2, 2), (2, 2)))[:, None]
+    return LabelledImages(padded, labels.astype(np.int64))
+
+
+def _find(data_dir: str, name: str) -> str:
+    folders = [
+        storage.join(data_dir, *parts) for parts in (("mnist", "MNIST", "raw"), ("MNIST", "raw"), ("mnist",), ())
+    ]
+    for folder in folders:
+        for candidate in (storage.join(folder, name), storage.join(folder, f"{name}.gz")):
+            if storage.exists(candidate):
+                return candidate
+    raise UserError(
+        f"{storage.join(folders[0], name)}: no such file (nor in {', '.join(folders[1:])}). "
+        "Fetch MNIST's idx files, or use --download where there is a network."
+    )

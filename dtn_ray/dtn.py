@@ -13,7 +13,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 from dtn_ray import losses
 from dtn_ray.models.layers import PerDomain
@@ -162,10 +163,10 @@ class DTNTrainer:
         def adam(network: nn.Module, lr: float) -> torch.optim.Adam:
             return torch.optim.Adam(network.parameters(), lr=lr, betas=(optim.beta1, 0.999))
 
-        self.optimizers = {"g": adam(dtn.g, optim.lr_g), "D": adam(dtn.D, optim.lr_D)}
+        self.optimizers: dict[str, Optimizer] = {"g": adam(dtn.g, optim.lr_g), "D": adam(dtn.D, optim.lr_D)}
         if dtn.D2 is not None:
             self.optimizers["D2"] = adam(dtn.D2, optim.lr_D)
-        self.ema = AveragedModel(dtn.g, multi_avg_fn=get_ema_multi_avg_fn(optim.ema_decay)) if optim.ema_decay else None
+        self.ema = AveragedModel(dtn.g, avg_fn=ema_with_warm_up(optim.ema_decay)) if optim.ema_decay else None
 
     def step(self, s: Tensor, t: Tensor, step: int) -> dict[str, Tensor]:
         """One update of D (Eq. 3), then one of g (Eqs. 4-7), on float batches N×C×H×W in [-1, 1] of s and of t.
@@ -255,6 +256,18 @@ class DTNTrainer:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.optim.bf16)
+
+
+def ema_with_warm_up(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """Averaging rule for AveragedModel: the decay grows with the number of updates n as (1 + n)/(10 + n) up to `decay`.
+
+    Without the warm-up the random start would weigh in an average of short runs.
+    """
+
+    def average(ema: Tensor, weight: Tensor, n: Tensor | int) -> Tensor:
+        return ema.lerp(weight, 1 - min(decay, (1 + int(n)) / (10 + int(n))))
+
+    return average
 
 
 @contextmanager

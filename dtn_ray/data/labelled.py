@@ -34,8 +34,8 @@ class LabelledImages:
     def split_off(self, count: int, seed: int) -> tuple["LabelledImages", "LabelledImages"]:
         """(the rest, `count` images held out), drawn by `seed`; at most a tenth of the set is held out."""
         order = np.random.default_rng([seed, 0x5E11]).permutation(len(self))
-        held, rest = np.split(order, [min(count, len(self) // 10)])
-        rest.sort(), held.sort()
+        count = min(count, len(self) // 10)
+        held, rest = np.sort(order[:count]), np.sort(order[count:])
         return LabelledImages(self.images[rest], self.labels[rest]), LabelledImages(
             self.images[held], self.labels[held]
         )
@@ -43,7 +43,7 @@ class LabelledImages:
 
 def to_float(images: np.ndarray | Tensor) -> Tensor:
     """uint8 0..255 to float32 in [-1, 1]: the one place where images enter the method."""
-    return torch.as_tensor(images).float().div_(127.5).sub_(1)
+    return torch.as_tensor(images, dtype=torch.float32).div(127.5).sub_(1)
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 
 
 def scaled(filters: int, width: float) -> int:
@@ -42,3 +44,35 @@ class PerDomain(nn.Module):
         if self.separate:
             return [self.network(batch) for batch in batches]
         return self.network(torch.cat(batches)).split([len(batch) for batch in batches])
+
+
+class CPUSyncBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the batches of all workers, for CPU workers: torch's SyncBatchNorm runs on GPUs alone.
+
+    Input N×C×H×W, N the same on every worker. Without a process group, and in eval mode, it is nn.BatchNorm2d.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
+            return super().forward(x)
+        count = dist.get_world_size() * x.numel() // x.shape[1]
+        wide = x.float()
+        sums = all_reduce(torch.stack([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3))]))
+        mean, variance = sums[0] / count, sums[1] / count - (sums[0] / count).square()
+        with torch.no_grad():
+            assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        shift = self.bias - mean * scale
+        return (wide * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+
+
+def synchronise_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
+    """Makes a network's batch norms take their statistics over all workers; same names and weights as before."""
+    if device.type != "cpu":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    for layer in network.modules():
+        if type(layer) is nn.BatchNorm2d:
+            layer.__class__ = CPUSyncBatchNorm2d
+    return network

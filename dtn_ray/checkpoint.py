@@ -1,0 +1,193 @@
+"""Checkpoints: a folder with `checkpoint.json` and one safetensors file per network. No pickle is ever read.
+
+kind `classifier`: a DigitF with its classifier (f or a judge).
+kind `dtn`: f, g (and its average), D, optimisers, the judge where there was one: all that resuming, scoring and
+converting need.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import dtn_ray
+from dtn_ray import storage
+from dtn_ray.config import Experiment, Pretraining, from_dict, to_dict
+from dtn_ray.data import CHANNELS
+from dtn_ray.dtn import DTN, FrozenF
+from dtn_ray.errors import UserError
+from dtn_ray.models.digits import DigitD, DigitF, DigitG
+
+FORMAT = 1
+MANIFEST = "checkpoint.json"
+
+
+def save(
+    folder: str | Path, kind: str, config: Experiment | Pretraining, networks: dict[str, nn.Module], **facts: Any
+) -> None:
+    """Writes networks and facts (step, metrics, …) into a local folder, the manifest last: it marks a whole one."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, network in networks.items():
+        weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+        save_file(weights, folder / f"{name}.safetensors")
+    manifest = {
+        "format": FORMAT,
+        "kind": kind,
+        "code_version": dtn_ray.__version__,
+        "config": to_dict(config),
+        "preprocessing": {"size": 32, "range": [-1, 1], "layout": "NCHW"},
+        "networks": {name: digest(network) for name, network in networks.items()},
+        **facts,
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
+
+
+def digest(network: nn.Module) -> str:
+    """SHA-256 of a network's weights: f's identity."""
+    sha = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        sha.update(name.encode())
+        sha.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()
+
+
+@contextmanager
+def open_folder(uri: str) -> Iterator[Path]:
+    """A checkpoint as a local folder; one on S3 is copied to a temporary one.
+
+    Also takes a run's folder: it then opens the checkpoint that the run's result.json names.
+    Raises UserError where there is none.
+    """
+    if not storage.exists(storage.join(uri, MANIFEST)):
+        result = storage.join(uri, "result.json")
+        if not storage.exists(result):
+            raise UserError(f"{uri}: no checkpoint here (no {MANIFEST}, nor a finished run's result.json)")
+        uri = storage.join(uri, json.loads(storage.read_bytes(result))["checkpoint"])
+    if not uri.startswith("s3://"):
+        yield Path(storage.resolve(uri)[1])
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        storage.copy_folder(uri, folder)
+        yield Path(folder)
+
+
+def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
+    """The manifest of a local checkpoint. Raises UserError if it is of another kind or of a newer format."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        found, written = manifest["kind"], manifest["format"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}/{MANIFEST}: not a readable checkpoint manifest ({error})") from error
+    if written != FORMAT:
+        raise UserError(f"{folder}: checkpoint format {written}, this version of dtn-ray reads format {FORMAT}")
+    if found != kind:
+        made_by = {"dtn": "jobs/train.py", "classifier": "jobs/pretrain.py"}
+        raise UserError(
+            f"{folder}: a checkpoint of kind {found!r}; here one of {made_by[kind]} (kind {kind!r}) is needed"
+        )
+    return manifest
+
+
+def load_weights(network: nn.Module, folder: Path, name: str) -> nn.Module:
+    """Fills a network from `name`.safetensors. Raises UserError where the file is absent, damaged or does not fit."""
+    path = folder / f"{name}.safetensors"
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"{path}: missing, damaged or not of this network ({str(error).splitlines()[0]})") from error
+    return network
+
+
+def load_classifier(uri: str) -> tuple[DigitF, dict[str, Any]]:
+    """f or a judge with its manifest, in eval mode. Raises UserError where the checkpoint does not serve."""
+    with open_folder(uri) as folder:
+        manifest = read_manifest(folder, "classifier")
+        network = build_classifier(from_dict(Pretraining, manifest["config"]))
+        load_weights(network, folder, "classifier")
+    return network.eval(), manifest
+
+
+def build_classifier(config: Pretraining) -> DigitF:
+    """The network that a pretraining trains, freshly initialised."""
+    return DigitF(width=config.width, dropout=config.dropout)
+
+
+def build_dtn(experiment: Experiment, f: FrozenF) -> DTN:
+    """The networks of an experiment around f, with g and D freshly initialised."""
+    model, channels = experiment.model, CHANNELS[experiment.data.target]
+    g: nn.Module = DigitG(f.network.features, channels, model.width_g)  # type: ignore[arg-type]
+    if not model.with_f:
+        g = nn.Sequential(Encoder(DigitF(model.width_f)), DigitG(round(128 * model.width_f), channels, model.width_g))
+    D = DigitD(channels, 1 if model.binary else 3, model.width_D)
+    D2 = DigitD(2 * channels, 1, model.width_D) if experiment.loss.d2 == "gan" else None
+    return DTN(f, g, D, D2=D2, with_f=model.with_f, binary=model.binary)
+
+
+class Encoder(nn.Module):
+    """An untrained network of f's shape at the bottom of g, where G does not contain f (Table 1)."""
+
+    def __init__(self, network: DigitF) -> None:
+        super().__init__()
+        self.layers = network.layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N×3×32×32 or N×1×32×32 in [-1, 1] to N×features."""
+        return self.layers(x.expand(-1, 3, -1, -1)).flatten(1)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained DTN, ready to use: G(x) with the weights meant for conversion."""
+
+    dtn: DTN
+    judge: DigitF | None
+    experiment: Experiment
+    manifest: dict[str, Any]
+
+
+def load_trained(uri: str, weights: str = "convert") -> Trained:
+    """A DTN in eval mode from its checkpoint (or a finished run's folder).
+
+    `weights`: `convert` is g as it should be used (its average where the run kept one, batch norm recalibrated on s);
+    `g` is g as training left it. Raises UserError where the checkpoint does not serve.
+    """
+    with open_folder(uri) as folder:
+        manifest = read_manifest(folder, "dtn")
+        experiment = from_dict(Experiment, manifest["config"])
+        f = FrozenF(build_f(manifest))
+        load_weights(f, folder, "f")
+        dtn = build_dtn(experiment, f)
+        load_weights(dtn.g, folder, "g_convert" if weights == "convert" else "g")
+        judge = None
+        if manifest.get("judge"):
+            judge = build_classifier(from_dict(Pretraining, manifest["judge"]))
+            load_weights(judge, folder, "judge")
+            judge.eval()
+    return Trained(dtn.eval(), judge, experiment, manifest)
+
+
+def build_f(manifest: dict[str, Any]) -> DigitF:
+    """f's network as a DTN checkpoint describes it, freshly initialised."""
+    return build_classifier(replace(from_dict(Pretraining, manifest["f"]), dropout=0.0))
+
+
+def save_optimizers(folder: Path, optimizers: dict[str, torch.optim.Optimizer]) -> None:
+    """Writes the optimisers' states into one file of tensors and plain values."""
+    torch.save({name: optimizer.state_dict() for name, optimizer in optimizers.items()}, folder / "optimizers.pt")
+
+
+def load_optimizers(folder: Path, optimizers: dict[str, torch.optim.Optimizer]) -> None:
+    """Fills the optimisers from that file, which may hold nothing but tensors and plain values."""
+    states = torch.load(folder / "optimizers.pt", weights_only=True, map_location="cpu")
+    for name, optimizer in optimizers.items():
+        optimizer.load_state_dict(states[name])

@@ -1,0 +1,123 @@
+"""What the Ray jobs share: connecting, checking that the cluster is large enough, and running a resumable training."""
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+# A report is a barrier that waits for the controller's next poll, 2 s apart by default.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+# Workers' prints reach the driver once already; the patch would print them a second time.
+os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+
+import ray
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from dtn_ray import storage
+from dtn_ray.config import Run
+from dtn_ray.errors import UserError
+
+
+def connect() -> None:
+    """Joins the cluster that runs this job (or RAY_ADDRESS names); elsewhere starts an embedded Ray."""
+    if not ray.is_initialized():
+        ray.init(log_to_driver=True, logging_level=logging.WARNING)
+
+
+def check_resources(workers: int, cpus: float, gpu: bool) -> None:
+    """Fails at once where the cluster cannot hold the workers, instead of waiting for nodes that never come.
+
+    Raises UserError with both numbers.
+    """
+    have = ray.cluster_resources()
+    for kind, each in (("CPU", cpus), ("GPU", 1 if gpu else 0)):
+        if workers * each > have.get(kind, 0):
+            raise UserError(
+                f"{workers} workers with {each:g} {kind} each need {workers * each:g} {kind}s; "
+                f"the cluster has {have.get(kind, 0):g}. Lower --workers or add nodes."
+            )
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Outcome of a training: its folder, its last checkpoint (both URIs) and the last metrics."""
+
+    folder: str
+    checkpoint: str
+    metrics: dict[str, Any]
+    resumed: bool = False
+
+
+def run_training(
+    loop: Callable[[dict[str, Any]], None], config: dict[str, Any], run: Run, name: str, identity: dict[str, Any]
+) -> Finished:
+    """Runs a Ray Train loop under `--storage`/name, or goes on with it where it stopped.
+
+    `identity` is what decides the result: a folder of the same name with another identity is refused. A finished run
+    is not run again. Raises UserError where the cluster is too small or the training fails for good.
+    """
+    folder = storage.join(run.storage, name)
+    finished = _compare(folder, identity)
+    if finished is not None:
+        return finished
+    connect()
+    check_resources(run.workers, run.cpus_per_worker, run.gpu)
+    filesystem, root = storage.resolve(run.storage)
+    filesystem.create_dir(root, recursive=True)
+    storage.write_bytes(storage.join(folder, "experiment.json"), json.dumps(identity, indent=2).encode())
+    trainer = TorchTrainer(
+        loop,
+        train_loop_config=config,
+        scaling_config=ScalingConfig(
+            num_workers=run.workers,
+            use_gpu=run.gpu,
+            resources_per_worker={"CPU": run.cpus_per_worker, **({"GPU": 1} if run.gpu else {})},
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=root,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=run.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    result = trainer.fit()
+    if result.error is not None:
+        raise result.error
+    if result.checkpoint is None:
+        raise UserError(f"{folder}: the training ended without a checkpoint; --steps must be at least 1")
+    checkpoint = os.path.basename(result.checkpoint.path)
+    metrics = dict(result.metrics or {})
+    outcome = {"checkpoint": checkpoint, "metrics": metrics}
+    storage.write_bytes(storage.join(folder, "result.json"), json.dumps(outcome, indent=2).encode())
+    return Finished(folder, storage.join(folder, checkpoint), metrics)
+
+
+def _compare(folder: str, identity: dict[str, Any]) -> Finished | None:
+    """The outcome of a run that is finished already, or None. Raises UserError where the folder is another run's."""
+    record = storage.join(folder, "experiment.json")
+    if not storage.exists(record):
+        return None
+    before = json.loads(storage.read_bytes(record))
+    if before != identity:
+        changed = sorted(_changes(before, identity))
+        raise UserError(
+            f"{folder} holds a run with other settings ({', '.join(changed)}): choose another --name, or delete it"
+        )
+    result = storage.join(folder, "result.json")
+    if not storage.exists(result):
+        return None
+    outcome = json.loads(storage.read_bytes(result))
+    return Finished(folder, storage.join(folder, outcome["checkpoint"]), outcome["metrics"], resumed=True)
+
+
+def _changes(before: Any, after: Any, prefix: str = "") -> list[str]:
+    """Names of the settings in which two configurations differ."""
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return [] if before == after else [f"{prefix.rstrip('.')}: {before} → {after}"]
+    keys = before.keys() | after.keys()
+    return [change for key in keys for change in _changes(before.get(key), after.get(key), f"{prefix}{key}.")]

@@ -1,0 +1,189 @@
+"""The experiments as frozen dataclasses. These are the only list of options: the command lines are made from them."""
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from dtn_ray.data.augment import Augment
+from dtn_ray.dtn import LossConfig, OptimConfig
+from dtn_ray.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The sets s and t."""
+
+    source: str = "street-digits"
+    """Dataset of s: street-digits (embedded) or svhn."""
+    target: str = "handwritten-digits"
+    """Dataset of t: handwritten-digits (embedded) or mnist."""
+    data_dir: str | None = None
+    """Folder or s3:// prefix with the files of svhn and mnist."""
+    source_split: str = "largest"
+    """Split of s: train, test, extra, train+extra, a .mat file; largest is extra (the paper's) where it is there."""
+    target_split: str = "test"
+    """Split of t; the paper's is MNIST's test set."""
+    s_without: tuple[int, ...] = ()
+    """Classes left out of s (Sec. 5.1.1)."""
+    t_without: tuple[int, ...] = ()
+    """Classes left out of t (Sec. 5.1.1)."""
+    f_without: tuple[int, ...] = ()
+    """Classes left out when this run trains f itself (Sec. 5.1.1)."""
+    validation: int = 512
+    """Images of s held out for validation (at most a tenth of s)."""
+    download: bool = False
+    """Fetch missing files with torchvision into --data-dir."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The networks."""
+
+    f: str | None = None
+    """Checkpoint of f from jobs/pretrain.py; without one, f is trained first, on s's labels."""
+    judge: str | None = None
+    """Checkpoint of the judge, for the accuracy; without one, it is trained first, on t's labels."""
+    feature_scale: Literal["unit", "none"] = "unit"
+    """Divide f's features by one number so that they have unit variance over s, or leave them as they are."""
+    width_g: float = 1.0
+    """Filters of g, relative to the paper's."""
+    width_D: float = 1.0
+    """Filters of D, relative to the paper's."""
+    width_f: float = 1.0
+    """Filters of f and the judge where this run trains them, relative to the paper's."""
+    with_f: bool = True
+    """G = g∘f; off is Table 1's "G does not contain f": an encoder of f's shape is learned with g from scratch."""
+    binary: bool = False
+    """D of two classes and no G(t), as in the baseline of Sec. 3; with --no-with-f it is Table 1's baseline method."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One DTN training: what decides its result, and nothing else."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    seed: int = 0
+    """Decides initialisation, the order of the data and all that is random."""
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """One training of a digit classifier of f's architecture: f itself, or the judge."""
+
+    dataset: str = "street-digits"
+    """street-digits, svhn, handwritten-digits or mnist."""
+    data_dir: str | None = None
+    """Folder or s3:// prefix with the files of svhn and mnist."""
+    split: str = "largest"
+    """Split to train on; largest is extra for svhn where it is there, else train."""
+    test_split: str = "test"
+    """Split whose error is reported."""
+    without: tuple[int, ...] = ()
+    """Classes left out of training (Sec. 5.1.1)."""
+    download: bool = False
+    """Fetch missing files with torchvision into --data-dir."""
+    width: float = 1.0
+    """Filters, relative to the paper's."""
+    epochs: float = 40.0
+    """Passes over the training split."""
+    batch_size: int = 64
+    """Images in one step over all workers."""
+    lr: float = 2e-3
+    """Highest learning rate of AdamW, on a one-cycle schedule."""
+    weight_decay: float = 0.05
+    """AdamW's weight decay."""
+    dropout: float = 0.3
+    """Dropout before the classifier."""
+    label_smoothing: float = 0.05
+    """Label smoothing of the cross-entropy."""
+    augment: Augment = field(
+        default_factory=lambda: Augment(rotation=12, scale=0.15, shift=0.08, contrast=0.4, brightness=0.3, invert=0.5)
+    )
+    """Random changes to the training images; inverted colours make f useful on t as well as on s."""
+    bf16: bool = False
+    """Compute in bfloat16 where that is safe (autocast)."""
+    seed: int = 0
+    """Decides initialisation, the order of the data and all that is random."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and how a training runs; nothing here changes its result."""
+
+    storage: str = "runs"
+    """Folder or s3:// prefix that keeps the run: checkpoints, logs, result."""
+    name: str | None = None
+    """The run's name under --storage; by default made from the experiment, so that the same command resumes."""
+    workers: int = 1
+    """Data-parallel workers."""
+    gpu: bool = False
+    """One GPU for each worker."""
+    cpus_per_worker: float = 1.0
+    """CPUs that each worker takes (and computes with, where it has no GPU)."""
+    log_every: int = 50
+    """Steps between progress lines and points of the curves."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints, each with a validation."""
+    max_failures: int = 3
+    """How many times a lost worker or node is replaced before the run gives up."""
+
+
+def digits() -> Experiment:
+    """The paper's setting, Sec. 5.1: SVHN → MNIST, α = β = 15, γ = 0."""
+    return Experiment(data=DataConfig(source="svhn", target="mnist"), optim=OptimConfig(ema_decay=0.999))
+
+
+def embedded() -> Experiment:
+    """Street-number digits → handwritten digits, both embedded, at a size that two CPU cores train in minutes."""
+    return Experiment(
+        model=ModelConfig(width_g=0.25, width_D=0.25, width_f=0.5),
+        optim=OptimConfig(steps=1200, batch_size=64, lr_g=1e-3, ema_decay=0.99, schedule="cosine"),
+    )
+
+
+PRESETS = {
+    "embedded": (embedded, "embedded digits: nothing to download, minutes on two CPU cores (the default)"),
+    "digits": (digits, "the paper's digits (Sec. 5.1): SVHN to MNIST, read from --data-dir"),
+}
+
+
+def classifier_of(dataset: str, data: DataConfig, model: ModelConfig, seed: int, *, judge: bool) -> Pretraining:
+    """How a DTN run trains f (on s's dataset) or the judge (on t's) when no checkpoint of it is given.
+
+    The judge sees upright digits of t only, as g draws them, so its images are neither inverted nor discoloured.
+    """
+    small = dataset == "handwritten-digits"
+    shapes = Augment(rotation=10, scale=0.1, shift=0.06)
+    common = Pretraining(
+        dataset=dataset, data_dir=data.data_dir, download=data.download, width=model.width_f, seed=seed
+    )
+    if judge:
+        return replace(common, split="train", epochs=40.0 if small else 5.0, augment=shapes, label_smoothing=0.0)
+    epochs = {"street-digits": 8.0, "svhn": 40.0 if data.source_split in ("largest", "train") else 5.0}
+    return replace(common, split=data.source_split, without=data.f_without, epochs=epochs.get(dataset, 10.0))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain values, for JSON."""
+    return TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def from_dict(cls: type[T], values: dict[str, Any]) -> T:
+    """The configuration that `to_dict` wrote. Raises UserError naming each setting that does not fit."""
+    try:
+        return TypeAdapter(cls).validate_python(values)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise UserError(f"not a valid {cls.__name__}: {problems}") from error
+
+
+def fingerprint(config: Any) -> str:
+    """Eight hex digits that change when anything in the configuration does."""
+    return hashlib.sha256(TypeAdapter(type(config)).dump_json(config)).hexdigest()[:8]

@@ -1,0 +1,30 @@
+"""Trains f, or a judge, as a digit classifier, and reports its error on the test split.
+
+python jobs/pretrain.py --dataset svhn --data-dir DIR
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from dtn_ray import cli
+from dtn_ray.config import Pretraining, Run
+
+
+@dataclass(frozen=True)
+class Job:
+    config: Annotated[Pretraining, tyro.conf.arg(name="")] = field(default_factory=Pretraining)
+    run: Annotated[Run, tyro.conf.arg(name="")] = field(default_factory=Run)
+
+
+def main(job: Job) -> dict:
+    from dtn_ray.pretrain import pretrain
+
+    outcome = pretrain(job.config, job.run)
+    return {"checkpoint": outcome.checkpoint, **outcome.metrics}
+
+
+if __name__ == "__main__":
+    chosen = tyro.cli(Job, description=__doc__)
+    cli.run(lambda: main(chosen))

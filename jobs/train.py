@@ -1,0 +1,45 @@
+"""Trains a Domain Transfer Network; f and the judge first, where no checkpoints of them are given.
+
+Without arguments: the embedded digits. The paper's digits: python jobs/train.py digits --data-dir DIR
+The same command goes on where it stopped. `train.py PRESET --help` lists the options of a preset.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Union
+
+import tyro
+
+from dtn_ray import cli
+from dtn_ray.config import PRESETS, Experiment, Run
+
+
+@dataclass(frozen=True)
+class Job:
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    run: Annotated[Run, tyro.conf.arg(name="")]
+
+
+def parse(arguments: list[str]) -> Job:
+    """The command line; without a preset's name in front, options are those of `embedded`."""
+    if not arguments or (arguments[0].startswith("-") and not {"-h", "--help"} & {*arguments}):
+        arguments = ["embedded", *arguments]
+    presets = [
+        Annotated[Job, tyro.conf.subcommand(name, default=Job(make(), Run()), description=description)]
+        for name, (make, description) in PRESETS.items()
+    ]
+    return tyro.cli(tyro.conf.OmitArgPrefixes[Union[tuple(presets)]], args=arguments, description=__doc__)  # noqa: UP007
+
+
+def main(job: Job) -> dict:
+    from dtn_ray.train import train
+
+    outcome = train(job.experiment, job.run)
+    if outcome.resumed:
+        print(f"{outcome.folder} is finished already; choose another --name to train again", file=sys.stderr)
+    return {"checkpoint": outcome.checkpoint, **outcome.metrics}
+
+
+if __name__ == "__main__":
+    chosen = parse(sys.argv[1:])
+    cli.run(lambda: main(chosen))

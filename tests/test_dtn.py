@@ -1,0 +1,157 @@
+"""The training step: which weights each loss reaches, and what one update does."""
+
+import copy
+
+import pytest
+import torch
+
+from dtn_ray.dtn import DTN, DTNTrainer, FrozenF, LossConfig, OptimConfig, collapse_warning, feature_scale, recalibrate
+from dtn_ray.models.digits import DigitD, DigitF, DigitG
+
+
+def make(**options) -> DTN:
+    torch.manual_seed(0)
+    f = DigitF(width=0.1)
+    return DTN(FrozenF(f), DigitG(f.features, width=0.05), DigitD(width=0.1), **options)
+
+
+def batches(count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(count, 3, 32, 32, generator=generator) * 2 - 1, torch.rand(
+        count, 1, 32, 32, generator=generator
+    ) * 2 - 1
+
+
+def changed(before: dict, after: dict) -> bool:
+    return any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def weights(network) -> dict:
+    return {name: value.detach().clone() for name, value in network.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("loss", "moves_g"),
+    [
+        (LossConfig(alpha=0, beta=0, gamma=0, gan=0), False),
+        (LossConfig(alpha=1, beta=0, gamma=0, gan=0), True),
+        (LossConfig(alpha=0, beta=1, gamma=0, gan=0), True),
+        (LossConfig(alpha=0, beta=0, gamma=1, gan=0), True),
+        (LossConfig(alpha=0, beta=0, gamma=0, gan=1), True),
+    ],
+    ids=["none", "L_const", "L_tid", "L_tv", "L_gan_g"],
+)
+def test_each_term_of_L_G_reaches_g_and_never_f(loss, moves_g):
+    dtn = make()
+    f, g, D = weights(dtn.f), weights(dtn.g), weights(dtn.D)
+    DTNTrainer(dtn, loss, OptimConfig()).step(*batches(), 0)
+    assert changed(g, weights(dtn.g)) is moves_g
+    assert not changed(f, weights(dtn.f))
+    assert changed(D, weights(dtn.D)) is bool(loss.gan)
+
+
+def test_gradients_flow_through_f_to_its_input_but_not_into_its_weights():
+    f = make().f
+    x = batches()[0].requires_grad_()
+    f(x).sum().backward()
+    assert x.grad is not None and x.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in f.parameters())
+
+
+def test_f_stays_in_eval_mode_when_the_dtn_trains():
+    dtn = make().train()
+    assert dtn.g.training and not dtn.f.training and not dtn.f.network.training
+
+
+def test_D_is_updated_without_a_gradient_for_g():
+    dtn = make()
+    trainer = DTNTrainer(dtn, LossConfig(), OptimConfig())
+    s, t = batches()
+    images = [dtn.G(s), dtn.G(t)]
+    trainer._update_D([image.detach() for image in images], t)
+    assert all(parameter.grad is None for parameter in dtn.g.parameters())
+    assert any(parameter.grad is not None for parameter in dtn.D.parameters())
+
+
+def test_updating_g_leaves_no_gradient_in_D():
+    dtn = make()
+    trainer = DTNTrainer(dtn, LossConfig(), OptimConfig())
+    s, t = batches()
+    terms = trainer._terms_of_L_G([dtn.G(s), dtn.G(t)], dtn.f(s), t)
+    terms["L_gan_g"].backward()
+    assert all(parameter.grad is None for parameter in dtn.D.parameters())
+    assert any(parameter.grad.abs().sum() > 0 for parameter in dtn.g.parameters())
+    assert all(parameter.requires_grad for parameter in dtn.D.parameters())
+
+
+def test_the_step_weighs_the_terms_by_alpha_beta_gamma():
+    dtn = make()
+    loss = LossConfig(alpha=2, beta=3, gamma=5)
+    m = DTNTrainer(dtn, loss, OptimConfig()).step(*batches(), 0)
+    expected = m["L_gan_g"] + 2 * m["L_const"] + 3 * m["L_tid"] + 5 * m["L_tv"]
+    assert m["L_g"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_baseline_and_second_gan_train():
+    binary = make(binary=True)
+    binary.D = DigitD(classes=1, width=0.1)
+    metrics = DTNTrainer(binary, LossConfig(beta=0), OptimConfig()).step(*batches(), 0)
+    assert "L_tid" not in metrics
+    second = make(D2=DigitD(channels=2, classes=1, width=0.1))
+    before = weights(second.D2)
+    metrics = DTNTrainer(second, LossConfig(d2="gan"), OptimConfig()).step(*batches(), 0)
+    assert changed(before, weights(second.D2)) and "L_d2" in metrics
+
+
+def test_ema_follows_g_and_equals_a_hand_computed_average():
+    dtn = make()
+    trainer = DTNTrainer(dtn, LossConfig(), OptimConfig(ema_decay=0.999))
+    values = []
+    for step in range(3):
+        trainer.step(*batches(), step)
+        values.append(copy.deepcopy(next(dtn.g.parameters()).detach()))
+    expected = values[0]
+    for n, value in enumerate(values[1:], start=1):
+        decay = (1 + n) / (10 + n)
+        expected = decay * expected + (1 - decay) * value
+    torch.testing.assert_close(next(trainer.ema.module.parameters()), expected)
+
+
+def test_learning_rate_falls_by_the_schedule():
+    rates = [OptimConfig(steps=10, schedule="linear").rate(step) for step in (0, 5, 10)]
+    assert rates == pytest.approx([1, 0.5, 0])
+    assert OptimConfig(steps=10, schedule="cosine").rate(5) == pytest.approx(0.5)
+    assert OptimConfig(steps=10).rate(9) == 1
+
+
+def test_feature_scale_gives_unit_variance():
+    x, _ = batches(64)
+    f = DigitF(width=0.1).eval()
+    scaled = FrozenF(f, feature_scale(f, x))(x)
+    assert scaled.var(dim=0).mean().item() == pytest.approx(1, rel=1e-4)
+
+
+def test_recalibrated_batch_norm_has_the_statistics_of_its_inputs():
+    g = make().g
+    features = torch.randn(100, 13) * 3 + 1
+    recalibrate(g, features)
+    first = g.layers[0](features[:, :, None, None])
+    torch.testing.assert_close(g.layers[1].running_mean, first.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+
+
+def test_collapse_is_named_only_where_both_losses_sit_at_chance():
+    assert "D has collapsed" in collapse_warning(3.296, 2.197)
+    assert collapse_warning(0.5, 7.0) is None
+
+
+def test_networks_have_the_shapes_of_sec_5_1():
+    f, g, D = DigitF(), DigitG(), DigitD()
+    x = torch.zeros(2, 3, 32, 32)
+    assert [layer.out_channels for layer in f.layers if hasattr(layer, "out_channels")] == [64, 128, 256, 128]
+    assert f.represent(x).shape == (2, 128) and f(x).shape == (2, 10)
+    assert f.represent(x[:, :1]).shape == (2, 128)
+    assert (f.represent(torch.randn(8, 3, 32, 32)) < 0).any(), "the representation is taken before the ReLU"
+    image = g(torch.randn(2, 128) * 50)
+    assert image.shape == (2, 1, 32, 32) and image.abs().max() <= 1
+    assert D(image).shape == (2, 3)
+    assert sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in D.layers) == 4

@@ -1,0 +1,24 @@
+"""Converts a folder or bucket of images with a trained DTN.
+
+python jobs/convert.py CHECKPOINT IN OUT
+"""
+
+import tyro
+
+from dtn_ray import cli
+from dtn_ray.convert import Conversion, convert
+from dtn_ray.errors import UserError
+
+
+def main(job: Conversion) -> dict:
+    summary = convert(job)
+    if summary["failed"] == summary["images"]:
+        raise UserError(
+            f"none of {summary['images']} images could be converted: {next(iter(summary['failures'].items()))}"
+        )
+    return summary
+
+
+if __name__ == "__main__":
+    chosen = tyro.cli(Conversion, description=__doc__)
+    cli.run(lambda: main(chosen))

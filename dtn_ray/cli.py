@@ -9,7 +9,7 @@ from typing import Any
 from dtn_ray.errors import UserError
 
 
-def run(job: Callable[[], dict[str, Any]]) -> None:
+def run(job: Callable[[], dict[str, Any] | None]) -> None:
     """Calls a job and prints its result as JSON on the last lines; exits 0 only when it went well.
 
     A UserError is printed alone and exits 2. Ctrl-C and SIGTERM exit 130 and 143: every job resumes by its command.
@@ -23,7 +23,8 @@ def run(job: Callable[[], dict[str, Any]]) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
-    print(json.dumps(result, indent=2))
+    if result is not None:
+        print(json.dumps(result, indent=2))
 
 
 def _terminated(signum: int, frame: object) -> None:

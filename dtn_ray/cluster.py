@@ -14,6 +14,7 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
 
 import ray
 import ray.train
+import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -28,18 +29,35 @@ def connect() -> None:
         ray.init(log_to_driver=True, logging_level=logging.WARNING)
 
 
-def check_resources(workers: int, cpus: float, gpu: bool) -> None:
-    """Fails at once where the cluster cannot hold the workers, instead of waiting for nodes that never come.
+def worker_resources(workers: int, cpus: float | None, gpu: bool) -> dict[str, float]:
+    """What each of `workers` workers takes. `cpus` None: an even share of the nodes, or one CPU beside a GPU.
 
-    Raises UserError with both numbers.
+    Fails at once where the cluster cannot hold them, instead of waiting for nodes that never come: raises UserError
+    with both numbers. A worker never spans nodes.
     """
-    have = ray.cluster_resources()
-    for kind, each in (("CPU", cpus), ("GPU", 1 if gpu else 0)):
-        if workers * each > have.get(kind, 0):
-            raise UserError(
-                f"{workers} workers with {each:g} {kind} each need {workers * each:g} {kind}s; "
-                f"the cluster has {have.get(kind, 0):g}. Lower --workers or add nodes."
-            )
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    each = {"CPU": cpus or 1.0} | ({"GPU": 1.0} if gpu else {})
+    room = sum(int(min(node.get(kind, 0) // amount for kind, amount in each.items())) for node in nodes)
+    if room < workers:
+        total = {kind: sum(node.get(kind, 0) for node in nodes) for kind in each}
+        raise UserError(
+            f"{workers} workers, each with {_amounts(each)}, do not fit: the cluster has {_amounts(total)} "
+            f"on {len(nodes)} node{'s' * (len(nodes) != 1)}, room for {room}. Lower --workers or add nodes."
+        )
+    if cpus is None and not gpu:
+        # The most that lets all workers fit, if the nodes are alike.
+        on_a_node = -(-workers // len(nodes))
+        each["CPU"] = max(1.0, min(node.get("CPU", 0) for node in nodes) // on_a_node)
+    return each
+
+
+def _amounts(resources: dict[str, float]) -> str:
+    return " and ".join(f"{amount:g} {kind}{'s' * (amount != 1)}" for kind, amount in resources.items())
+
+
+def use_assigned_cpus() -> None:
+    """Lets torch compute on as many threads as Ray gave this worker CPUs."""
+    torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
 
 
 @dataclass(frozen=True)
@@ -65,7 +83,7 @@ def run_training(
     if finished is not None:
         return finished
     connect()
-    check_resources(run.workers, run.cpus_per_worker, run.gpu)
+    resources = worker_resources(run.workers, run.cpus_per_worker, run.gpu)
     filesystem, root = storage.resolve(run.storage)
     filesystem.create_dir(root, recursive=True)
     storage.write_bytes(storage.join(folder, "experiment.json"), json.dumps(identity, indent=2).encode())
@@ -75,7 +93,7 @@ def run_training(
         scaling_config=ScalingConfig(
             num_workers=run.workers,
             use_gpu=run.gpu,
-            resources_per_worker={"CPU": run.cpus_per_worker, **({"GPU": 1} if run.gpu else {})},
+            resources_per_worker=resources,
         ),
         run_config=RunConfig(
             name=name,

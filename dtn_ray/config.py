@@ -125,8 +125,8 @@ class Run:
     """Data-parallel workers."""
     gpu: bool = False
     """One GPU for each worker."""
-    cpus_per_worker: float = 1.0
-    """CPUs that each worker takes (and computes with, where it has no GPU)."""
+    cpus_per_worker: float | None = None
+    """CPUs that each worker takes and computes with; by default an even share of the nodes, or one beside a GPU."""
     log_every: int = 50
     """Steps between progress lines and points of the curves."""
     checkpoint_every: int = 500

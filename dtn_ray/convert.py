@@ -25,12 +25,15 @@ from tyro.conf import Positional
 
 from dtn_ray import storage
 from dtn_ray.checkpoint import Trained, load_trained
-from dtn_ray.cluster import check_resources, connect
+from dtn_ray.cluster import connect, worker_resources
 from dtn_ray.data.labelled import to_float, to_uint8
 from dtn_ray.errors import UserError
 from dtn_ray.evaluate.figures import contact_sheet, to_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+# Less than a core, so that on a machine of two the tasks beside the actor find room: without it Ray Data stalls there.
+ACTOR_CPUS = 0.5
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def convert(job: Conversion) -> dict[str, Any]:
         raise UserError(f"{job.out} lies inside the source {job.source}: the next run would convert its own output")
     load_trained(job.checkpoint)  # the wrong checkpoint fails here, not in every actor
     connect()
-    check_resources(job.actors, 1, job.gpu)
+    worker_resources(job.actors, ACTOR_CPUS, job.gpu)
 
     ray.data.DataContext.get_current().enable_progress_bars = False  # the line below says it in one
     blocks = max(1, min(-(-len(keys) // job.batch_size), 1000))
@@ -81,7 +84,7 @@ def convert(job: Conversion) -> dict[str, Any]:
         batch_size=job.batch_size,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=job.actors),
-        num_cpus=0.5,
+        num_cpus=ACTOR_CPUS,
         num_gpus=1 if job.gpu else 0,
     )
     parts = []

@@ -14,7 +14,7 @@ from ray.train import Checkpoint
 from torch import nn
 
 from dtn_ray import checkpoint, data
-from dtn_ray.cluster import Finished, connect, run_training
+from dtn_ray.cluster import Finished, connect, run_training, use_assigned_cpus
 from dtn_ray.config import Pretraining, Run, fingerprint, to_dict
 from dtn_ray.data.augment import augment
 from dtn_ray.data.labelled import LabelledImages, to_float
@@ -70,7 +70,7 @@ def _loop(settings: dict[str, Any]) -> None:
     steps = total_steps(config, len(train))
 
     # Networks and optimiser.
-    torch.set_num_threads(max(1, int(run.cpus_per_worker)))
+    use_assigned_cpus()
     torch.manual_seed(config.seed)
     network = checkpoint.build_classifier(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parallel: nn.Module = ray.train.torch.prepare_model(network)

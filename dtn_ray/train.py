@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 
 from dtn_ray import checkpoint, data, losses, storage
-from dtn_ray.cluster import Finished, connect, run_training
+from dtn_ray.cluster import Finished, connect, run_training, use_assigned_cpus
 from dtn_ray.config import Experiment, Run, classifier_of, fingerprint, to_dict
 from dtn_ray.data.labelled import LabelledImages, to_float
 from dtn_ray.data.order import batch_indices, step_seed, worker_slice
@@ -109,7 +109,7 @@ def _loop(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
-    torch.set_num_threads(max(1, int(run.cpus_per_worker)))
+    use_assigned_cpus()
 
     # Networks, the same on every worker.
     torch.manual_seed(seed)

@@ -1,0 +1,62 @@
+"""The whole path on embedded data: trains f, the judge and a DTN, scores it, converts a folder, leaves a contact sheet.
+
+python jobs/demo.py        about six minutes on two CPU cores; nothing is downloaded
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+
+from dtn_ray import cli
+
+
+@dataclass(frozen=True)
+class Job:
+    out: str = "runs/demo"
+    """Local folder for all that the demo makes; a second call goes on with what is there."""
+    seed: int = 0
+    """Seed of the trainings."""
+
+
+def main(job: Job) -> None:
+    from PIL import Image
+
+    from dtn_ray.checkpoint import load_trained
+    from dtn_ray.config import Run, embedded
+    from dtn_ray.convert import Conversion, convert
+    from dtn_ray.data.street_digits import street_digits
+    from dtn_ray.evaluate.digits import score_digits
+    from dtn_ray.evaluate.figures import to_image
+    from dtn_ray.train import train
+
+    print("1/3  training f, the judge and the DTN: street-number digits → handwritten digits", flush=True)
+    trained = train(replace(embedded(), seed=job.seed), Run(storage=job.out, name="dtn"))
+
+    print("2/3  scoring on held-out images", flush=True)
+    scores = score_digits(load_trained(trained.checkpoint)).values
+
+    print("3/3  converting a folder of images", flush=True)
+    photos = Path(job.out, "photos")
+    photos.mkdir(parents=True, exist_ok=True)
+    images, labels = street_digits(96, seed=3)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        picture: Image.Image = to_image(image)
+        picture.save(photos / f"{i:03}-{label}.png")
+    summary = convert(Conversion(trained.checkpoint, str(photos), str(Path(job.out, "converted"))))
+
+    low, high = scores["accuracy_95"]
+    print(
+        f"judge's accuracy on transferred held-out images: {scores['accuracy']:.1%} (95 % interval {low:.1%}-{high:.1%})"
+    )
+    print(f"without the transfer: {scores['original_image_accuracy']:.1%}")
+    print(f"converted {summary['converted']} of {summary['images']} images; contact sheet, source | transferred:")
+    print(Path(summary["sheet"]).absolute())
+    if scores["accuracy"] < 0.8:
+        sys.exit("error: the score is below 80 %: this is not the transfer the demo should show")
+
+
+if __name__ == "__main__":
+    chosen = tyro.cli(Job, description=__doc__)
+    cli.run(lambda: main(chosen))

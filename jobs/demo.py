@@ -47,9 +47,7 @@ def main(job: Job) -> None:
     summary = convert(Conversion(trained.checkpoint, str(photos), str(Path(job.out, "converted"))))
 
     low, high = scores["accuracy_95"]
-    print(
-        f"judge's accuracy on transferred held-out images: {scores['accuracy']:.1%} (95 % interval {low:.1%}-{high:.1%})"
-    )
+    print(f"judge's accuracy on held-out images: {scores['accuracy']:.1%} (95 % interval {low:.1%}-{high:.1%})")
     print(f"without the transfer: {scores['original_image_accuracy']:.1%}")
     print(f"converted {summary['converted']} of {summary['images']} images; contact sheet, source | transferred:")
     print(Path(summary["sheet"]).absolute())

@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 # A report is a barrier that waits for the controller's next poll, 2 s apart by default.
@@ -15,7 +17,7 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
 import ray
 import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointUploadMode, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from dtn_ray import storage
@@ -60,6 +62,24 @@ def use_assigned_cpus() -> None:
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
 
 
+def report(metrics: dict[str, Any], write: Callable[[Path], None] | None = None) -> None:
+    """Reports to Ray Train, on every worker at the same steps; `write` fills a folder with the checkpoint, on one.
+
+    The checkpoint is uploaded while training goes on.
+    """
+    if write is None:
+        ray.train.report(metrics)
+        return
+    folder = tempfile.mkdtemp(prefix="dtn-checkpoint-")
+    write(Path(folder))
+    ray.train.report(
+        metrics,
+        checkpoint=Checkpoint.from_directory(folder),
+        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        delete_local_checkpoint_after_upload=True,
+    )
+
+
 @dataclass(frozen=True)
 class Finished:
     """Outcome of a training: its folder, its last checkpoint (both URIs) and the last metrics."""
@@ -101,6 +121,7 @@ def run_training(
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=run.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            logging_config=LoggingConfig(log_level="WARNING"),  # the progress line says the rest
         ),
     )
     result = trainer.fit()

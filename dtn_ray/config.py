@@ -2,8 +2,9 @@
 
 import hashlib
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
+import tyro
 from pydantic import TypeAdapter, ValidationError
 
 from dtn_ray.data.augment import Augment
@@ -11,6 +12,7 @@ from dtn_ray.dtn import LossConfig, OptimConfig
 from dtn_ray.errors import UserError
 
 T = TypeVar("T")
+Unprefixed = tyro.conf.arg(name="")  # --alpha, not --loss.alpha
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class DataConfig:
     """Classes left out of t (Sec. 5.1.1)."""
     f_without: tuple[int, ...] = ()
     """Classes left out when this run trains f itself (Sec. 5.1.1)."""
+    augment_s: Augment = field(default_factory=Augment)
+    """Random changes to the images of s in training; the paper, whose s has half a million images, makes none."""
     validation: int = 512
     """Images of s held out for validation (at most a tenth of s)."""
     download: bool = False
@@ -65,10 +69,10 @@ class ModelConfig:
 class Experiment:
     """One DTN training: what decides its result, and nothing else."""
 
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
+    data: Annotated[DataConfig, Unprefixed] = field(default_factory=DataConfig)
+    model: Annotated[ModelConfig, Unprefixed] = field(default_factory=ModelConfig)
+    loss: Annotated[LossConfig, Unprefixed] = field(default_factory=LossConfig)
+    optim: Annotated[OptimConfig, Unprefixed] = field(default_factory=OptimConfig)
     seed: int = 0
     """Decides initialisation, the order of the data and all that is random."""
 

@@ -1,6 +1,6 @@
 """Ray Train: trains f, or the judge, as a digit classifier (Sec. 5.1)."""
 
-import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,10 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.nn.functional as F
-from ray.train import Checkpoint
 from torch import nn
 
 from dtn_ray import checkpoint, data
-from dtn_ray.cluster import Finished, connect, run_training, use_assigned_cpus
+from dtn_ray.cluster import Finished, connect, report, run_training, use_assigned_cpus
 from dtn_ray.config import Pretraining, Run, fingerprint, to_dict
 from dtn_ray.data.augment import augment
 from dtn_ray.data.labelled import LabelledImages, to_float
@@ -105,14 +104,22 @@ def _loop(settings: dict[str, Any]) -> None:
             progress.update(step + 1, {"loss": loss.item()})
 
         if (step + 1) % run.checkpoint_every == 0 or step + 1 == steps:
-            metrics: dict[str, Any] = {"step": step + 1, "loss": loss.item(), "train_images": len(train)}
+            metrics: dict[str, Any] = {"step": step + 1, "resumed_at": start, "loss": loss.item()}
             if rank:
-                ray.train.report(metrics)
+                report(metrics)
                 continue
-            metrics |= {"test_error": 1 - accuracy(network, test.images, test.labels), "test_images": len(test)}
+            metrics |= {
+                "test_error": 1 - accuracy(network, test.images, test.labels),
+                "test_images": len(test),
+                "train_images": len(train),
+            }
             network.train()
             progress.update(step + 1, {"test error": metrics["test_error"]})
-            with tempfile.TemporaryDirectory() as path:
-                checkpoint.save_optimizers(Path(path), {"classifier": optimizer})
-                checkpoint.save(path, "classifier", config, {"classifier": network}, step=step + 1, metrics=metrics)
-                ray.train.report(metrics, checkpoint=Checkpoint.from_directory(path))
+            report(metrics, partial(_save, config, network, optimizer, metrics))
+
+
+def _save(
+    config: Pretraining, network: DigitF, optimizer: torch.optim.Optimizer, metrics: dict[str, Any], folder: Path
+) -> None:
+    checkpoint.save_optimizers(folder, {"classifier": optimizer})
+    checkpoint.save(folder, "classifier", config, {"classifier": network}, step=metrics["step"], metrics=metrics)

@@ -3,6 +3,7 @@
 import copy
 import tempfile
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,14 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray.train import Checkpoint
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 
 from dtn_ray import checkpoint, data, losses, storage
-from dtn_ray.cluster import Finished, connect, run_training, use_assigned_cpus
+from dtn_ray.cluster import Finished, connect, report, run_training, use_assigned_cpus
 from dtn_ray.config import Experiment, Run, classifier_of, fingerprint, to_dict
+from dtn_ray.data.augment import augment
 from dtn_ray.data.labelled import LabelledImages, to_float
 from dtn_ray.data.order import batch_indices, step_seed, worker_slice
 from dtn_ray.dtn import DTNTrainer, FrozenF, collapse_warning, feature_scale, recalibrate
@@ -139,11 +140,12 @@ def _loop(settings: dict[str, Any]) -> None:
         torch.manual_seed(step_seed(seed, step, rank))
         s_indices = worker_slice(batch_indices(len(s), optim.batch_size, step, seed), rank, workers)
         t_indices = worker_slice(batch_indices(len(t), optim.batch_size, step, seed + T_STREAM), rank, workers)
-        terms = trainer.step(to_float(s.images[s_indices]), to_float(t.images[t_indices]), step)
+        s_batch = augment(to_float(s.images[s_indices]), experiment.data.augment_s)
+        terms = trainer.step(s_batch, to_float(t.images[t_indices]), step)
 
         # Log.
         done = step + 1
-        if rank == 0 and board is not None and done % run.log_every == 0:
+        if board is not None and done % run.log_every == 0:
             values = {name: value.item() for name, value in terms.items()}
             rate = progress.update(done, values)
             for name, value in (values | {"images_per_second": rate}).items():
@@ -154,19 +156,18 @@ def _loop(settings: dict[str, Any]) -> None:
 
         # Validate and save.
         if done % run.checkpoint_every == 0 or done == optim.steps:
-            values = {name: value.item() for name, value in terms.items()}
-            if rank or board is None:
-                ray.train.report({"step": done} | values)
+            metrics: dict[str, Any] = {"step": done, "resumed_at": start}
+            metrics |= {name: value.item() for name, value in terms.items()}
+            if board is None:
+                report(metrics)
                 continue
             g_convert = for_conversion(experiment, trainer, s)
-            metrics = validate(trainer, g_convert, judge, s_validation, board, done)
-            progress.update(done, metrics)
-            metrics = {"step": done, **values, **metrics}
-            with tempfile.TemporaryDirectory() as path:
-                _save(Path(path), experiment, trainer, g_convert, judge, settings["facts"] | metrics)
-                board.flush()
-                storage.copy_folder(logs, storage.join(settings["folder"], "tensorboard"))
-                ray.train.report(metrics, checkpoint=Checkpoint.from_directory(path))
+            validation = validate(trainer, g_convert, judge, s_validation, board, done)
+            progress.update(done, validation)
+            metrics |= validation
+            board.flush()
+            storage.copy_folder(logs, storage.join(settings["folder"], "tensorboard"))
+            report(metrics, partial(_save, experiment, trainer, g_convert, judge, settings["facts"] | metrics))
 
 
 def for_conversion(experiment: Experiment, trainer: DTNTrainer, s: LabelledImages, images: int = 2048) -> nn.Module:
@@ -194,18 +195,18 @@ def validate(
     }
     for name, value in metrics.items():
         board.add_scalar(name, value, step)
-    pairs = torch.stack([x[:32], G_x[:32].expand(-1, 3, -1, -1)], dim=1).flatten(0, 1)
+    pairs = torch.stack([images[:32].expand(-1, 3, -1, -1) for images in (x, G_x)], dim=1).flatten(0, 1)
     board.add_image("s and G(s)", make_grid(pairs, nrow=16, normalize=True, value_range=(-1, 1)), step)
     return metrics
 
 
 def _save(
-    folder: Path,
     experiment: Experiment,
     trainer: DTNTrainer,
     g_convert: nn.Module,
     judge: DigitF,
     facts: dict[str, Any],
+    folder: Path,
 ) -> None:
     dtn = trainer.dtn
     networks: dict[str, nn.Module] = {"f": dtn.f, "g": dtn.g, "D": dtn.D, "g_convert": g_convert, "judge": judge}

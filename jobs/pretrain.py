@@ -9,13 +9,13 @@ from typing import Annotated
 import tyro
 
 from dtn_ray import cli
-from dtn_ray.config import Pretraining, Run
+from dtn_ray.config import Pretraining, Run, Unprefixed
 
 
 @dataclass(frozen=True)
 class Job:
-    config: Annotated[Pretraining, tyro.conf.arg(name="")] = field(default_factory=Pretraining)
-    run: Annotated[Run, tyro.conf.arg(name="")] = field(default_factory=Run)
+    config: Annotated[Pretraining, Unprefixed] = field(default_factory=Pretraining)
+    run: Annotated[Run, Unprefixed] = field(default_factory=Run)
 
 
 def main(job: Job) -> dict:

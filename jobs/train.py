@@ -11,13 +11,13 @@ from typing import Annotated, Union
 import tyro
 
 from dtn_ray import cli
-from dtn_ray.config import PRESETS, Experiment, Run
+from dtn_ray.config import PRESETS, Experiment, Run, Unprefixed
 
 
 @dataclass(frozen=True)
 class Job:
-    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
-    run: Annotated[Run, tyro.conf.arg(name="")]
+    experiment: Annotated[Experiment, Unprefixed]
+    run: Annotated[Run, Unprefixed]
 
 
 def parse(arguments: list[str]) -> Job:
@@ -28,7 +28,7 @@ def parse(arguments: list[str]) -> Job:
         Annotated[Job, tyro.conf.subcommand(name, default=Job(make(), Run()), description=description)]
         for name, (make, description) in PRESETS.items()
     ]
-    return tyro.cli(tyro.conf.OmitArgPrefixes[Union[tuple(presets)]], args=arguments, description=__doc__)  # noqa: UP007
+    return tyro.cli(Union[tuple(presets)], args=arguments, description=__doc__)  # noqa: UP007
 
 
 def main(job: Job) -> dict:

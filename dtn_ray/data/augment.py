@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Augment:
-    """How much the training images of f and the judge vary; every field at 0 is off."""
+    """How much training images vary; every field at 0 is off."""
 
     rotation: float = 0.0
     """Largest rotation, in degrees."""

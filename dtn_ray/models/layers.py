@@ -61,6 +61,8 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
         mean, variance = sums[0] / count, sums[1] / count - (sums[0] / count).square()
         with torch.no_grad():
             assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)

@@ -1,0 +1,110 @@
+"""Conversion of folders and buckets with Ray Data: every image is accounted for, and a bad one stops nothing."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from dtn_ray import data, storage
+from dtn_ray.checkpoint import load_trained
+from dtn_ray.convert import Conversion, convert
+from dtn_ray.data.labelled import to_float, to_uint8
+from dtn_ray.errors import UserError
+
+
+def encoded(pixels: np.ndarray, format: str = "png") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format=format)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def photos() -> dict[str, bytes]:
+    """Forty images by key, of which some cannot be read."""
+    digits = data.load("handwritten-digits", "test").images[:37, 0]
+    images = {f"{'deep/er/' if i % 2 else ''}{i:02}.png": encoded(pixels) for i, pixels in enumerate(digits)}
+    return images | {"broken.jpg": encoded(digits[0], "jpeg")[:200], "empty.png": b"", "text.gif": b"not an image"}
+
+
+BAD = {"broken.jpg": "damaged image", "empty.png": "empty file", "text.gif": "not an image of a known format"}
+
+
+def put(folder: str, images: dict[str, bytes]) -> None:
+    for key, content in images.items():
+        storage.write_bytes(storage.join(folder, key), content)
+
+
+@pytest.fixture(scope="module")
+def converted(trained, photos, tmp_path_factory) -> tuple[dict, Path]:
+    folder = tmp_path_factory.mktemp("conversion")
+    put(str(folder / "in"), photos)
+    summary = convert(Conversion(trained.folder, str(folder / "in"), str(folder / "out"), batch_size=16, sheet=6))
+    return summary, folder / "out"
+
+
+def test_every_image_has_one_outcome(converted, photos):
+    summary, out = converted
+    rows = pq.read_table(out / "outcomes.parquet").to_pylist()
+    assert sorted(row["key"] for row in rows) == sorted(photos)
+    assert {row["key"]: row["status"] for row in rows} == {
+        key: "failed" if key in BAD else "converted" for key in photos
+    }
+    assert (summary["images"], summary["converted"], summary["failed"]) == (40, 37, 3)
+    assert json.loads((out / "summary.json").read_text()) == summary
+
+
+def test_bad_images_are_reported_with_their_reasons(converted):
+    summary, _ = converted
+    assert {key: BAD[key] in reason for key, reason in summary["failures"].items()} == dict.fromkeys(BAD, True)
+
+
+def test_outputs_keep_their_keys_and_are_what_G_makes(converted, trained, photos):
+    _, out = converted
+    written = {str(path.relative_to(out / "images")) for path in (out / "images").rglob("*.png")}
+    assert written == {f"{key}.png" for key in photos if key not in BAD}
+    G = load_trained(trained.folder).dtn.G
+    key = "deep/er/01.png"
+    pixels = np.asarray(Image.open(io.BytesIO(photos[key])).convert("RGB")).transpose(2, 0, 1)
+    with torch.no_grad():
+        expected = to_uint8(G(to_float(pixels[None])))[0, 0].numpy()
+    found = np.asarray(Image.open(out / "images" / f"{key}.png"))
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+def test_the_contact_sheet_shows_pairs(converted):
+    summary, _ = converted
+    with Image.open(summary["sheet"]) as sheet:
+        assert sheet.width > 6 * 128 and sheet.height < 128
+
+
+def test_a_bucket_is_converted_into_a_bucket(trained, photos, bucket):
+    put(f"{bucket}/in", photos)
+    summary = convert(Conversion(trained.folder, f"{bucket}/in", f"{bucket}/out", sheet=0))
+    assert summary["converted"] == 37
+    assert storage.exists(f"{bucket}/out/images/deep/er/01.png.png")
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "message"),
+    [
+        ("absent", "out", "no such folder"),
+        ("empty", "out", "no images there"),
+        ("full", "full/out", "lies inside the source"),
+    ],
+)
+def test_folders_that_cannot_work_are_refused(trained, tmp_path, source, out, message):
+    (tmp_path / "empty").mkdir()
+    put(str(tmp_path / "full"), {"a.png": encoded(np.zeros((32, 32), np.uint8))})
+    with pytest.raises(UserError, match=message):
+        convert(Conversion(trained.folder, str(tmp_path / source), str(tmp_path / out)))
+
+
+def test_a_classifier_is_not_a_transfer_network(classifier, tmp_path):
+    put(str(tmp_path), {"a.png": encoded(np.zeros((32, 32), np.uint8))})
+    with pytest.raises(UserError, match="kind 'classifier'"):
+        convert(Conversion(classifier, str(tmp_path), str(tmp_path.parent / "out")))

@@ -7,8 +7,9 @@ while slows both. The loops are the product's own (`dtn_ray.train`) and a bare o
 with the same data and nothing else; each computes with one thread per worker and at the priority of Ray's workers.
 Only one of them runs at a time; the other waits at the start of a step. A turn of the Ray loop is compared with the
 mean of the bare turns before and after it. Starting up is outside of all turns, and each turn's first steps, which may
-find cold caches or hold a checkpoint, are not timed; logging is. f and the judge are untrained: that does not change
-speed. Other work on the machine widens the spread, and on every core biases the scaling to two workers.
+find cold caches or hold a checkpoint, are not timed; logging is, and the upload that follows a checkpoint. f and the
+judge are untrained: that does not change speed. Other work on the machine widens the spread, and where it keeps every
+core busy, two workers scale worse than they would.
 """
 
 import json
@@ -55,9 +56,9 @@ class Options:
     """Filters of g and D, relative to the paper's; f and the judge have twice that, at most the paper's."""
     batch_size: int = 64
     """Images of s, and as many of t, in one step over all workers."""
-    steps: int = 40
+    steps: int = 20
     """Steps in one turn of a loop; even. The Ray loop logs twice in so many steps."""
-    rounds: int = 6
+    rounds: int = 12
     """Turns of each loop in each comparison."""
     bf16: bool = False
     """Compute in bfloat16 where that is safe (autocast)."""
@@ -147,8 +148,9 @@ class Round:
 def compare(experiment: Experiment, workers: int, bare: Connection, options: Options, folder: str) -> list[Round]:
     """One training by `dtn_ray.train`, taking turns with the bare loop."""
     steps, rounds = options.steps, options.rounds
-    listener, done = Listener(), list[Round]()
+    listener = Listener()
     address = listener.address
+    done: list[Round] = []
 
     def loop(settings: dict[str, Any]) -> None:
         """In each Ray worker: the product's own loop; its first worker waits for its turns, the others for it."""
@@ -254,17 +256,19 @@ def watch(trainer: DTNTrainer, clock: Stopwatch) -> None:
 
 
 def parts(experiment: Experiment, s: LabelledImages, t: LabelledImages, steps: int) -> dict[str, float]:
-    """Mean seconds of a step's parts in a bare loop, by a stopwatch around the calls that a step makes."""
+    """Seconds of a step's parts in a bare loop, by a stopwatch around the calls that a step makes; medians."""
     trainer, feed = bare_trainer(experiment, s), batches(experiment, s, t)
     for arguments in islice(feed, steps // 4):
         trainer.step(*arguments)
-    clock = Stopwatch("data preparation")
+    clock, records = Stopwatch("data preparation"), []
     watch(trainer, clock)
     for arguments in islice(feed, steps):
         clock.switch(OTHER)
         trainer.step(*arguments)
         clock.switch("data preparation")
-    return {account: seconds / steps for account, seconds in clock.seconds.items()}
+        records.append(clock.seconds)
+        clock.seconds = {}
+    return {account: statistics.median(record[account] for record in records) for account in records[0]}
 
 
 # All of it.
@@ -354,6 +358,7 @@ def summary(
         "ray_against_bare": {
             "goal": GOAL,
             "ratio": spread(ratios),
+            "rounds": [round(ratio, 4) for ratio in ratios],
             "ray_images_per_second": rate([each.ray for each in one]),
             "bare_images_per_second": rate(beside),
         },

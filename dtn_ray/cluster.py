@@ -17,7 +17,15 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointUploadMode, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import (
+    Checkpoint,
+    CheckpointUploadMode,
+    FailureConfig,
+    LoggingConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
 from ray.train.torch import TorchTrainer
 
 from dtn_ray import storage
@@ -121,12 +129,19 @@ def run_training(
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=run.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            logging_config=LoggingConfig(log_level="WARNING"),  # the progress line says the rest
+            # The progress line says the rest.
+            logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
         ),
     )
-    result = trainer.fit()
-    if result.error is not None:
-        raise result.error
+    try:
+        result = trainer.fit()
+    except TrainingFailedError as error:
+        # Ray's text holds a traceback for each worker; its last line is the reason.
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(
+            f"{folder}: given up after --max-failures {run.max_failures} restarts: {reason} (the log above has it "
+            "whole). Once that is mended, the same command goes on from the last checkpoint."
+        ) from error
     if result.checkpoint is None:
         raise UserError(f"{folder}: the training ended without a checkpoint; --steps must be at least 1")
     checkpoint = os.path.basename(result.checkpoint.path)

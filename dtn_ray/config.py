@@ -108,9 +108,18 @@ class Pretraining:
     label_smoothing: float = 0.05
     """Label smoothing of the cross-entropy."""
     augment: Augment = field(
-        default_factory=lambda: Augment(rotation=12, scale=0.15, shift=0.08, contrast=0.4, brightness=0.3, invert=0.5)
+        default_factory=lambda: Augment(
+            rotation=12,
+            scale=(0.6, 1.12),
+            aspect=0.15,
+            shear=0.15,
+            shift=0.08,
+            contrast=0.4,
+            brightness=0.3,
+            invert=0.5,
+        )
     )
-    """Random changes to the training images; inverted colours make f useful on t as well as on s."""
+    """Random changes to the training images; inversion and smaller sizes make f useful on t as well as on s."""
     bf16: bool = False
     """Compute in bfloat16 where that is safe (autocast)."""
     seed: int = 0
@@ -164,7 +173,7 @@ def classifier_of(dataset: str, data: DataConfig, model: ModelConfig, seed: int,
     The judge sees upright digits of t only, as g draws them, so its images are neither inverted nor discoloured.
     """
     small = dataset == "handwritten-digits"
-    shapes = Augment(rotation=10, scale=0.1, shift=0.06)
+    shapes = Augment(rotation=10, scale=(0.9, 1.1), shift=0.06)
     common = Pretraining(
         dataset=dataset, data_dir=data.data_dir, download=data.download, width=model.width_f, seed=seed
     )

@@ -6,6 +6,7 @@ with the network and the files on threads beside the model.
 
 import io
 import json
+import logging
 import posixpath
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -75,7 +76,7 @@ def convert(job: Conversion) -> dict[str, Any]:
     connect()
     worker_resources(job.actors, ACTOR_CPUS, job.gpu)
 
-    ray.data.DataContext.get_current().enable_progress_bars = False  # the line below says it in one
+    _one_progress_bar()
     blocks = max(1, min(-(-len(keys) // job.batch_size), 1000))
     dataset = ray.data.from_arrow(pa.table({"key": keys})).repartition(blocks)
     outcomes = dataset.map_batches(
@@ -198,6 +199,15 @@ OUTCOME = pa.schema(
         "score": pa.float32(),
     }
 )
+
+
+def _one_progress_bar() -> None:
+    """Leaves the console to this module's bar: Ray Data's bars and plans go to its log file alone, warnings to both."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that they are off
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.WARNING)
 
 
 def _finish(job: Conversion, table: pa.Table, seconds: float) -> dict[str, Any]:

@@ -8,7 +8,7 @@ L_D                                              minimised over D
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, update_bn
 
 from dtn_ray import losses
+from dtn_ray.data.augment import Augment, augment
 from dtn_ray.models.layers import PerDomain
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -43,6 +44,9 @@ class LossConfig:
     """B of Eq. 7."""
     tv_reduction: losses.Reduction = "mean"
     """Whether Eq. 7 adds pixels up, as printed, or takes their mean."""
+    augment_G: Augment = field(default_factory=Augment)
+    """Random changes to G(x) before f in L_CONST, so that f must find x in the picture and not in a fine pattern of
+    pixels, to which f is as blind as a reader once it is moved a little; the paper makes none."""
 
 
 class FrozenF(nn.Module):
@@ -232,7 +236,7 @@ class DTNTrainer:
                 logits = [value.float() for value in self.D_for_g(*G_x)]
                 L_gan_g = losses.R_gan_g(*logits) if self.dtn.binary else losses.L_gan_g(*logits)
             with torch.set_grad_enabled(bool(self.loss.alpha)):
-                f_G_s = self.f(G_x[0])
+                f_G_s = self.f(augment(G_x[0], self.loss.augment_G))
             terms = {"L_gan_g": L_gan_g, "L_const": losses.L_const(f_s, f_G_s, self.loss.d)}
             if not self.dtn.binary:
                 terms["L_tid"] = (

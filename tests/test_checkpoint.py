@@ -3,7 +3,8 @@
 import json
 import os
 import pickle
-from dataclasses import fields, is_dataclass, replace
+import shutil
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -42,10 +43,10 @@ def write_classifier(folder: Path, config: Pretraining = SMALL_F) -> tuple[str, 
     return str(folder), network
 
 
-def write_dtn(folder: Path, experiment: Experiment = SMALL, *, judge: bool = True, scale: float = 2.5) -> str:
+def write_dtn(folder: Path, experiment: Experiment = SMALL, *, judge: bool = True) -> str:
     """A DTN with random weights, its g_convert other than its g, as a training would leave it."""
     torch.manual_seed(1)
-    dtn = checkpoint.build_dtn(experiment, FrozenF(checkpoint.build_classifier(SMALL_F), scale))
+    dtn = checkpoint.build_dtn(experiment, FrozenF(checkpoint.build_classifier(SMALL_F), scale=2.5))
     g_convert = checkpoint.build_dtn(experiment, dtn.f).g
     networks: dict[str, nn.Module] = {"f": dtn.f, "g": dtn.g, "D": dtn.D, "g_convert": g_convert}
     facts: dict[str, Any] = {"f": to_dict(SMALL_F), "step": 12}
@@ -68,6 +69,17 @@ def stored(folder: str, name: str) -> dict[str, torch.Tensor]:
 def same(network: nn.Module, weights: dict[str, torch.Tensor]) -> bool:
     state = network.state_dict()
     return state.keys() == weights.keys() and all(torch.equal(state[name], weights[name]) for name in state)
+
+
+@pytest.fixture(scope="module")
+def dtn_once(tmp_path_factory) -> str:
+    return write_dtn(tmp_path_factory.mktemp("dtn"))
+
+
+@pytest.fixture
+def dtn(dtn_once, tmp_path) -> str:
+    """The folder of a whole DTN checkpoint, to damage."""
+    return str(shutil.copytree(dtn_once, tmp_path / "dtn"))
 
 
 @pytest.fixture
@@ -97,26 +109,25 @@ def test_digest_changes_with_any_weight(tmp_path):
 
 
 @pytest.mark.parametrize(("weights", "name"), [("convert", "g_convert"), ("g", "g")])
-def test_dtn_comes_back_with_the_chosen_g(tmp_path, weights, name):
-    uri = write_dtn(tmp_path / "dtn")
-    trained = checkpoint.load_trained(uri, weights)
+def test_dtn_comes_back_with_the_chosen_g(dtn, weights, name):
+    trained = checkpoint.load_trained(dtn, weights)
     assert trained.experiment == SMALL and trained.manifest["step"] == 12
-    assert same(trained.dtn.g, stored(uri, name))
-    assert same(trained.judge, stored(uri, "judge"))
+    assert same(trained.dtn.g, stored(dtn, name))
+    assert same(trained.judge, stored(dtn, "judge"))
     assert not trained.dtn.training and not trained.dtn.g.training and not trained.judge.training
 
 
-def test_f_comes_back_with_its_scale(tmp_path, x):
-    dtn = checkpoint.load_trained(write_dtn(tmp_path, scale=2.5)).dtn
-    assert dtn.f.scale.item() == 2.5
-    torch.testing.assert_close(dtn.f(x), dtn.f.network.represent(x) / 2.5)
+def test_f_comes_back_with_its_scale(dtn, x):
+    f = checkpoint.load_trained(dtn).dtn.f
+    assert f.scale.item() == 2.5
+    torch.testing.assert_close(f(x), f.network.represent(x) / 2.5)
 
 
-def test_G_of_a_loaded_dtn_is_g_after_f(tmp_path, x):
-    dtn = checkpoint.load_trained(write_dtn(tmp_path)).dtn
-    G_x = dtn.G(x)
+def test_G_of_a_loaded_dtn_is_g_after_f(dtn, x):
+    loaded = checkpoint.load_trained(dtn).dtn
+    G_x = loaded.G(x)
     assert G_x.shape == (4, 1, 32, 32) and G_x.abs().max() <= 1
-    torch.testing.assert_close(G_x, dtn.g(dtn.f(x)))
+    torch.testing.assert_close(G_x, loaded.g(loaded.f(x)))
 
 
 def test_dtn_without_a_judge_comes_back_without_one(tmp_path):
@@ -207,10 +218,10 @@ def test_missing_folder_is_refused(tmp_path):
         checkpoint.load_classifier(str(tmp_path / "gone"))
 
 
-def test_missing_manifest_beside_whole_weights_is_refused(tmp_path):
-    Path(write_dtn(tmp_path), "checkpoint.json").unlink()
-    with pytest.raises(UserError, match=f"{tmp_path}: no checkpoint here"):
-        checkpoint.load_trained(str(tmp_path))
+def test_missing_manifest_beside_whole_weights_is_refused(dtn):
+    Path(dtn, "checkpoint.json").unlink()
+    with pytest.raises(UserError, match=f"{dtn}: no checkpoint here"):
+        checkpoint.load_trained(dtn)
 
 
 def test_classifier_in_place_of_a_dtn_is_refused(tmp_path):
@@ -219,30 +230,26 @@ def test_classifier_in_place_of_a_dtn_is_refused(tmp_path):
         checkpoint.load_trained(uri)
 
 
-def test_dtn_in_place_of_a_classifier_is_refused(tmp_path):
-    with pytest.raises(UserError, match=rf"{tmp_path}: .*kind 'dtn'; .*jobs/pretrain\.py .*is needed"):
-        checkpoint.load_classifier(write_dtn(tmp_path))
+def test_dtn_in_place_of_a_classifier_is_refused(dtn):
+    with pytest.raises(UserError, match=rf"{dtn}: .*kind 'dtn'; .*jobs/pretrain\.py .*is needed"):
+        checkpoint.load_classifier(dtn)
 
 
-def test_checkpoint_of_a_newer_format_is_refused(tmp_path):
-    uri = write_dtn(tmp_path)
-    edit_manifest(uri, format=2)
-    with pytest.raises(UserError, match=rf"{tmp_path}: checkpoint format 2, this version of dtn-ray reads format 1"):
-        checkpoint.load_trained(uri)
+def test_checkpoint_of_a_newer_format_is_refused(dtn):
+    edit_manifest(dtn, format=2)
+    with pytest.raises(UserError, match=rf"{dtn}: checkpoint format 2, this version of dtn-ray reads format 1"):
+        checkpoint.load_trained(dtn)
 
 
 @pytest.mark.parametrize(
     "content",
-    [
-        *("", "{", "[]", "null", "{}", '{"kind": "dtn"}', '{"kind": "dtn", "format": 1}', "\udcff"),
-    ],
+    ["", "{", "[]", "null", "{}", '{"kind": "dtn"}', '{"kind": "dtn", "format": 1}', "\udcff"],
     ids=["empty", "cut", "list", "null", "nothing in it", "no format", "no config", "not text"],
 )
-def test_damaged_manifest_is_refused(tmp_path, content):
-    uri = write_dtn(tmp_path)
-    Path(uri, "checkpoint.json").write_bytes(content.encode(errors="surrogateescape"))
-    with pytest.raises(UserError, match=str(tmp_path)):
-        checkpoint.load_trained(uri)
+def test_damaged_manifest_is_refused(dtn, content):
+    Path(dtn, "checkpoint.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=dtn):
+        checkpoint.load_trained(dtn)
 
 
 @pytest.mark.parametrize(
@@ -250,14 +257,13 @@ def test_damaged_manifest_is_refused(tmp_path, content):
     [{"config": {"seed": "many"}}, {"config": []}, {"f": {"width": "wide"}}, {"f": None}, {"judge": {"width": []}}],
     ids=str,
 )
-def test_unusable_settings_in_a_manifest_are_refused(tmp_path, changes):
-    uri = write_dtn(tmp_path)
-    edit_manifest(uri, **changes)
-    with pytest.raises(UserError, match=str(tmp_path)):
-        checkpoint.load_trained(uri)
+def test_unusable_settings_in_a_manifest_are_refused(dtn, changes):
+    edit_manifest(dtn, **changes)
+    with pytest.raises(UserError, match=dtn):
+        checkpoint.load_trained(dtn)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"], ids=["empty", "cut", "list", "nothing in it"])
 def test_damaged_result_of_a_run_is_refused(tmp_path, content):
     (tmp_path / "result.json").write_text(content)
     with pytest.raises(UserError, match=rf"{tmp_path}.*result\.json"):
@@ -272,26 +278,26 @@ def test_result_that_names_a_deleted_checkpoint_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["f", "g_convert", "judge"])
 @pytest.mark.parametrize("share", [0, 0.0001, 0.5, 0.999])
-def test_truncated_weights_are_refused(tmp_path, name, share):
-    path = Path(write_dtn(tmp_path), f"{name}.safetensors")
+def test_truncated_weights_are_refused(dtn, name, share):
+    path = Path(dtn, f"{name}.safetensors")
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(UserError, match=f"{path}: missing, damaged or not of this network"):
-        checkpoint.load_trained(str(tmp_path))
+        checkpoint.load_trained(dtn)
 
 
-def test_text_in_place_of_weights_is_refused(tmp_path):
-    path = Path(write_dtn(tmp_path), "f.safetensors")
+def test_text_in_place_of_weights_is_refused(dtn):
+    path = Path(dtn, "f.safetensors")
     path.write_text("<html>404: not found</html>" * 100)
     with pytest.raises(UserError, match=f"{path}: missing, damaged"):
-        checkpoint.load_trained(str(tmp_path))
+        checkpoint.load_trained(dtn)
 
 
-def test_missing_weights_are_refused(tmp_path):
-    path = Path(write_dtn(tmp_path), "g_convert.safetensors")
+def test_missing_weights_are_refused(dtn):
+    path = Path(dtn, "g_convert.safetensors")
     path.unlink()
     with pytest.raises(UserError, match=f"{path}: missing, damaged"):
-        checkpoint.load_trained(str(tmp_path))
+        checkpoint.load_trained(dtn)
 
 
 def test_weights_of_another_width_are_refused_with_the_sizes(tmp_path):
@@ -385,7 +391,9 @@ def another(kind: Any, value: Any) -> Any:
         return not value
     if isinstance(value, int | float):
         return value + 1
-    return (*value, 7) if isinstance(value, tuple) else f"{value or ''}x"
+    if isinstance(value, tuple):
+        return (*value, 7) if get_args(kind)[-1] is Ellipsis else tuple(other + 1 for other in value)
+    return f"{value or ''}x"
 
 
 def changed(config: Any, path: tuple[str, ...]) -> Any:
@@ -401,8 +409,11 @@ NAMES = [f"{type(config).__name__}.{'.'.join(path)}" for config, path in SETTING
 
 
 def test_every_setting_is_among_those_tested():
+    def count(values: Any) -> int:
+        return sum(map(count, values.values())) if isinstance(values, dict) else 1
+
     assert {"Experiment.loss.alpha", "Experiment.data.augment_s.invert", "Pretraining.augment.scale"} <= {*NAMES}
-    assert sum(name.startswith("Pretraining") for name in NAMES) == len(fields(Pretraining)) + 5
+    assert len({*NAMES}) == count(to_dict(embedded())) + count(to_dict(Pretraining()))
 
 
 @pytest.mark.parametrize(("config", "path"), SETTINGS, ids=NAMES)

@@ -156,6 +156,12 @@ def test_missing_svhn_file_tells_where_to_fetch_it(tmp_path):
         data.load("svhn", "test", str(tmp_path))
 
 
+def test_missing_file_in_a_folder_named_svhn_is_missed_in_that_folder(tmp_path):
+    (tmp_path / "svhn").mkdir()
+    with pytest.raises(UserError, match=f"{tmp_path}/svhn/test_32x32.mat: no such file"):
+        data.load("svhn", "test", str(tmp_path / "svhn"))
+
+
 def test_folder_in_place_of_an_svhn_file_is_refused(tmp_path):
     (tmp_path / "test_32x32.mat").mkdir()
     with pytest.raises(UserError, match=r"test_32x32\.mat"):
@@ -504,7 +510,9 @@ def test_step_seeds_differ_and_suit_torch():
 
 # Augmentation
 
-EVERYTHING = Augment(rotation=20, scale=0.3, shift=0.2, contrast=0.8, brightness=0.7, invert=0.5)
+EVERYTHING = Augment(
+    rotation=20, scale=(0.6, 1.4), aspect=0.3, shear=0.3, shift=0.2, contrast=0.8, brightness=0.7, invert=0.5
+)
 
 
 def random_images(count: int, channels: int = 3, size: int = 32) -> torch.Tensor:
@@ -541,13 +549,19 @@ def test_augmentation_is_decided_by_torchs_seed():
 @pytest.mark.parametrize(
     "options",
     [
-        *(Augment(rotation=30), Augment(scale=0.4), Augment(shift=0.3), Augment(contrast=0.5), Augment(brightness=0.5)),
+        {"rotation": 30},
+        {"scale": (0.6, 1.4)},
+        {"aspect": 0.4},
+        {"shear": 0.4},
+        {"shift": 0.3},
+        {"contrast": 0.5},
+        {"brightness": 0.5},
     ],
     ids=str,
 )
 def test_each_image_gets_its_own_draw(options):
     torch.manual_seed(0)
-    changed = augment(random_images(1).expand(8, -1, -1, -1), options)
+    changed = augment(random_images(1).expand(8, -1, -1, -1), Augment(**options))
     assert all(not torch.allclose(a, b) for a, b in combinations(changed, 2))
 
 
@@ -582,10 +596,40 @@ def test_shift_moves_by_a_fraction_of_the_side_and_repeats_the_edge(largest_draw
     torch.testing.assert_close(columns[24:], torch.ones(8))
 
 
-def test_scale_of_2_interpolates_the_middle_half(largest_draws):
-    image = (torch.tensor([0.0, 0.1, 0.2, 0.3])).expand(1, 1, 4, 4)
-    enlarged = augment(image, Augment(scale=1))[0, 0]
-    torch.testing.assert_close(enlarged, torch.tensor([0.075, 0.125, 0.175, 0.225]).expand(4, 4), atol=1e-6, rtol=0)
+# A ramp of 4 pixels at twice and at half its size, by linear interpolation; beyond the edge its last value goes on.
+RAMP = torch.tensor([0.0, 0.1, 0.2, 0.3])
+TWICE = torch.tensor([0.075, 0.125, 0.175, 0.225])
+HALF = torch.tensor([0.0, 0.05, 0.25, 0.3])
+
+
+@pytest.mark.parametrize(("scale", "expected"), [((0.5, 2), TWICE), ((2, 2), TWICE), ((0.1, 0.5), HALF)])
+def test_the_largest_scale_is_the_greatest_size(largest_draws, scale, expected):
+    scaled = augment(RAMP.expand(1, 1, 4, 4), Augment(scale=scale))
+    torch.testing.assert_close(scaled[0, 0], expected.expand(4, 4), atol=1e-6, rtol=0)
+
+
+def test_the_smallest_scale_is_the_least_size(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda count: torch.zeros(count))
+    scaled = augment(RAMP.expand(1, 1, 4, 4), Augment(scale=(0.5, 2)))
+    torch.testing.assert_close(scaled[0, 0], HALF.expand(4, 4), atol=1e-6, rtol=0)
+
+
+def test_aspect_divides_between_width_and_height(largest_draws):
+    image = (RAMP[:, None] + RAMP[None, :]).view(1, 1, 4, 4)
+    expected = TWICE[:, None] + HALF[None, :]
+    torch.testing.assert_close(augment(image, Augment(aspect=3))[0, 0], expected, atol=1e-6, rtol=0)
+
+
+def test_shear_slants_columns_by_a_fraction_of_the_height(largest_draws):
+    # Rows are moved by -0.75, -0.25, 0.25 and 0.75 pixels: 2 over the whole height of 4.
+    expected = [
+        [0, 0.025, 0.125, 0.225],
+        [0, 0.075, 0.175, 0.275],
+        [0.025, 0.125, 0.225, 0.3],
+        [0.075, 0.175, 0.275, 0.3],
+    ]
+    slanted = augment(RAMP.expand(1, 1, 4, 4), Augment(shear=0.5))[0, 0]
+    torch.testing.assert_close(slanted, torch.tensor(expected), atol=1e-6, rtol=0)
 
 
 def test_contrast_is_about_the_images_own_mean(largest_draws):
@@ -596,14 +640,3 @@ def test_contrast_is_about_the_images_own_mean(largest_draws):
 def test_brightness_adds_and_is_cut_off_at_white(largest_draws):
     image = torch.tensor([-1.0, 0.1, 0.8]).view(1, 1, 1, 3)
     assert augment(image, Augment(brightness=0.5)).flatten().tolist() == pytest.approx([-0.5, 0.6, 1.0])
-
-
-def test_switching_one_change_on_leaves_the_draws_of_the_others():
-    def draw(**options) -> torch.Tensor:
-        torch.manual_seed(0)
-        return augment(random_images(4), Augment(brightness=0.1, **options))
-
-    offset = draw() - random_images(4)
-    inverted = -draw(invert=1) - random_images(4)
-    unclipped = (random_images(4).abs() < 0.85).all(1, keepdim=True).expand(-1, 3, -1, -1)
-    torch.testing.assert_close(offset[unclipped], inverted[unclipped])

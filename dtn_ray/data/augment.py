@@ -1,5 +1,6 @@
 """Random changes to batches of images, one draw per image (torchvision's transforms draw once per batch)."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,12 +10,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Augment:
-    """How much training images vary; every field at 0 is off."""
+    """How much training images vary; by default not at all."""
 
     rotation: float = 0.0
     """Largest rotation, in degrees."""
-    scale: float = 0.0
-    """Largest relative change of size: 0.1 draws from 0.9 to 1.1."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Least and greatest relative size, drawn evenly on a logarithmic scale."""
+    aspect: float = 0.0
+    """Largest relative change of width against height."""
+    shear: float = 0.0
+    """Largest slant, as a fraction of the height."""
     shift: float = 0.0
     """Largest shift, as a fraction of the image's side."""
     contrast: float = 0.0
@@ -32,20 +37,24 @@ def augment(images: Tensor, options: Augment) -> Tensor:
     """
     count = len(images)
 
-    def uniform(limit: float) -> Tensor:
-        return (torch.rand(count) * 2 - 1) * limit
+    def uniform(limit: float, low: float | None = None) -> Tensor:
+        low = -limit if low is None else low
+        return torch.rand(count) * (limit - low) + low
 
-    angle, zoom = torch.deg2rad(uniform(options.rotation)), 1 / (1 + uniform(options.scale))
-    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
-    x, y = uniform(2 * options.shift), uniform(2 * options.shift)
-    gain, bias = 1 + uniform(options.contrast), uniform(options.brightness)
-    sign = torch.where(torch.rand(count) < options.invert, -1.0, 1.0)
-
-    if options.rotation or options.scale or options.shift:
-        theta = torch.stack([cos, -sin, x, sin, cos, y], dim=1).view(count, 2, 3).to(images)
-        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    if any((options.rotation, options.aspect, options.shear, options.shift)) or options.scale != (1.0, 1.0):
+        # affine_grid wants the way back, from the result to the image: sizes are inverse there.
+        angle = torch.deg2rad(uniform(options.rotation))
+        zoom = torch.exp(-uniform(math.log(options.scale[1]), math.log(options.scale[0])))
+        wide = torch.exp(uniform(math.log1p(options.aspect)) / 2)
+        shear = uniform(options.shear)
+        x, y = uniform(2 * options.shift), uniform(2 * options.shift)
+        cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+        theta = torch.stack([cos * wide, (shear * zoom - sin), x, sin, cos / wide, y], dim=1).view(count, 2, 3)
+        grid = F.affine_grid(theta.to(images), list(images.shape), align_corners=False)
         images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     if options.contrast or options.brightness or options.invert:
+        gain, bias = 1 + uniform(options.contrast), uniform(options.brightness)
+        sign = torch.where(torch.rand(count) < options.invert, -1.0, 1.0)
         gain, bias, sign = (value.view(-1, 1, 1, 1).to(images) for value in (gain, bias, sign))
         mean = images.mean(dim=(1, 2, 3), keepdim=True)
         images = (((images - mean) * gain + mean + bias) * sign).clamp(-1, 1)

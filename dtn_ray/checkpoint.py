@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import dtn_ray
 from dtn_ray import storage
-from dtn_ray.config import Experiment, Pretraining, from_dict, to_dict
+from dtn_ray.config import Experiment, Pretraining, T, from_dict, to_dict
 from dtn_ray.data import CHANNELS
 from dtn_ray.dtn import DTN, FrozenF
 from dtn_ray.errors import UserError
@@ -72,7 +72,10 @@ def open_folder(uri: str) -> Iterator[Path]:
         result = storage.join(uri, "result.json")
         if not storage.exists(result):
             raise UserError(f"{uri}: no checkpoint here (no {MANIFEST}, nor a finished run's result.json)")
-        uri = storage.join(uri, json.loads(storage.read_bytes(result))["checkpoint"])
+        try:
+            uri = storage.join(uri, json.loads(storage.read_bytes(result))["checkpoint"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{result}: damaged ({error}); name one of the run's checkpoints instead") from error
     if not uri.startswith("s3://"):
         yield Path(storage.resolve(uri)[1])
         return
@@ -86,7 +89,7 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         found, written = manifest["kind"], manifest["format"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}/{MANIFEST}: not a readable checkpoint manifest ({error})") from error
     if written != FORMAT:
         raise UserError(f"{folder}: checkpoint format {written}, this version of dtn-ray reads format {FORMAT}")
@@ -98,13 +101,21 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     return manifest
 
 
+def _settings(folder: Path, cls: type[T], manifest: dict[str, Any], key: str) -> T:
+    try:
+        return from_dict(cls, manifest[key])
+    except (KeyError, UserError) as error:
+        raise UserError(f"{folder}/{MANIFEST}: {key}: {error}") from error
+
+
 def load_weights(network: nn.Module, folder: Path, name: str) -> nn.Module:
     """Fills a network from `name`.safetensors. Raises UserError where the file is absent, damaged or does not fit."""
     path = folder / f"{name}.safetensors"
     try:
         network.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"{path}: missing, damaged or not of this network ({str(error).splitlines()[0]})") from error
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path}: missing, damaged or not of this network ({reason})") from error
     return network
 
 
@@ -112,7 +123,7 @@ def load_classifier(uri: str) -> tuple[DigitF, dict[str, Any]]:
     """f or a judge with its manifest, in eval mode. Raises UserError where the checkpoint does not serve."""
     with open_folder(uri) as folder:
         manifest = read_manifest(folder, "classifier")
-        network = build_classifier(from_dict(Pretraining, manifest["config"]))
+        network = build_classifier(_settings(folder, Pretraining, manifest, "config"))
         load_weights(network, folder, "classifier")
     return network.eval(), manifest
 
@@ -163,14 +174,14 @@ def load_trained(uri: str, weights: str = "convert") -> Trained:
     """
     with open_folder(uri) as folder:
         manifest = read_manifest(folder, "dtn")
-        experiment = from_dict(Experiment, manifest["config"])
-        f = FrozenF(build_f(manifest))
+        experiment = _settings(folder, Experiment, manifest, "config")
+        f = FrozenF(build_classifier(replace(_settings(folder, Pretraining, manifest, "f"), dropout=0.0)))
         load_weights(f, folder, "f")
         dtn = build_dtn(experiment, f)
         load_weights(dtn.g, folder, "g_convert" if weights == "convert" else "g")
         judge = None
         if manifest.get("judge"):
-            judge = build_classifier(from_dict(Pretraining, manifest["judge"]))
+            judge = build_classifier(_settings(folder, Pretraining, manifest, "judge"))
             load_weights(judge, folder, "judge")
             judge.eval()
     return Trained(dtn.eval(), judge, experiment, manifest)

@@ -11,7 +11,7 @@ import posixpath
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pyarrow import fs
 from tqdm import tqdm
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from dtn_ray import storage
 from dtn_ray.checkpoint import Trained, load_trained
@@ -30,6 +30,8 @@ from dtn_ray.cluster import connect, worker_resources
 from dtn_ray.data.labelled import to_float, to_uint8
 from dtn_ray.errors import UserError
 from dtn_ray.evaluate.figures import contact_sheet, to_image
+
+Image.MAX_IMAGE_PIXELS = None  # --max-pixels decides, for every image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -41,11 +43,11 @@ ACTOR_CPUS = 0.5
 class Conversion:
     """One conversion job."""
 
-    checkpoint: Positional[str]
+    checkpoint: Annotated[Positional[str], arg(metavar="CHECKPOINT")]
     """A checkpoint of jobs/train.py, or the folder of a finished run (local or s3://)."""
-    source: Positional[str]
+    source: Annotated[Positional[str], arg(metavar="IN")]
     """Folder or s3:// prefix of images; all below it are converted."""
-    out: Positional[str]
+    out: Annotated[Positional[str], arg(metavar="OUT")]
     """Folder or s3:// prefix for the results, apart from the source."""
     actors: int = 1
     """Model-holding actors that share the work."""
@@ -135,7 +137,9 @@ def decode(content: bytes, size: int, max_pixels: int) -> np.ndarray:
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
     except UnidentifiedImageError as error:
         raise ValueError("not an image of a known format") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except ValueError:
+        raise
+    except Exception as error:  # Pillow raises whatever the damaged byte leads to
         raise ValueError(f"damaged image: {error}") from error
 
 
@@ -185,7 +189,7 @@ class Converter:
         to_image(pixels).save(encoded, format="png", compress_level=1)
         try:
             storage.write_bytes(storage.join(self.job.out, output), encoded.getvalue())
-        except OSError as error:
+        except UserError as error:
             return None, f"cannot write: {error}"
         return output, None
 

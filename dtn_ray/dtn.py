@@ -45,8 +45,7 @@ class LossConfig:
     tv_reduction: losses.Reduction = "mean"
     """Whether Eq. 7 adds pixels up, as printed, or takes their mean."""
     augment_G: Augment = field(default_factory=Augment)
-    """Random changes to G(x) before f in L_CONST, so that f must find x in the picture and not in a fine pattern of
-    pixels, to which f is as blind as a reader once it is moved a little; the paper makes none."""
+    """Random changes to G(x) before f in L_CONST, against fine patterns that only f can see; the paper makes none."""
 
 
 class FrozenF(nn.Module):

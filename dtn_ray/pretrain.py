@@ -28,6 +28,8 @@ def pretrain(config: Pretraining, run: Run) -> Finished:
 
     The same call goes on where an earlier one stopped. Raises UserError for bad settings, files or resources.
     """
+    if run.workers < 1 or config.batch_size < 1:
+        raise UserError("--workers and --batch-size must be at least 1")
     if config.batch_size % run.workers:
         raise UserError(f"--batch-size {config.batch_size} does not divide among --workers {run.workers}")
     train = data.load(config.dataset, config.split, config.data_dir, download=config.download).without(config.without)

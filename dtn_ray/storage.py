@@ -54,11 +54,14 @@ def write_bytes(uri: str, content: bytes) -> None:
     filesystem, path = resolve(uri)
     local = isinstance(filesystem, fs.LocalFileSystem)
     target = f"{path}.{os.getpid()}.partial" if local else path
-    filesystem.create_dir(posixpath.dirname(path), recursive=True)
-    with filesystem.open_output_stream(target) as stream:
-        stream.write(content)
-    if local:
-        filesystem.move(target, path)
+    try:
+        filesystem.create_dir(posixpath.dirname(path), recursive=True)
+        with filesystem.open_output_stream(target) as stream:
+            stream.write(content)
+        if local:
+            filesystem.move(target, path)
+    except OSError as error:
+        raise UserError(f"{uri}: cannot be written: {error}") from error
 
 
 def copy_folder(source: str, destination: str) -> None:

@@ -50,6 +50,8 @@ def train(experiment: Experiment, run: Run) -> Finished:
     bad settings, files or resources.
     """
     optim = experiment.optim
+    if run.workers < 1 or optim.batch_size < 1:
+        raise UserError("--workers and --batch-size must be at least 1")
     if optim.batch_size % run.workers:
         raise UserError(f"--batch-size {optim.batch_size} does not divide among --workers {run.workers}")
     if experiment.model.binary and (experiment.loss.beta or experiment.loss.d2 == "gan"):
@@ -59,10 +61,13 @@ def train(experiment: Experiment, run: Run) -> Finished:
     inner = replace(run, storage=storage.join(run.storage, name))
 
     # f and the judge: given, or trained first inside this run's folder.
-    f_uri = experiment.model.f or _pretrained(experiment, inner, "f")
-    judge_uri = experiment.model.judge or _pretrained(experiment, inner, "judge")
-    f_network, f_manifest = checkpoint.load_classifier(f_uri)
-    judge, judge_manifest = checkpoint.load_classifier(judge_uri)
+    given = {
+        role: checkpoint.load_classifier(uri)
+        for role, uri in (("f", experiment.model.f), ("judge", experiment.model.judge))
+        if uri
+    }
+    f_network, f_manifest = given.get("f") or checkpoint.load_classifier(_pretrained(experiment, inner, "f"))
+    judge, judge_manifest = given.get("judge") or checkpoint.load_classifier(_pretrained(experiment, inner, "judge"))
     s, s_validation = s.split_off(experiment.data.validation, experiment.seed)
     scale = 1.0
     if experiment.model.feature_scale == "unit":

@@ -7,7 +7,7 @@ python jobs/evaluate.py CHECKPOINT --source-file X.mat  any file of SVHN's layou
 import io
 import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -16,7 +16,7 @@ from dtn_ray import cli, storage
 
 @dataclass(frozen=True)
 class Job:
-    checkpoint: tyro.conf.Positional[str]
+    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
     """A checkpoint of jobs/train.py, or the folder of a finished run (local or s3://)."""
     data_dir: str | None = None
     """Folder or s3:// prefix with the files of svhn and mnist; by default the one trained with."""

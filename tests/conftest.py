@@ -10,12 +10,15 @@ from pathlib import Path
 import boto3
 import pytest
 import ray
+import torch
 from botocore.exceptions import BotoCoreError, ClientError
 
 from dtn_ray.config import DataConfig, Experiment, ModelConfig, Pretraining, Run
 from dtn_ray.dtn import OptimConfig
 from dtn_ray.pretrain import pretrain
 from dtn_ray.train import train
+
+torch.set_num_threads(1)  # small networks are faster so, and leave the cores to Ray's workers
 
 
 @pytest.fixture(scope="session")

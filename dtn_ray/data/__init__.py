@@ -36,7 +36,7 @@ def load(dataset: str, split: str, data_dir: str | None = None, *, download: boo
         return LabelledImages(*street_digits(*_STREET[split]))
     if data_dir is None and not split.endswith(".mat"):
         raise UserError(f"{dataset} is read from files: say where they are with --data-dir DIR")
-    if download and data_dir is not None:
+    if download and data_dir is not None and not split.endswith(".mat"):
         _download(dataset, split, data_dir)
     if dataset == "svhn":
         return svhn.load(data_dir or "", split)
@@ -47,11 +47,14 @@ def _download(dataset: str, split: str, data_dir: str) -> None:
     """Fetches a dataset's files with torchvision into a local folder, where they are not there yet."""
     if data_dir.startswith("s3://"):
         raise UserError(f"--download writes to a local folder, not to {data_dir}")
+    names = ("extra" if split == "largest" else split).split("+")
+    if dataset == "svhn" and not {*names} <= {*svhn.SPLITS}:
+        return  # svhn.load says so
     try:
         if dataset == "mnist":
             torchvision.datasets.MNIST(storage.join(data_dir, "mnist"), download=True)
         else:
-            for name in ("extra" if split == "largest" else split).split("+"):
+            for name in names:
                 torchvision.datasets.SVHN(storage.join(data_dir, "svhn"), split=name, download=True)
     except (OSError, RuntimeError) as error:
         raise UserError(f"--download of {dataset} failed: {error}. Fetch its files by hand into {data_dir}.") from error

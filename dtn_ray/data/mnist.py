@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import zlib
 
 import numpy as np
 
@@ -14,8 +15,8 @@ FILES = {"train": "train", "test": "t10k"}
 
 def read_idx(uri: str, dimensions: int) -> np.ndarray:
     """Reads one idx file of unsigned bytes (plain, or gzipped with .gz). Raises UserError where it is damaged."""
-    content = storage.read_bytes(uri)
     try:
+        content = storage.read_bytes(uri)
         if uri.endswith(".gz"):
             content = gzip.decompress(content)
         zeros, kind, rank = struct.unpack_from(">HBB", content)
@@ -23,7 +24,7 @@ def read_idx(uri: str, dimensions: int) -> np.ndarray:
         if zeros != 0 or kind != 8 or rank != dimensions:
             raise ValueError(f"header says type {kind:#x} of {rank} dimensions, expected bytes of {dimensions}")
         return np.frombuffer(content, np.uint8, int(np.prod(shape)), 4 + 4 * rank).reshape(shape)
-    except (ValueError, struct.error, OSError, EOFError) as error:
+    except (ValueError, struct.error, OSError, EOFError, zlib.error) as error:
         raise UserError(f"{uri}: damaged or truncated idx file ({error}); fetch it again") from error
 
 
@@ -39,6 +40,8 @@ def load(data_dir: str, split: str) -> LabelledImages:
     labels = read_idx(_find(data_dir, f"{FILES[split]}-labels-idx1-ubyte"), 1)
     if images.shape[1:] != (28, 28) or len(images) != len(labels):
         raise UserError(f"{data_dir}: MNIST images {images.shape} do not fit {len(labels)} labels of 28×28 images")
+    if labels.size and labels.max() > 9:
+        raise UserError(f"{data_dir}: MNIST's labels must be in 0..9, found {labels.max()}; is this EMNIST?")
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2)))[:, None]
     return LabelledImages(padded, labels.astype(np.int64))
 

@@ -33,17 +33,16 @@ def read_mat(uri: str) -> LabelledImages:
         raise UserError(f"{uri}: damaged or truncated, cannot be read ({error}); fetch it again") from error
     if "X" not in content or "y" not in content:
         raise UserError(f"{uri}: not an SVHN file: it has no variables X and y")
-    images, labels = content["X"], content["y"].reshape(-1).astype(np.int64)
+    images, labels = content["X"], content["y"].reshape(-1)
     if images.ndim == 3:  # MATLAB drops a last dimension of 1
         images = images[..., None]
     if images.shape[:3] != (32, 32, 3) or images.dtype != np.uint8:
         raise UserError(f"{uri}: X is {images.shape} {images.dtype}, expected 32×32×3×N uint8 (the cropped digits)")
     if images.shape[3] != len(labels):
         raise UserError(f"{uri}: {images.shape[3]} images in X but {len(labels)} labels in y")
-    labels = np.where(labels == 10, 0, labels)
-    if len(labels) == 0 or labels.min() < 0 or labels.max() > 9:
+    if labels.dtype.kind not in "iuf" or len(labels) == 0 or not np.isin(labels, np.arange(11)).all():
         raise UserError(f"{uri}: y must hold at least one label, all in 1..10 (10 for the digit 0)")
-    return LabelledImages(np.ascontiguousarray(images.transpose(3, 2, 0, 1)), labels)
+    return LabelledImages(np.ascontiguousarray(images.transpose(3, 2, 0, 1)), labels.astype(np.int64) % 10)
 
 
 def load(data_dir: str, split: str) -> LabelledImages:

@@ -57,6 +57,8 @@ def score_digits(
     folder = data_dir or chosen.data_dir
     if source_file is not None and chosen.source != "svhn":
         raise UserError(f"--source-file reads SVHN's .mat files, but this DTN's s is {chosen.source}")
+    if source_file is not None and not source_file.endswith(".mat"):
+        raise UserError(f"--source-file {source_file}: not a .mat file")
     s = data.load(chosen.source, source_file or "test", folder)
     t = data.load(chosen.target, chosen.target_split, folder)
     t_unseen = data.load(chosen.target, "train" if chosen.target_split == "test" else "test", folder)

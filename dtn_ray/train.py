@@ -1,6 +1,7 @@
 """Ray Train: trains the DTN (Sec. 4), data-parallel, resumable at any step."""
 
 import copy
+import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from functools import partial
@@ -173,6 +174,9 @@ def _loop(settings: dict[str, Any]) -> None:
             board.flush()
             storage.copy_folder(logs, storage.join(settings["folder"], "tensorboard"))
             report(metrics, partial(_save, experiment, trainer, g_convert, judge, settings["facts"] | metrics))
+    if board is not None:
+        board.close()
+        shutil.rmtree(logs)
 
 
 def for_conversion(experiment: Experiment, trainer: DTNTrainer, s: LabelledImages, images: int = 2048) -> nn.Module:

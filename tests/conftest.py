@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import boto3
@@ -22,11 +23,14 @@ torch.set_num_threads(1)  # small networks are faster so, and leave the cores to
 
 
 @pytest.fixture(scope="session")
-def ray_cluster():
-    """An embedded Ray that counts four CPUs, whatever the machine has."""
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+def ray_cluster(s3_server):
+    """An embedded Ray that counts four CPUs, whatever the machine has; its workers inherit the way to the S3 server."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_server.items():
+            patch.setenv(name, value)
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")
@@ -98,11 +102,9 @@ def _wait_for(environment: dict[str, str], server: subprocess.Popen, log: Path) 
 
 
 @pytest.fixture
-def bucket(s3_server, monkeypatch, request):
-    """A new bucket on the S3 server, as s3://…, with the environment set so that everything finds it."""
-    for name, value in s3_server.items():
-        monkeypatch.setenv(name, value)
-    name = f"test-{abs(hash(request.node.nodeid)) % 10**10}"
+def bucket(ray_cluster, s3_server):
+    """A new bucket on the S3 server, as s3://…"""
+    name = f"test-{uuid.uuid4().hex[:12]}"
     client(s3_server).create_bucket(Bucket=name)
     return f"s3://{name}"
 

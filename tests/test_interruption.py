@@ -69,6 +69,7 @@ def test_a_worker_killed_in_mid_epoch_is_replaced_and_the_weights_are_the_same(
     assert difference(whole.checkpoint, resumed.checkpoint) <= tolerance
 
 
+@pytest.mark.slow
 def test_the_same_command_resumes_after_its_driver_was_killed(classifier, tmp_path):
     command = [
         *(sys.executable, str(ROOT / "jobs/train.py"), "--source", "handwritten-digits", "--source-split", "train"),

@@ -187,11 +187,6 @@ def load_trained(uri: str, weights: str = "convert") -> Trained:
     return Trained(dtn.eval(), judge, experiment, manifest)
 
 
-def build_f(manifest: dict[str, Any]) -> DigitF:
-    """f's network as a DTN checkpoint describes it, freshly initialised."""
-    return build_classifier(replace(from_dict(Pretraining, manifest["f"]), dropout=0.0))
-
-
 def save_optimizers(folder: Path, optimizers: dict[str, torch.optim.Optimizer]) -> None:
     """Writes the optimisers' states into one file of tensors and plain values."""
     torch.save({name: optimizer.state_dict() for name, optimizer in optimizers.items()}, folder / "optimizers.pt")

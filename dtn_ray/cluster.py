@@ -113,7 +113,6 @@ def run_training(
     connect()
     resources = worker_resources(run.workers, run.cpus_per_worker, run.gpu)
     filesystem, root = storage.resolve(run.storage)
-    filesystem.create_dir(root, recursive=True)
     storage.write_bytes(storage.join(folder, "experiment.json"), json.dumps(identity, indent=2).encode())
     trainer = TorchTrainer(
         loop,

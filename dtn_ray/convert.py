@@ -33,6 +33,7 @@ from dtn_ray.evaluate.figures import contact_sheet, to_image
 
 Image.MAX_IMAGE_PIXELS = None  # --max-pixels decides, for every image
 
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # no others: Pillow would call Ghostscript for an EPS
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 # Less than a core, so that on a machine of two the tasks beside the actor find room: without it Ray Data stalls there.
@@ -124,10 +125,13 @@ def decode(content: bytes, size: int, max_pixels: int) -> np.ndarray:
     if not content:
         raise ValueError("empty file")
     try:
-        image: Image.Image = Image.open(io.BytesIO(content))
+        image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.width * image.height > max_pixels:
             raise ValueError(f"{image.width}×{image.height} pixels, more than the limit of {max_pixels}")
         image = ImageOps.exif_transpose(image)
+        if image.mode == "F":  # as scanners and simulations write it: 0 is black, the brightest value white
+            values = np.nan_to_num(np.asarray(image)).clip(0)
+            image = Image.fromarray((values / max(values.max(), 1e-9) * 255).astype(np.uint8))
         if image.mode.startswith("I"):  # Pillow clips 16 bits to 8 instead of scaling them
             image = Image.fromarray((np.asarray(image, np.float32) / 257).clip(0, 255).astype(np.uint8))
         if image.has_transparency_data:

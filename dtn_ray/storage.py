@@ -20,7 +20,7 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
         return fs.S3FileSystem(endpoint_override=endpoint, region=region), uri.removeprefix("s3://").strip("/")
     if "://" in uri and not uri.startswith("file://"):
         raise UserError(f"{uri}: unknown scheme; give a local path or s3://bucket/prefix")
-    return fs.LocalFileSystem(), str(Path(uri.removeprefix("file://")).expanduser().absolute())
+    return fs.LocalFileSystem(), str(Path(uri.removeprefix("file://")).expanduser().resolve())
 
 
 def join(uri: str, *names: str) -> str:

@@ -70,6 +70,11 @@ def train(experiment: Experiment, run: Run) -> Finished:
     f_network, f_manifest = given.get("f") or checkpoint.load_classifier(_pretrained(experiment, inner, "f"))
     judge, judge_manifest = given.get("judge") or checkpoint.load_classifier(_pretrained(experiment, inner, "judge"))
     s, s_validation = s.split_off(experiment.data.validation, experiment.seed)
+    if not len(s_validation):
+        raise UserError(
+            f"nothing to validate on: --validation {experiment.data.validation} must be at least 1, and s hold at "
+            f"least 10 images (it has {len(s)})"
+        )
     scale = 1.0
     if experiment.model.feature_scale == "unit":
         scale = feature_scale(f_network, to_float(s.images[:4096]))
@@ -82,7 +87,7 @@ def train(experiment: Experiment, run: Run) -> Finished:
         "s_images": len(s),
         "t_images": len(t),
     }
-    print(f"s: {len(s)} images, t: {len(t)} images, f: test error {facts['f_test_error']:.2%}, scale {scale:.3f}")
+    print(f"s: {len(s)} images, t: {len(t)} images, f: test error {facts['f_test_error']}, scale {scale:.3f}")
 
     connect()
     inputs = Inputs(*(ray.put(value) for value in (s, t, s_validation, FrozenF(f_network, scale), judge)))

@@ -20,5 +20,4 @@ def main(job: Conversion) -> dict:
 
 
 if __name__ == "__main__":
-    chosen = tyro.cli(Conversion, description=__doc__)
-    cli.run(lambda: main(chosen))
+    cli.run(lambda: main(tyro.cli(Conversion, description=__doc__)))

@@ -56,5 +56,4 @@ def main(job: Job) -> None:
 
 
 if __name__ == "__main__":
-    chosen = tyro.cli(Job, description=__doc__)
-    cli.run(lambda: main(chosen))
+    cli.run(lambda: main(tyro.cli(Job, description=__doc__)))

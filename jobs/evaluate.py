@@ -1,6 +1,7 @@
 """Scores a trained DTN as Sec. 5.1 does: scores.json and scores.png, the JSON also on the last lines printed.
 
 python jobs/evaluate.py CHECKPOINT --data-dir DIR       the test split of s
+
 python jobs/evaluate.py CHECKPOINT --source-file X.mat  any file of SVHN's layout
 """
 
@@ -47,5 +48,4 @@ def main(job: Job) -> dict:
 
 
 if __name__ == "__main__":
-    chosen = tyro.cli(Job, description=__doc__)
-    cli.run(lambda: main(chosen))
+    cli.run(lambda: main(tyro.cli(Job, description=__doc__)))

@@ -26,5 +26,4 @@ def main(job: Job) -> dict:
 
 
 if __name__ == "__main__":
-    chosen = tyro.cli(Job, description=__doc__)
-    cli.run(lambda: main(chosen))
+    cli.run(lambda: main(tyro.cli(Job, description=__doc__)))

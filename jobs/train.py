@@ -41,5 +41,4 @@ def main(job: Job) -> dict:
 
 
 if __name__ == "__main__":
-    chosen = parse(sys.argv[1:])
-    cli.run(lambda: main(chosen))
+    cli.run(lambda: main(parse(sys.argv[1:])))

@@ -225,14 +225,16 @@ def test_mnist_is_found_in_every_usual_layout(tmp_path, folder, suffix):
     assert read.labels.tolist() == [3, 0, 9] and read.labels.dtype == np.int64
 
 
-def test_mnist_images_get_a_black_border_of_2(tmp_path):
+def test_mnist_images_are_enlarged_to_32_pixels(tmp_path):
     images = np.full((2, 28, 28), 200, np.uint8)
-    images[1, 0, 27] = 17
+    images[1, :, :14] = 0
     read = data.load("mnist", "test", str(write_mnist(tmp_path, [1, 2], images=images)))
     assert read.images.shape == (2, 1, 32, 32) and read.images.dtype == np.uint8
-    np.testing.assert_array_equal(read.images[:, 0, 2:30, 2:30], images)
-    assert read.images[1, 0, 2, 29] == 17
-    assert read.images.sum(dtype=int) == images.sum(dtype=int), "the border is black"
+    assert (read.images[0] == 200).all()
+    # The edge between columns 13 and 14 of 28 lies at the middle of 32; the nearest pixel centres are 7/16 from it.
+    row = read.images[1, 0, 5]
+    assert (row[:15] == 0).all() and (row[17:] == 200).all()
+    assert row[15] == pytest.approx(200 / 16, abs=1) and row[16] == pytest.approx(200 * 15 / 16, abs=1)
 
 
 def test_mnist_splits(tmp_path):
@@ -388,7 +390,7 @@ def test_nothing_is_downloaded_for_a_mat_file(tmp_path):
 # The embedded handwritten digits
 
 
-def test_handwritten_digits_are_the_real_ones_in_mnist_form():
+def test_handwritten_digits_are_the_real_ones_with_a_border():
     train, test = data.load("handwritten-digits", "train"), data.load("handwritten-digits", "test")
     assert train.images.shape == (899, 1, 32, 32) and test.images.shape == (898, 1, 32, 32)
     assert train.images.dtype == test.images.dtype == np.uint8

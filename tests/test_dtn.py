@@ -5,7 +5,17 @@ import copy
 import pytest
 import torch
 
-from dtn_ray.dtn import DTN, DTNTrainer, FrozenF, LossConfig, OptimConfig, collapse_warning, feature_scale, recalibrate
+from dtn_ray.dtn import (
+    DTN,
+    DTNTrainer,
+    FrozenF,
+    LossConfig,
+    OptimConfig,
+    collapse_warning,
+    ema_with_warm_up,
+    feature_scale,
+    recalibrate,
+)
 from dtn_ray.models.digits import DigitD, DigitF, DigitG
 
 
@@ -110,11 +120,14 @@ def test_ema_follows_g_and_equals_a_hand_computed_average():
     for step in range(3):
         trainer.step(*batches(), step)
         values.append(copy.deepcopy(next(dtn.g.parameters()).detach()))
-    expected = values[0]
-    for n, value in enumerate(values[1:], start=1):
-        decay = (1 + n) / (10 + n)
-        expected = decay * expected + (1 - decay) * value
+    expected = (values[0] + 2 * values[1] + 3 * values[2]) / 6
     torch.testing.assert_close(next(trainer.ema.module.parameters()), expected)
+
+
+def test_ema_counts_the_newest_weights_one_minus_decay_once_the_warm_up_is_over():
+    average = ema_with_warm_up(0.9)
+    assert average(torch.tensor(0.0), torch.tensor(1.0), 8).item() == pytest.approx(0.2)
+    assert average(torch.tensor(0.0), torch.tensor(1.0), 500).item() == pytest.approx(0.1)
 
 
 def test_learning_rate_falls_by_the_schedule():

@@ -1,7 +1,5 @@
 """Where s and t come from. `load` is the one door to every labelled dataset of the digit experiments."""
 
-import torchvision
-
 from dtn_ray import storage
 from dtn_ray.data import handwritten_digits, mnist, svhn
 from dtn_ray.data.labelled import LabelledImages
@@ -50,6 +48,8 @@ def _download(dataset: str, split: str, data_dir: str) -> None:
     names = ("extra" if split == "largest" else split).split("+")
     if dataset == "svhn" and not {*names} <= {*svhn.SPLITS}:
         return  # svhn.load says so
+    import torchvision  # seconds to import, and seldom needed
+
     try:
         if dataset == "mnist":
             torchvision.datasets.MNIST(storage.join(data_dir, "mnist"), download=True)

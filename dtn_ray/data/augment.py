@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dtn_ray.errors import UserError
+
 
 @dataclass(frozen=True)
 class Augment:
@@ -28,6 +30,14 @@ class Augment:
     """Largest change of brightness, on the scale of [-1, 1] images."""
     invert: float = 0.0
     """Probability of inverting the colours: makes f see dark on light and light on dark alike."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise UserError(f"--augment.scale {self.scale[0]} {self.scale[1]}: needs 0 < least ≤ greatest")
+        if self.aspect < 0:
+            raise UserError(f"--augment.aspect {self.aspect}: needs at least 0")
+        if not 0 <= self.invert <= 1:
+            raise UserError(f"--augment.invert {self.invert}: a probability, from 0 to 1")
 
 
 def augment(images: Tensor, options: Augment) -> Tensor:

@@ -2,7 +2,6 @@
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from dtn_ray.data.labelled import LabelledImages
 from dtn_ray.errors import UserError
@@ -12,10 +11,12 @@ def load(split: str) -> LabelledImages:
     """1,797 digits by 13 writers (Alpaydin & Kaynak 1998): N×1×32×32 uint8, white on black.
 
     `train` and `test` are the even and the odd ones, so that every writer is in both. The 8×8 originals are enlarged
-    to 28×28, bicubic, with a border of 2 as in MNIST. Raises UserError for another split.
+    to 28×28, bicubic, with a border of 2, since they touch their own. Raises UserError for another split.
     """
     if split not in ("train", "test"):
         raise UserError(f"handwritten-digits has no split {split!r}: choose train or test")
+    from sklearn.datasets import load_digits  # a second to import
+
     digits = load_digits()
     part = slice(0 if split == "train" else 1, None, 2)
     small = (digits.images[part] * (255 / 16)).astype(np.uint8)

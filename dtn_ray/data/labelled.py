@@ -34,7 +34,7 @@ class LabelledImages:
     def split_off(self, count: int, seed: int) -> tuple["LabelledImages", "LabelledImages"]:
         """(the rest, `count` images held out), drawn by `seed`; at most a tenth of the set is held out."""
         order = np.random.default_rng([seed, 0x5E11]).permutation(len(self))
-        count = min(count, len(self) // 10)
+        count = max(0, min(count, len(self) // 10))
         held, rest = np.sort(order[:count]), np.sort(order[count:])
         return LabelledImages(self.images[rest], self.labels[rest]), LabelledImages(
             self.images[held], self.labels[held]

@@ -1,10 +1,12 @@
-"""MNIST (LeCun & Cortes 2010) from its idx files, padded to 32×32 as g draws."""
+"""MNIST (LeCun & Cortes 2010) from its idx files, resized to 32×32 as g draws."""
 
 import gzip
 import struct
 import zlib
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from dtn_ray import storage
 from dtn_ray.data.labelled import LabelledImages
@@ -29,8 +31,10 @@ def read_idx(uri: str, dimensions: int) -> np.ndarray:
 
 
 def load(data_dir: str, split: str) -> LabelledImages:
-    """MNIST's train (60,000) or test (10,000) images, N×1×32×32 uint8: 28×28 with a black border of 2.
+    """MNIST's train (60,000) or test (10,000) images, N×1×32×32 uint8, enlarged from 28×28 by bilinear interpolation.
 
+    Left open by the paper. Enlarged rather than padded: the digits then fill the image more as SVHN's do, and an f
+    trained on SVHN reads more of them (docs/results/digits.md).
     Looks in DIR/mnist/MNIST/raw, DIR/MNIST/raw (torchvision's layout), DIR/mnist and DIR.
     Raises UserError where a file is missing or damaged, or for another split.
     """
@@ -42,8 +46,8 @@ def load(data_dir: str, split: str) -> LabelledImages:
         raise UserError(f"{data_dir}: MNIST images {images.shape} do not fit {len(labels)} labels of 28×28 images")
     if labels.size and labels.max() > 9:
         raise UserError(f"{data_dir}: MNIST's labels must be in 0..9, found {labels.max()}; is this EMNIST?")
-    padded = np.pad(images, ((0, 0), (2, 2), (2, 2)))[:, None]
-    return LabelledImages(padded, labels.astype(np.int64))
+    enlarged = F.interpolate(torch.from_numpy(images.copy())[:, None], (32, 32), mode="bilinear").numpy()
+    return LabelledImages(enlarged, labels.astype(np.int64))
 
 
 def _find(data_dir: str, name: str) -> str:

@@ -1,23 +1,34 @@
 """Real components that the tests share: a Ray, an S3 server, small trained networks."""
 
+import importlib.util
 import json
+import runpy
+import shlex
+import signal
 import socket
 import subprocess
 import sys
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import boto3
 import pytest
 import ray
 import torch
 from botocore.exceptions import BotoCoreError, ClientError
+from files import SMALL, encode, write_classifier, write_dtn, write_mat
+from PIL import Image
 
 from dtn_ray.config import DataConfig, Experiment, ModelConfig, Pretraining, Run
+from dtn_ray.data.street_digits import street_digits
 from dtn_ray.dtn import OptimConfig
 from dtn_ray.pretrain import pretrain
 from dtn_ray.train import train
+
+JOBS = Path(__file__).parent.parent / "jobs"
 
 torch.set_num_threads(1)  # small networks are faster so, and leave the cores to Ray's workers
 
@@ -132,3 +143,69 @@ def trained(experiment, tmp_path_factory):
     """The outcome of that training, with two checkpoints and three points on its curves."""
     storage = str(tmp_path_factory.mktemp("trained"))
     return train(experiment, Run(storage=storage, name="dtn", cpus_per_worker=1, log_every=2, checkpoint_every=3))
+
+
+@pytest.fixture(autouse=True)
+def sigterm():
+    """Jobs handle SIGTERM in their own way; where one does not, its test fails and the others still run."""
+
+    def unhandled(*_):
+        raise AssertionError("SIGTERM was not handled")
+
+    before = signal.signal(signal.SIGTERM, unhandled)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs a job's file as `python jobs/NAME.py …` would, in this process; gives exit code, stdout and stderr."""
+
+    def no_ray(*_, **__):
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr("ray.init", no_ray)
+
+    def run(line: str) -> tuple[int, str, str]:
+        name, *arguments = shlex.split(line)
+        monkeypatch.setattr(sys, "argv", [f"jobs/{name}.py", *arguments])
+        code = 0
+        try:
+            runpy.run_path(str(JOBS / f"{name}.py"), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def job(monkeypatch):
+    """Imports a job's file without running it."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(f"job_{name}", JOBS / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory) -> Path:
+    """What the command lines below name: checkpoints, a folder of images, an SVHN file."""
+    folder = tmp_path_factory.mktemp("made")
+    write_dtn(folder / "dtn")
+    write_dtn(folder / "no-judge", judge=False)
+    write_dtn(folder / "street", replace(SMALL, data=DataConfig()))
+    write_classifier(folder / "classifier")
+    images, labels = street_digits(20, seed=5)
+    write_mat(folder / "unseen.mat", labels, images.transpose(2, 3, 1, 0))
+    (folder / "photos").mkdir()
+    (folder / "photos/a.png").write_bytes(encode(Image.new("RGB", (40, 40))))
+    (folder / "texts").mkdir()
+    (folder / "texts/a.txt").write_text("a")
+    return folder

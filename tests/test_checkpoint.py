@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
+from files import SMALL, SMALL_F, write_classifier, write_dtn
 from pyarrow import fs
 from torch import nn
 
@@ -26,35 +27,8 @@ from dtn_ray.config import (
     from_dict,
     to_dict,
 )
-from dtn_ray.dtn import FrozenF, LossConfig
+from dtn_ray.dtn import LossConfig
 from dtn_ray.errors import UserError
-
-SMALL_F = Pretraining(width=0.05, augment=replace(Pretraining().augment, invert=0.25), without=(3,))
-SMALL = Experiment(
-    data=DataConfig(source="svhn", target="handwritten-digits", s_without=(1, 2)),
-    model=ModelConfig(width_g=0.02, width_D=0.05),
-)
-
-
-def write_classifier(folder: Path, config: Pretraining = SMALL_F) -> tuple[str, nn.Module]:
-    torch.manual_seed(0)
-    network = checkpoint.build_classifier(config)
-    checkpoint.save(folder, "classifier", config, {"classifier": network}, step=7, metrics={"test_error": 0.25})
-    return str(folder), network
-
-
-def write_dtn(folder: Path, experiment: Experiment = SMALL, *, judge: bool = True) -> str:
-    """A DTN with random weights, its g_convert other than its g, as a training would leave it."""
-    torch.manual_seed(1)
-    dtn = checkpoint.build_dtn(experiment, FrozenF(checkpoint.build_classifier(SMALL_F), scale=2.5))
-    g_convert = checkpoint.build_dtn(experiment, dtn.f).g
-    networks: dict[str, nn.Module] = {"f": dtn.f, "g": dtn.g, "D": dtn.D, "g_convert": g_convert}
-    facts: dict[str, Any] = {"f": to_dict(SMALL_F), "step": 12}
-    if judge:
-        networks["judge"] = checkpoint.build_classifier(SMALL_F)
-        facts["judge"] = to_dict(SMALL_F)
-    checkpoint.save(folder, "dtn", experiment, networks, **facts)
-    return str(folder)
 
 
 def edit_manifest(folder: str, **changes) -> None:
@@ -389,7 +363,9 @@ def another(kind: Any, value: Any) -> Any:
         return next(choice for choice in get_args(kind) if choice != value)
     if isinstance(value, bool):
         return not value
-    if isinstance(value, int | float):
+    if isinstance(value, float):
+        return value / 2 + 0.05  # stays a probability
+    if isinstance(value, int):
         return value + 1
     if isinstance(value, tuple):
         return (*value, 7) if get_args(kind)[-1] is Ellipsis else tuple(other + 1 for other in value)

@@ -1,0 +1,268 @@
+"""How images are found, decoded, converted and written."""
+
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from files import encode
+from PIL import Image
+
+from dtn_ray.checkpoint import load_trained
+from dtn_ray.convert import Conversion, Converter, decode, list_images
+from dtn_ray.data.street_digits import street_digits
+from dtn_ray.errors import UserError
+
+# Finding and decoding images
+
+
+RED = (255, 0, 0)
+PALETTE = [255, 0, 0, 0, 0, 255]
+
+
+def image(mode: str, colour) -> Image.Image:
+    if mode == "P":
+        made = Image.new("P", (40, 40), colour)
+        made.putpalette(PALETTE)
+        return made
+    if mode == "I;16":
+        return Image.fromarray(np.full((40, 40), colour, np.uint16))
+    return Image.new(mode, (40, 40), colour)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "form", "options", "expected"),
+    [
+        ("1", 1, "png", {}, (255, 255, 255)),
+        ("1", 0, "png", {}, (0, 0, 0)),
+        ("L", 100, "png", {}, (100, 100, 100)),
+        ("L", 100, "jpeg", {}, (100, 100, 100)),
+        ("L", 100, "png", {"transparency": 100}, (255, 255, 255)),
+        ("LA", (100, 255), "png", {}, (100, 100, 100)),
+        ("LA", (100, 0), "png", {}, (255, 255, 255)),
+        ("LA", (0, 51), "png", {}, (204, 204, 204)),
+        ("P", 0, "png", {}, RED),
+        ("P", 1, "gif", {}, (0, 0, 255)),
+        ("P", 1, "png", {"transparency": 0}, (0, 0, 255)),
+        ("P", 0, "png", {"transparency": 0}, (255, 255, 255)),
+        ("RGB", (10, 20, 30), "png", {}, (10, 20, 30)),
+        ("RGB", (10, 20, 30), "webp", {"lossless": True}, (10, 20, 30)),
+        ("RGB", (10, 20, 30), "bmp", {}, (10, 20, 30)),
+        ("RGB", (10, 20, 30), "png", {"transparency": (10, 20, 30)}, (255, 255, 255)),
+        ("RGBA", (*RED, 255), "png", {}, RED),
+        ("RGBA", (*RED, 0), "png", {}, (255, 255, 255)),
+        ("RGBA", (*RED, 51), "png", {}, (255, 204, 204)),
+        ("CMYK", (0, 255, 255, 0), "tiff", {}, RED),
+        ("CMYK", (0, 0, 0, 255), "jpeg", {}, (0, 0, 0)),
+        ("I;16", 200 * 257, "png", {}, (200, 200, 200)),
+        ("I;16", 65535, "tiff", {}, (255, 255, 255)),
+    ],
+)
+def test_images_of_any_mode_become_rgb_on_white(mode, colour, form, options, expected):
+    pixels = decode(encode(image(mode, colour), form, **options), 32, 10_000)
+    assert pixels.shape == (3, 32, 32) and pixels.dtype == np.uint8 and pixels.flags.c_contiguous
+    assert abs(pixels.astype(int) - np.array(expected)[:, None, None]).max() <= (2 if form == "jpeg" else 1)
+
+
+def test_images_are_cropped_to_their_central_square():
+    wide = Image.new("RGB", (96, 32), RED)
+    wide.paste((0, 0, 255), (32, 0, 64, 32))
+    tall = wide.transpose(Image.Transpose.ROTATE_90)
+    for picture in (wide, tall):
+        pixels = decode(encode(picture), 32, 10_000)
+        assert (pixels == np.array([0, 0, 255], np.uint8)[:, None, None]).all()
+
+
+@pytest.mark.parametrize("size", [16, 32, 64])
+def test_images_are_scaled_to_the_size_asked_for(size):
+    halves = Image.new("RGB", (50, 50), "white")
+    halves.paste((0, 0, 0), (0, 0, 25, 50))
+    pixels = decode(encode(halves), size, 10_000)
+    assert pixels.shape == (3, size, size)
+    assert (pixels[:, :, : size // 4] == 0).all() and (pixels[:, :, -size // 4 :] == 255).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 500), (500, 1), (1, 1)])
+def test_images_of_one_pixel_a_side_are_images_too(shape):
+    assert (decode(encode(Image.new("RGB", shape, RED)), 32, 500)[0] == 255).all()
+
+
+def test_the_first_frame_of_an_animation_is_taken():
+    content = encode(image("P", 0), "gif", save_all=True, append_images=[image("P", 1)])
+    assert decode(content, 32, 10_000)[:, 0, 0].tolist() == list(RED)
+
+
+@pytest.mark.parametrize("form", ["jpeg", "png", "webp", "tiff"])
+def test_photos_are_turned_upright(form):
+    stored = Image.new("RGB", (64, 64), RED)
+    stored.paste((0, 0, 255), (0, 32, 64, 64))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "the 0th row is the visual right-hand side, the 0th column the visual top"
+    pixels = decode(encode(stored, form, exif=exif), 32, 10_000).astype(int)
+    left, right = pixels[:, :, :12].mean((1, 2)), pixels[:, :, 20:].mean((1, 2))
+    np.testing.assert_allclose(left, (0, 0, 255), atol=12)
+    np.testing.assert_allclose(right, RED, atol=12)
+
+
+def png(width: int, height: int) -> bytes:
+    """The header of a PNG of that size, without its pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty file"),
+        (b"just some text", "not an image of a known format"),
+        (b"\x89PNG\r\n\x1a\n", "not an image|damaged"),
+        (encode(NOISE, "jpeg")[:2000], "damaged image"),
+        (encode(NOISE, "png")[:5000], "damaged image"),
+        (encode(NOISE, "webp")[:1000], "damaged image|not an image"),
+        (encode(NOISE, "tiff")[:5000], "damaged image|not an image"),
+        (png(60, 60), "damaged image"),
+        (png(10_000, 10_000), "10000×10000 pixels, more than the limit of 3600"),
+    ],
+    ids=["empty", "text", "PNG signature", "JPEG cut", "PNG cut", "WebP cut", "TIFF cut", "no pixels", "10^8 pixels"],
+)
+def test_unreadable_images_are_refused_with_the_reason(content, reason):
+    with pytest.raises(ValueError, match=reason):
+        decode(content, 32, 3600)
+
+
+def test_the_limit_on_pixels_is_inclusive_and_told_before_decoding():
+    content = encode(Image.new("RGB", (11, 10)))
+    assert decode(content, 32, 110).shape == (3, 32, 32)
+    with pytest.raises(ValueError, match="11×10 pixels, more than the limit of 109"):
+        decode(content, 32, 109)
+
+
+def test_the_reason_for_refusing_a_giant_image_is_its_size():
+    with pytest.raises(ValueError, match="more than the limit of 50000000"):
+        decode(png(100_000, 100_000), 32, 50_000_000)
+
+
+@pytest.mark.parametrize("form", ["jpeg", "png", "webp"])
+@pytest.mark.parametrize("tag", [0x0100, 0x011A], ids=["ImageWidth", "XResolution"])
+def test_text_where_exif_wants_a_number_stops_nothing(tag, form):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a maker"
+    damaged = exif.tobytes().replace(b"\x01\x0f\x00\x02", struct.pack(">HH", tag, 2))
+    survives(encode(NOISE, form, exif=damaged))
+
+
+def survives(content: bytes) -> None:
+    """Decoding gives an image or a ValueError, the two outcomes that a conversion records and goes on from."""
+    try:
+        assert decode(content, 32, 10_000).shape == (3, 32, 32)
+    except ValueError as error:
+        assert str(error)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("form", ["jpeg", "png", "gif", "webp", "bmp", "tiff"])
+def test_damaged_bytes_anywhere_stop_nothing(form):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    whole = encode(NOISE, form, **({"exif": exif} if form in ("jpeg", "png", "webp", "tiff") else {}))
+    random = np.random.default_rng(0)
+    for _ in range(150):
+        content = bytearray(whole)
+        for position in random.integers(0, random.choice([64, 400, len(whole)]), 4):
+            content[position] = random.integers(256)
+        survives(bytes(content))
+
+
+def test_images_are_found_in_all_folders_below(tmp_path):
+    for name in ("b.png", "a/z.JPG", "a/b/c.webp", "a/notes.txt", "c.jpeg.part", "d.tiff"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = ["a/b/c.webp", "a/z.JPG", "b.png", "d.tiff"]
+    assert list_images(str(tmp_path)) == list_images(f"{tmp_path}/") == found
+
+
+def test_a_folder_named_like_an_image_is_none(tmp_path):
+    (tmp_path / "album.png").mkdir()
+    (tmp_path / "album.png/a.png").touch()
+    assert list_images(str(tmp_path)) == ["album.png/a.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("gone", "gone: no such folder or prefix"),
+        ("empty", "empty: no images there (0 other entries"),
+        ("texts", "texts: no images there (2 other entries"),
+        ("texts/a.txt", "a.txt: no such folder or prefix"),
+    ],
+)
+def test_sources_without_images_are_refused(tmp_path, name, reason):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    for text in ("a.txt", "b.csv"):
+        (tmp_path / "texts" / text).touch()
+    with pytest.raises(UserError, match=re.escape(reason)):
+        list_images(str(tmp_path / name))
+
+
+# Converting a batch
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    images, _ = street_digits(2, seed=9)
+    contents = {
+        "a.png": encode(Image.fromarray(images[0].transpose(1, 2, 0))),
+        "sub/b.png": encode(Image.fromarray(images[1].transpose(1, 2, 0))),
+        "text.png": b"just some text",
+    }
+    for name, content in contents.items():
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(content)
+    return tmp_path / "in"
+
+
+def convert_batch(made: Path, photos: Path, keys: list[str]) -> list[dict]:
+    job = Conversion(f"{made}/dtn", str(photos), str(photos.parent / "out"), threads=2)
+    return Converter(job)(pa.table({"key": keys})).to_pylist()
+
+
+def test_a_batch_keeps_its_order_and_one_bad_image_stops_nothing(made, photos):
+    rows = convert_batch(made, photos, ["text.png", "sub/b.png", "gone.png", "a.png"])
+    assert [row["key"] for row in rows] == ["text.png", "sub/b.png", "gone.png", "a.png"]
+    assert [row["status"] for row in rows] == ["failed", "converted", "failed", "converted"]
+    assert rows[0]["reason"] == "not an image of a known format" and rows[2]["reason"]
+    assert [row["output"] for row in rows] == [None, "images/sub/b.png.png", None, "images/a.png.png"]
+    assert sorted(path.name for path in (photos.parent / "out").rglob("*.*")) == ["a.png.png", "b.png.png"]
+
+
+def test_converted_images_are_G_of_their_sources_with_the_distance_in_f(made, photos):
+    rows = convert_batch(made, photos, ["a.png", "sub/b.png"])
+    dtn = load_trained(f"{made}/dtn").dtn
+    images, _ = street_digits(2, seed=9)
+    x = torch.tensor(images) / 127.5 - 1
+    with torch.no_grad():
+        G_x = dtn.G(x)
+        scores = (dtn.f(x) - dtn.f(G_x)).norm(dim=1)
+    for row, pixels, score in zip(rows, G_x, scores, strict=True):
+        written = np.asarray(Image.open(photos.parent / "out" / row["output"])).astype(int)
+        assert abs(written - ((pixels[0] + 1) * 127.5).numpy()).max() <= 0.51
+        assert row["score"] == pytest.approx(score.item(), rel=1e-3)
+
+
+def test_an_image_that_cannot_be_written_is_a_failure_with_its_reason(made, photos):
+    (photos.parent / "out").mkdir()
+    (photos.parent / "out/images").write_text("a file where the folder should be")
+    (row,) = convert_batch(made, photos, ["a.png"])
+    assert row["status"] == "failed" and row["output"] is None and row["reason"].startswith("cannot write: ")

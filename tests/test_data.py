@@ -318,20 +318,29 @@ def test_street_digits_of_training_and_test_share_no_image(monkeypatch):
 
 
 def test_downloads_land_where_they_are_read(tmp_path, monkeypatch):
-    def download_svhn(root, split, download):
-        assert download
-        write_mat(Path(root) / f"{split}_32x32.mat", [{"train": 1, "extra": 2}[split]])
+    def download_svhn(url, root, filename, md5):
+        assert url.endswith(f"housenumbers/{filename}") and len(md5) == 32
+        write_mat(Path(root) / filename, [{"train_32x32.mat": 1, "extra_32x32.mat": 2}[filename]])
 
     def download_mnist(root, download):
         assert download
         write_mnist(Path(root) / "MNIST/raw", [5], part="train")
 
-    monkeypatch.setattr(torchvision.datasets, "SVHN", download_svhn)
+    monkeypatch.setattr(torchvision.datasets.utils, "download_url", download_svhn)
     monkeypatch.setattr(torchvision.datasets, "MNIST", download_mnist)
     folder = str(tmp_path)
     assert data.load("svhn", "train+extra", folder, download=True).labels.tolist() == [1, 2]
     assert data.load("svhn", "largest", folder, download=True).labels.tolist() == [2]
     assert data.load("mnist", "largest", folder, download=True).labels.tolist() == [5]
+
+
+def test_download_leaves_what_is_there(tmp_path, monkeypatch):
+    def download(*_):
+        raise AssertionError("downloaded over a file of the user's")
+
+    monkeypatch.setattr(torchvision.datasets.utils, "download_url", download)
+    write_mat(tmp_path / "svhn/train_32x32.mat", [7])
+    assert data.load("svhn", "train", str(tmp_path), download=True).labels.tolist() == [7]
 
 
 def test_failed_download_tells_what_to_do(tmp_path, monkeypatch):

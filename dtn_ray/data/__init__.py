@@ -55,6 +55,9 @@ def _download(dataset: str, split: str, data_dir: str) -> None:
             torchvision.datasets.MNIST(storage.join(data_dir, "mnist"), download=True)
         else:
             for name in names:
-                torchvision.datasets.SVHN(storage.join(data_dir, "svhn"), split=name, download=True)
+                # SVHN(download=True) would also read the whole split, which svhn.load does once more.
+                url, file, md5 = torchvision.datasets.SVHN.split_list[name]
+                if not storage.exists(storage.join(data_dir, "svhn", file)):
+                    torchvision.datasets.utils.download_url(url, storage.join(data_dir, "svhn"), file, md5)
     except (OSError, RuntimeError) as error:
         raise UserError(f"--download of {dataset} failed: {error}. Fetch its files by hand into {data_dir}.") from error

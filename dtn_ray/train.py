@@ -58,6 +58,12 @@ def train(experiment: Experiment, run: Run) -> Finished:
     if experiment.model.binary and (experiment.loss.beta or experiment.loss.d2 == "gan"):
         raise UserError("--binary is the baseline of Sec. 3, which has no L_TID: it needs --beta 0 and --d2 mse")
     s, t = load_domains(experiment)
+    s, s_validation = s.split_off(experiment.data.validation, experiment.seed)
+    if not len(s_validation):
+        raise UserError(
+            f"nothing to validate on: --validation {experiment.data.validation} must be at least 1, and s hold at "
+            f"least 10 images (it has {len(s)})"
+        )
     name = run.name or f"dtn-{experiment.data.source}-{experiment.data.target}-{fingerprint(experiment)}"
     inner = replace(run, storage=storage.join(run.storage, name))
 
@@ -69,12 +75,6 @@ def train(experiment: Experiment, run: Run) -> Finished:
     }
     f_network, f_manifest = given.get("f") or checkpoint.load_classifier(_pretrained(experiment, inner, "f"))
     judge, judge_manifest = given.get("judge") or checkpoint.load_classifier(_pretrained(experiment, inner, "judge"))
-    s, s_validation = s.split_off(experiment.data.validation, experiment.seed)
-    if not len(s_validation):
-        raise UserError(
-            f"nothing to validate on: --validation {experiment.data.validation} must be at least 1, and s hold at "
-            f"least 10 images (it has {len(s)})"
-        )
     scale = 1.0
     if experiment.model.feature_scale == "unit":
         scale = feature_scale(f_network, to_float(s.images[:4096]))

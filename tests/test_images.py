@@ -59,6 +59,7 @@ def image(mode: str, colour) -> Image.Image:
         ("CMYK", (0, 255, 255, 0), "tiff", {}, RED),
         ("CMYK", (0, 0, 0, 255), "jpeg", {}, (0, 0, 0)),
         ("I;16", 200 * 257, "png", {}, (200, 200, 200)),
+        ("F", 0.5, "tiff", {}, (255, 255, 255)),
         ("I;16", 65535, "tiff", {}, (255, 255, 255)),
     ],
 )
@@ -125,6 +126,7 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 60, 3), n
     ("content", "reason"),
     [
         (b"", "empty file"),
+        (encode(NOISE, "eps"), "not an image of a known format"),
         (b"just some text", "not an image of a known format"),
         (b"\x89PNG\r\n\x1a\n", "not an image|damaged"),
         (encode(NOISE, "jpeg")[:2000], "damaged image"),
@@ -134,7 +136,18 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 60, 3), n
         (png(60, 60), "damaged image"),
         (png(10_000, 10_000), "10000×10000 pixels, more than the limit of 3600"),
     ],
-    ids=["empty", "text", "PNG signature", "JPEG cut", "PNG cut", "WebP cut", "TIFF cut", "no pixels", "10^8 pixels"],
+    ids=[
+        "empty",
+        "EPS",
+        "text",
+        "PNG signature",
+        "JPEG cut",
+        "PNG cut",
+        "WebP cut",
+        "TIFF cut",
+        "no pixels",
+        "10^8 pixels",
+    ],
 )
 def test_unreadable_images_are_refused_with_the_reason(content, reason):
     with pytest.raises(ValueError, match=reason):

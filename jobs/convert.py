@@ -12,7 +12,7 @@ from dtn_ray.errors import UserError
 
 def main(job: Conversion) -> dict:
     summary = convert(job)
-    if summary["failed"] == summary["images"]:
+    if summary["failures"] and summary["failed"] == summary["images"]:
         raise UserError(
             f"none of {summary['images']} images could be converted: {next(iter(summary['failures'].items()))}"
         )

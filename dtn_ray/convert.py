@@ -4,6 +4,7 @@ Blocks between tasks carry keys and outcomes, never pixels: one actor fetches, d
 with the network and the files on threads beside the model. The driver enters each finished batch into the ledger.
 
 OUT/ledger/                         which object was converted by which model, with what outcome
+OUT/lease.json                      held by the run that works here
 OUT/<model>/images/<key>.png        G(x); <model> is the beginning of G's digest
 OUT/<model>/outcomes.parquet        the last run's report: the ledger's row for each source object
 OUT/<model>/summary.json, sheet.png
@@ -33,13 +34,14 @@ from pyarrow import fs
 from tqdm import tqdm
 from tyro.conf import Positional, arg
 
-from dtn_ray import storage
+from dtn_ray import lease, storage
 from dtn_ray.checkpoint import Trained, load_trained
 from dtn_ray.cluster import connect, worker_resources
 from dtn_ray.data.labelled import to_float, to_uint8
 from dtn_ray.errors import UserError
 from dtn_ray.evaluate.figures import contact_sheet, to_image
 from dtn_ray.keys import output_key
+from dtn_ray.lease import Lease
 from dtn_ray.ledger import SCHEMA, Ledger
 from dtn_ray.storage import File
 
@@ -91,6 +93,8 @@ class Conversion:
     max_failure_rate: float = 0.5
     """End early if more than this part of the latest outcomes (100 to 1,000 of them) failed for want of the store or
     the model. Images that cannot be decoded do not count."""
+    lease_seconds: float = 60.0
+    """A run that was killed keeps others from OUT for so long; one that lives renews its lease."""
     dry_run: bool = False
     """Count, and estimate the time from a few images; write nothing."""
 
@@ -101,7 +105,7 @@ def convert(job: Conversion) -> dict[str, Any]:
     An image is done once the ledger has it as converted from the object's present version; one that could not be
     decoded is failed for good until it changes; where the store or the model failed it is tried again. Nothing stops
     for a bad image. Raises UserError for a missing or empty source, an output inside it, a checkpoint of another kind,
-    more actors than fit, or when more than `max_failure_rate` fails.
+    more actors than fit, another run on the same OUT, or when more than `max_failure_rate` fails.
     """
     began = time.time()
     files = _select(job, list_images(job.source))
@@ -109,14 +113,18 @@ def convert(job: Conversion) -> dict[str, Any]:
         raise UserError(f"{job.out} lies inside the source {job.source}: the next run would convert its own output")
     model = load_trained(job.checkpoint).digest  # the wrong checkpoint fails here, not in every actor
     ledger = Ledger(storage.join(job.out, "ledger"))
-    before = _rows(ledger.read(), model)
-    todo = [file for file in files if not _settled(file, before.get(file.key), job.retry_failed)][: job.limit]
     if job.dry_run:
-        return _count(job, files, before) | _estimate(job, todo)
-    if todo:
-        _run(job, todo, before, model, ledger)
-    after = _rows(ledger.compact(), model)
-    return _finish(job, model, files, before, after, time.time() - began)
+        before = _rows(ledger.read(), model)
+        return _count(job, files, before) | _estimate(job, _todo(job, files, before))
+    with lease.hold(storage.join(job.out, "lease.json"), job.lease_seconds) as held:
+        before = _rows(ledger.read(), model)
+        todo = _todo(job, files, before)
+        if todo:
+            _run(job, todo, before, model, ledger, held)
+        held.check()
+        after = _rows(ledger.compact(), model)
+        held.check()
+        return _finish(job, model, files, before, after, time.time() - began)
 
 
 def list_images(source: str) -> list[File]:
@@ -145,6 +153,10 @@ def _select(job: Conversion, files: list[File]) -> list[File]:
         since = since if since.tzinfo else since.replace(tzinfo=UTC)
     if not 0 <= job.max_failure_rate <= 1:
         raise UserError(f"--max-failure-rate {job.max_failure_rate} must lie between 0 and 1")
+    if job.limit is not None and job.limit < 0:
+        raise UserError(f"--limit {job.limit} must be at least 0")
+    if job.lease_seconds <= 0:
+        raise UserError(f"--lease-seconds {job.lease_seconds} must be more than 0")
     return [file for file in files if pattern.search(file.key) and file.size >= job.min_size and file.modified >= since]
 
 
@@ -156,6 +168,10 @@ def _rows(ledger: pa.Table, model: str) -> dict[str, Row]:
     return {row["key"]: row for row in ledger.filter(pc.field("model") == model).to_pylist()}
 
 
+def _todo(job: Conversion, files: list[File], before: dict[str, Row]) -> list[File]:
+    return [file for file in files if not _settled(file, before.get(file.key), job.retry_failed)][: job.limit]
+
+
 def _settled(file: File, row: Row | None, retry_failed: bool) -> bool:
     """Whether there is nothing to do for this version of a file."""
     if row is None or row["version"] != file.version:
@@ -163,8 +179,11 @@ def _settled(file: File, row: Row | None, retry_failed: bool) -> bool:
     return row["status"] == "converted" or (row["cause"] == "image" and not retry_failed)
 
 
-def _run(job: Conversion, todo: list[File], before: dict[str, Row], model: str, ledger: Ledger) -> None:
-    """Converts `todo` on Ray, each finished batch into the ledger. Raises UserError where too much fails."""
+def _run(job: Conversion, todo: list[File], before: dict[str, Row], model: str, ledger: Ledger, held: Lease) -> None:
+    """Converts `todo` on Ray, each finished batch into the ledger.
+
+    Raises UserError where too much fails or the lease is lost.
+    """
     connect()
     worker_resources(job.actors, ACTOR_CPUS, job.gpu)
     _one_progress_bar()
@@ -186,6 +205,7 @@ def _run(job: Conversion, todo: list[File], before: dict[str, Row], model: str, 
     with tqdm(total=len(todo), unit="image", desc="converting") as bar:
         part: pa.Table
         for part in outcomes.iter_batches(batch_size=None, batch_format="pyarrow"):  # type: ignore[assignment]
+            held.check()
             ledger.append(part.append_column("model", pa.array([model] * len(part), pa.string())))
             bar.update(len(part))
             latest.extend(row["reason"] if row["cause"] in ("store", "model") else None for row in part.to_pylist())

@@ -3,6 +3,8 @@
 Credentials, region and endpoint come from the standard AWS chain and variables (AWS_ENDPOINT_URL, AWS_REGION, …).
 """
 
+import fcntl
+import hashlib
 import os
 import posixpath
 from dataclasses import dataclass
@@ -151,6 +153,61 @@ def write_bytes(uri: str, content: bytes) -> None:
             filesystem.move(target, path)
     except OSError as error:
         raise UserError(f"{uri}: cannot be written: {error}") from error
+
+
+def read_versioned(uri: str) -> tuple[bytes, str | None]:
+    """A small file and the version to name in `compare_and_swap`; nothing and None where it is absent."""
+    try:
+        if uri.startswith("s3://"):
+            bucket, key = _bucket_and_key(uri)
+            found = s3_client().get_object(Bucket=bucket, Key=key)
+            return found["Body"].read(), found["ETag"]
+        content = read_bytes(uri)
+        return content, _digest(content)
+    except FileNotFoundError:
+        return b"", None
+    except (OSError, ClientError, BotoCoreError) as error:
+        if isinstance(error, ClientError) and error.response["Error"]["Code"] in ("NoSuchKey", "404"):
+            return b"", None
+        raise UserError(f"{uri}: cannot be read: {error}") from error
+
+
+def compare_and_swap(uri: str, version: str | None, content: bytes) -> str | None:
+    """Writes a file if it still is of that version (None: absent); returns its new version, or None if it is not.
+
+    By S3's conditional writes, and by a lock on the local folder. No two contents written to one file may be the same.
+    Raises UserError if the store refuses.
+    """
+    if uri.startswith("s3://"):
+        bucket, key = _bucket_and_key(uri)
+        condition = {"IfMatch": version} if version else {"IfNoneMatch": "*"}
+        try:
+            return s3_client().put_object(Bucket=bucket, Key=key, Body=content, **condition)["ETag"]
+        except ClientError as error:
+            # 409: another write came in between; 404: there is nothing that could match.
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (404, 409, 412):
+                return None
+            raise UserError(f"{uri}: cannot be written: {error}") from error
+        except BotoCoreError as error:
+            raise UserError(f"{uri}: cannot be written: {error}") from error
+    folder = Path(resolve(uri)[1]).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"{uri}: cannot be written: {error}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # until it is closed, be it by the process's end
+        if read_versioned(uri)[1] != version:
+            return None
+        write_bytes(uri, content)
+        return _digest(content)
+    finally:
+        os.close(descriptor)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def delete(uri: str) -> None:

@@ -136,6 +136,7 @@ def test_a_run_whose_driver_was_killed_goes_on_with_what_is_missing(made, tmp_pa
     for i in range(600):
         put(str(source), **{f"{i:03}": photo(i % 200)})
     command = [sys.executable, str(ROOT / "jobs/convert.py"), f"{made}/dtn", str(source), str(out), "--batch-size", "4"]
+    command += ["--lease-seconds", "4"]
     # Each command starts a Ray of its own: none may join the Ray of this session.
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
@@ -144,6 +145,7 @@ def test_a_run_whose_driver_was_killed_goes_on_with_what_is_missing(made, tmp_pa
             assert time.monotonic() < deadline and driver.poll() is None
             time.sleep(0.02)
         driver.send_signal(signal.SIGKILL)
+    time.sleep(4)  # its lease
     done = ledger_rows(str(out))
     assert 0 < len(done) < 600
     again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)

@@ -1,4 +1,4 @@
-"""Converts a folder or bucket of images with a trained DTN.
+"""Converts a folder or bucket of images with a trained DTN: what is new or changed since the last run.
 
 python jobs/convert.py CHECKPOINT IN OUT
 """

@@ -165,6 +165,12 @@ class Trained:
     experiment: Experiment
     manifest: dict[str, Any]
 
+    @property
+    def digest(self) -> str:
+        """G's identity: SHA-256 over the digests of f and of g as it converts, and the size of x."""
+        networks, size = self.manifest["networks"], self.manifest["preprocessing"]["size"]
+        return hashlib.sha256(f"{networks['f']} {networks['g_convert']} {size}".encode()).hexdigest()
+
 
 def load_trained(uri: str, weights: str = "convert") -> Trained:
     """A DTN in eval mode from its checkpoint (or a finished run's folder).

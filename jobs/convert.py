@@ -1,4 +1,4 @@
-"""Converts a folder or bucket of images with a trained DTN.
+"""Converts a folder or bucket of images with a trained DTN: what is new or changed since the last run.
 
 python jobs/convert.py CHECKPOINT IN OUT
 """
@@ -12,7 +12,7 @@ from dtn_ray.errors import UserError
 
 def main(job: Conversion) -> dict:
     summary = convert(job)
-    if summary["failed"] == summary["images"]:
+    if summary["failures"] and summary["failed"] == summary["images"]:
         raise UserError(
             f"none of {summary['images']} images could be converted: {next(iter(summary['failures'].items()))}"
         )

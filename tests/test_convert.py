@@ -44,7 +44,7 @@ def converted(trained, photos, tmp_path_factory) -> tuple[dict, Path]:
     folder = tmp_path_factory.mktemp("conversion")
     put(str(folder / "in"), photos)
     summary = convert(Conversion(trained.folder, str(folder / "in"), str(folder / "out"), batch_size=16, sheet=6))
-    return summary, folder / "out"
+    return summary, Path(summary["folder"])
 
 
 def test_every_image_has_one_outcome(converted, photos):
@@ -86,7 +86,7 @@ def test_a_bucket_is_converted_into_a_bucket(trained, photos, bucket):
     put(f"{bucket}/in", photos)
     summary = convert(Conversion(trained.folder, f"{bucket}/in", f"{bucket}/out", sheet=0))
     assert summary["converted"] == 37
-    assert storage.exists(f"{bucket}/out/images/deep/er/01.png.png")
+    assert storage.exists(f"{summary['folder']}/images/deep/er/01.png.png")
 
 
 @pytest.mark.parametrize(

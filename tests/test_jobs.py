@@ -28,7 +28,7 @@ JOBS = Path(__file__).parent.parent / "jobs"
         ("train digits --help", ["--alpha", "--data-dir", "--workers", "--augment-s.rotation", "(default: mnist)"]),
         ("train --alpha 3 --help", ["embedded", "digits"]),
         ("pretrain --help", ["--dataset", "--augment.rotation", "--storage"]),
-        ("convert --help", ["CHECKPOINT IN OUT", "--actors", "--batch-size"]),
+        ("convert --help", ["CHECKPOINT IN OUT", "--actors", "--dry-run", "--match"]),
         ("evaluate --help", ["--source-file", "--weights {convert,g}"]),
         ("demo --help", ["--out", "--seed"]),
     ],

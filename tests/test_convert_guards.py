@@ -1,0 +1,134 @@
+"""What a conversion refuses, leaves out or ends early for: leases, failing stores and models, filters, dry runs."""
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from files import encode, write_dtn
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from dtn_ray import storage
+from dtn_ray.checkpoint import load_trained
+from dtn_ray.convert import Conversion, Converter, convert
+from dtn_ray.errors import UserError
+from dtn_ray.lease import hold
+from dtn_ray.ledger import Ledger
+
+
+@pytest.fixture
+def photos(tmp_path) -> str:
+    """400 small images."""
+    for i in range(400):
+        storage.write_bytes(f"{tmp_path}/in/{i:03}.png", encode(Image.new("RGB", (32, 32), (i % 200, 90, 30))))
+    return f"{tmp_path}/in"
+
+
+def test_a_run_of_failing_writes_ends_early_and_the_next_does_it_all(made, photos, tmp_path, ray_cluster):
+    out = tmp_path / "out"
+    images = out / load_trained(f"{made}/dtn").digest[:12] / "images"
+    images.parent.mkdir(parents=True)
+    images.write_text("a file where the folder should be")
+    job = Conversion(f"{made}/dtn", photos, str(out), batch_size=20, sheet=0)
+    with pytest.raises(UserError, match=r"given up: (\d+) of the last \1 images failed.* most often: cannot write"):
+        convert(job)
+    rows = Ledger(f"{out}/ledger").read().to_pylist()
+    assert 100 <= len(rows) < 400 and {row["cause"] for row in rows} == {"store"}
+    images.unlink()
+    summary = convert(job)
+    assert (summary["converted"], summary["failed"], summary["remaining"]) == (400, 0, 0)
+
+
+def test_damaged_images_end_no_run_early(made, tmp_path, ray_cluster):
+    for i in range(120):
+        storage.write_bytes(f"{tmp_path}/in/{i:03}.png", b"not an image")
+    assert convert(Conversion(f"{made}/dtn", f"{tmp_path}/in", f"{tmp_path}/out"))["failed"] == 120
+
+
+def test_a_model_that_gives_no_numbers_is_a_failure_worth_another_try(photos, tmp_path):
+    write_dtn(tmp_path / "dtn")
+    path = tmp_path / "dtn/g_convert.safetensors"
+    weights = load_file(path)
+    save_file({key: value * torch.nan if value.is_floating_point() else value for key, value in weights.items()}, path)
+    job = Conversion(f"{tmp_path}/dtn", photos, f"{tmp_path}/out")
+    (row,) = Converter(job)(pa.table({"key": ["000.png"]})).to_pylist()
+    assert (row["status"], row["cause"], row["output"]) == ("failed", "model", None)
+    assert "not finite" in row["reason"] and not (tmp_path / "out").exists()
+
+
+def test_the_second_of_two_runs_ends_at_once(made, photos, tmp_path):
+    out = f"{tmp_path}/out"
+    with hold(f"{out}/lease.json", 60):
+        began = time.monotonic()
+        with pytest.raises(UserError, match=rf"another run works here: process {os.getpid()} on .* expires 2"):
+            convert(Conversion(f"{made}/dtn", photos, out))
+    assert time.monotonic() - began < 10
+    assert [path.name for path in Path(out).iterdir()] == ["lease.json"]
+
+
+def test_a_run_that_lost_its_lease_writes_no_more_to_the_ledger(made, photos, tmp_path, ray_cluster):
+    out, written = tmp_path / "out", []
+
+    def take_over() -> None:
+        while not written:
+            written.extend(out.glob("ledger/*.parquet"))
+            time.sleep(0.01)
+        other = {"holder": "another", "host": "elsewhere", "pid": 7, "since": 0, "expires": time.time() + 60}
+        storage.write_bytes(f"{out}/lease.json", json.dumps(other).encode())
+
+    thread = threading.Thread(target=take_over)
+    thread.start()
+    with pytest.raises(UserError, match=r"the lease is lost.*process 7 on elsewhere"):
+        convert(Conversion(f"{made}/dtn", photos, str(out), batch_size=4, lease_seconds=0.4))
+    thread.join()
+    assert len(Ledger(f"{out}/ledger").read()) < 400
+    assert not list(out.glob("*/summary.json"))
+    assert json.loads((out / "lease.json").read_text())["holder"] == "another"
+
+
+def test_a_dry_run_counts_estimates_and_writes_nothing(made, photos, tmp_path):
+    storage.write_bytes(f"{photos}/broken.png", b"not an image")
+    summary = convert(Conversion(f"{made}/dtn", photos, f"{tmp_path}/out", dry_run=True, limit=300))
+    assert (summary["images"], summary["done_before"], summary["to_convert"]) == (401, 0, 300)
+    assert 0 < summary["estimated_seconds"] < 600
+    assert summary["bytes_to_read"] == sum(file.size for file in storage.list_files(photos)[:300])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "keys"),
+    [
+        ({"match": r"^1\d5\."}, [f"1{i}5.png" for i in range(10)]),
+        ({"min_size": 1000}, ["large.png"]),
+        ({"modified_since": "2001-01-01"}, None),
+        ({"modified_since": "2001-01-01", "match": "00[01]"}, ["000.png"]),
+        ({"modified_since": "2000-01-01T01:00+01:00", "match": "00[01]"}, ["000.png", "001.png"]),
+        ({"match": "nothing"}, []),
+    ],
+)
+def test_filters(made, photos, tmp_path, options, keys):
+    storage.write_bytes(f"{photos}/large.png", encode(Image.effect_noise((64, 64), 90)))
+    os.utime(f"{photos}/001.png", (946684800, 946684800))  # 2000-01-01 UTC
+    summary = convert(Conversion(f"{made}/dtn", photos, f"{tmp_path}/out", dry_run=True, **options))
+    assert summary["to_convert"] == summary["images"] == (400 if keys is None else len(keys))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"match": "("}, r"--match \(: not a regular expression"),
+        ({"modified_since": "yesterday"}, "--modified-since yesterday: not a date such as"),
+        ({"max_failure_rate": 50}, "--max-failure-rate 50 must lie between 0 and 1"),
+        ({"limit": -1}, "--limit -1 must be at least 0"),
+        ({"lease_seconds": 0}, "--lease-seconds 0 must be more than 0"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(made, photos, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        convert(Conversion(f"{made}/dtn", photos, f"{tmp_path}/out", **options))
+    assert not (tmp_path / "out").exists()

@@ -55,10 +55,14 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(x)
-        count = dist.get_world_size() * x.numel() // x.shape[1]
+        workers, rank = dist.get_world_size(), dist.get_rank()
+        count = workers * x.numel() // x.shape[1]
         wide = x.float()
-        sums = all_reduce(torch.stack([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3))]))
-        mean, variance = sums[0] / count, sums[1] / count - (sums[0] / count).square()
+        # Each worker's own mean and variance, gathered by one sum: E[x²] - E[x]² would cancel where the mean is large.
+        own = torch.stack(torch.var_mean(wide, (0, 2, 3), correction=0)).unsqueeze(0)
+        variances, means = all_reduce(nn.functional.pad(own, (0, 0, 0, 0, rank, workers - 1 - rank))).unbind(1)
+        mean = means.mean(0)
+        variance = (variances + (means - mean).square()).mean(0)
         with torch.no_grad():
             assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
             assert self.num_batches_tracked is not None

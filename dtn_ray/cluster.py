@@ -39,22 +39,24 @@ def connect() -> None:
         ray.init(log_to_driver=True, logging_level=logging.WARNING)
 
 
-def worker_resources(workers: int, cpus: float | None, gpu: bool) -> dict[str, float]:
-    """What each of `workers` workers takes. `cpus` None: an even share of the nodes, or one CPU beside a GPU.
+def worker_resources(workers: int, cpus: float | None, gpus: float, kind: str = "workers") -> dict[str, float]:
+    """What each of `workers` workers takes, which the command line counts as --`kind`.
+
+    `cpus` None: an even share of the nodes, or one CPU beside a GPU.
 
     Fails at once where the cluster cannot hold them, instead of waiting for nodes that never come: raises UserError
     with both numbers. A worker never spans nodes.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    each = {"CPU": cpus or 1.0} | ({"GPU": 1.0} if gpu else {})
-    room = sum(int(min(node.get(kind, 0) // amount for kind, amount in each.items())) for node in nodes)
+    each = {"CPU": cpus or 1.0} | ({"GPU": float(gpus)} if gpus else {})
+    room = sum(int(min(node.get(name, 0) // amount for name, amount in each.items())) for node in nodes)
     if room < workers:
-        total = {kind: sum(node.get(kind, 0) for node in nodes) for kind in each}
+        total = {name: sum(node.get(name, 0) for node in nodes) for name in each}
         raise UserError(
-            f"{workers} workers, each with {_amounts(each)}, do not fit: the cluster has {_amounts(total)} "
-            f"on {len(nodes)} node{'s' * (len(nodes) != 1)}, room for {room}. Lower --workers or add nodes."
+            f"{workers} {kind}, each with {_amounts(each)}, do not fit: the cluster has {_amounts(total)} "
+            f"on {len(nodes)} node{'s' * (len(nodes) != 1)}, room for {room}. Lower --{kind} or add nodes."
         )
-    if cpus is None and not gpu:
+    if cpus is None and not gpus:
         # The most that lets all workers fit, if the nodes are alike.
         on_a_node = -(-workers // len(nodes))
         each["CPU"] = max(1.0, min(node.get("CPU", 0) for node in nodes) // on_a_node)

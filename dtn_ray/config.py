@@ -141,6 +141,57 @@ class Run:
     """How many times a lost worker or node is replaced before the run gives up."""
 
 
+@dataclass(frozen=True)
+class Conversion:
+    """One conversion job."""
+
+    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
+    """A checkpoint of jobs/train.py, or the folder of a finished run (local or s3://)."""
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="IN")]
+    """Folder or s3:// prefix of images; all below it are converted."""
+    out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
+    """Folder or s3:// prefix for the results, apart from the source; one OUT for each source."""
+    actors: int | None = None
+    """Actors that hold the model and share the work; by default one for each CPU, or GPU, of the cluster."""
+    max_actors: int | None = None
+    """Let Ray add actors up to so many while there is work, and the cluster nodes for them; by default --actors."""
+    gpu: bool = False
+    """Compute on GPUs."""
+    actors_per_gpu: int = 1
+    """Actors that share one GPU."""
+    batch_size: int = 256
+    """Images in one pass through the networks."""
+    bf16: bool = False
+    """Compute in bfloat16 where that is safe (autocast)."""
+    compile: bool = False
+    """Compile the networks (torch.compile)."""
+    threads: int = 16
+    """Files that one actor reads at once; and as many that it writes."""
+    format: Literal["png", "webp"] = "png"
+    """Of the images written; both keep every pixel."""
+    max_pixels: int = 50_000_000
+    """Images of more pixels are refused before they are decoded."""
+    sheet: int = 64
+    """Pairs on the contact sheet."""
+    match: str = ""
+    """Only keys in which this regular expression is found."""
+    min_size: int = 0
+    """Only objects of so many bytes or more."""
+    modified_since: str = ""
+    """Only objects changed at this time or later: 2026-01-31 or 2026-01-31T18:00+01:00; UTC where no zone is given."""
+    limit: int | None = None
+    """Convert so many at most; the next run goes on."""
+    retry_failed: bool = False
+    """Also try images again that could not be decoded, though they have not changed."""
+    max_failure_rate: float = 0.5
+    """End early if more than this part of the latest outcomes (100 to 1,000 of them, or all at the end) failed for want
+    of the store or the model. Images that cannot be decoded do not count."""
+    lease_seconds: float = 60.0
+    """A run that was killed keeps others from OUT for so long; one that lives renews its lease."""
+    dry_run: bool = False
+    """Count, and estimate the time from a few images; write nothing."""
+
+
 def paper_digits() -> Experiment:
     """Sec. 5.1 and nothing beyond it: SVHN → MNIST, α = β = 15, γ = 0."""
     return Experiment(data=DataConfig(source="svhn", target="mnist"))

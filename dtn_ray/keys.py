@@ -7,19 +7,19 @@ MAX_NAME = 230  # bytes of a file name; local filesystems end at 255, and a file
 MAX_KEY = 800  # bytes; S3 ends at 1024, of which OUT's own prefix takes some
 
 
-def output_key(key: str) -> str:
-    """`<key>.png`, made safe as a local path and as an S3 key; other keys have other outputs.
+def output_key(key: str, format: str = "png") -> str:
+    """`<key>.<format>`, made safe as a local path and as an S3 key; other keys have other outputs.
 
     Any string in. Most come out as they are; %, backslashes and control characters become %XX. A folder called `.` or
-    `..` is escaped too; one without a name, or with a name that ends in .png and might be another output's, has %2F
-    after it. What is then too long becomes `%long/<SHA-256 of the key>.png`. No other % is ever written, so nothing
-    collides.
+    `..` is escaped too; one without a name, or with a name that ends in .<format> and might be another output's, has
+    %2F after it. What is then too long becomes `%long/<SHA-256 of the key>.<format>`. No other % is ever written, so
+    nothing collides.
     """
     *folders, name = (_escape(component) for component in key.split("/"))
-    output = "/".join([*(_folder(each) for each in folders), f"{name}.png"])
+    output = "/".join([*(_folder(each, format) for each in folders), f"{name}.{format}"])
     if len(output.encode()) > MAX_KEY or any(len(each.encode()) > MAX_NAME for each in output.split("/")):
         digest = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
-        return f"%long/{digest}.png"
+        return f"%long/{digest}.{format}"
     return output
 
 
@@ -32,7 +32,7 @@ def _percent(match: re.Match[str]) -> str:
     return "".join(f"%{byte:02X}" for byte in match[0].encode(errors="surrogatepass"))
 
 
-def _folder(name: str) -> str:
+def _folder(name: str, format: str) -> str:
     if name in (".", ".."):
         return name.replace(".", "%2E")
-    return f"{name}%2F" if not name or name.lower().endswith(".png") else name
+    return f"{name}%2F" if not name or name.lower().endswith(f".{format}") else name

@@ -1,14 +1,21 @@
-"""The ledger of conversions: which object was converted by which model, with what outcome. Knows no Ray.
+"""The ledger of a conversion: which object was converted by a model, with what outcome. Knows no Ray.
 
-A folder of Parquet parts. A part is written whole, under a name of its own, after the outputs that it tells of: a run
-that is killed loses at most the rows of outputs that the next run writes again. Of several rows for one key and model
-the newest holds, so parts may overlap, and reading needs no lock.
+A folder of Parquet files, read by ranges of keys, so that no reader needs to hold it whole. A part holds the rows that
+a run has just finished: it is written whole, under a name of its own, after the outputs that it tells of, so that a run
+that is killed loses at most the rows of outputs that the next run writes again. Of several rows for one key the newest
+holds, so parts may overlap, and reading needs no lock. Compaction turns parts into sets: sorted, and apart from each
+other.
 """
 
+import contextlib
 import io
 import time
 import uuid
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,89 +41,173 @@ SCHEMA = pa.schema(
     },
     metadata={"ledger_format": str(FORMAT)},
 )
-ROWS_PER_PART = 1_000_000
+ROWS_PER_SET = 500_000
+ROWS_PER_GROUP = 25_000  # what a reader of a narrow range reads at least
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of the ledger, and what its footer tells."""
+
+    uri: str
+    groups: tuple[tuple[str, str, int], ...]
+    """First key, last key and number of rows of each row group."""
+
+    @property
+    def low(self) -> str:
+        return min(low for low, _, _ in self.groups)
+
+    @property
+    def high(self) -> str:
+        return max(high for _, high, _ in self.groups)
+
+    @property
+    def rows(self) -> int:
+        return sum(rows for _, _, rows in self.groups)
+
+    @property
+    def is_set(self) -> bool:
+        return "/set-" in self.uri
 
 
 class Ledger:
-    """The ledger in one folder or prefix."""
+    """The ledger in one folder or prefix, of one source and one model."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
 
-    def read(self) -> pa.Table:
-        """The newest row for each key and model, sorted by them; no rows where there is no ledger yet.
+    def parts(self) -> list[Part]:
+        """The files of the ledger; none where there is no ledger yet.
 
-        Raises UserError for a part that is damaged or of a newer format.
+        Raises UserError for one that is damaged or of a newer format, FileNotFoundError for one that a compaction has
+        just replaced.
         """
+        keys = [key for key in storage.list_keys(self.uri) if key.endswith(".parquet")]
+        with ThreadPoolExecutor(16) as pool:
+            parts = list(pool.map(lambda key: _open(storage.join(self.uri, key)), keys))
+        return [part for part in parts if part.groups]
+
+    def read(self) -> pa.Table:
+        """The newest row for each key, sorted by key: for ledgers that fit into memory. Errors as for `parts`."""
         while True:
             try:
-                return newest(self._read(self._parts()))
+                return read_range(self.parts())
             except FileNotFoundError:  # a compaction beside this has just replaced the part: list again
                 continue
 
     def append(self, rows: pa.Table) -> None:
         """Writes rows (all columns but `time`, in any order) as one part. Their outputs must be written by now."""
         now = pa.array([round(time.time() * 1e6)] * len(rows), pa.timestamp("us", "UTC"))
-        self._write(f"part-{uuid.uuid4().hex}", rows.append_column("time", now))
+        self._write(f"part-{uuid.uuid4().hex}", rows.append_column("time", now).sort_by("key"))
 
-    def compact(self) -> pa.Table:
-        """Rewrites the parts as one set without superseded rows, and returns its rows.
+    def compact(self, apply: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map) -> None:
+        """Merges the parts, and the sets that they fall among, into new sets without superseded rows.
 
-        Only parts whose rows are in the new set are deleted, and only once it is written: whatever a crash, or another
-        writer, leaves beside it reads the same.
+        `apply` is `map`, or does the same on many machines; each call holds about ROWS_PER_SET rows. The old files are
+        deleted once all the new ones are written: whatever a crash, or another writer, leaves behind reads the same.
         """
-        parts = self._parts()
-        rows = newest(self._read(parts))
-        if len(parts) > 1:
-            # Sorts after all that it replaces, so that a long listing meets the one or the other.
-            name = f"{time.time_ns():020}-{uuid.uuid4().hex}"
-            for i, start in enumerate(range(0, len(rows), ROWS_PER_PART)):
-                self._write(f"set-{name}-{i:05}", rows.slice(start, ROWS_PER_PART))
-            with ThreadPoolExecutor(16) as pool:
-                list(pool.map(storage.delete, parts))
-        return rows
-
-    def _parts(self) -> list[str]:
-        files = storage.list_files(self.uri)
-        return [storage.join(self.uri, file.key) for file in files if file.key.endswith(".parquet")]
-
-    def _read(self, parts: list[str]) -> pa.Table:
+        parts = self.parts()
+        stale = [part for part in parts if not part.is_set]
+        if not stale:
+            return
+        # Small sets too, or each night would leave one.
+        stale += [part for part in parts if part.is_set and part.rows < ROWS_PER_SET // 2]
+        low, high = min(part.low for part in stale), max(part.high for part in stale)
+        old = [part for part in parts if part.high >= low and part.low <= high]
+        if len(old) == 1 and old[0].is_set:
+            return
+        # Sorts after all that it replaces, so that a long listing meets the one or the other.
+        name = f"set-{time.time_ns():020}-{uuid.uuid4().hex}"
+        cuts = _cuts(old)
+        jobs = [
+            (old, *bounds, f"{name}-{i:05}") for i, bounds in enumerate(zip(["", *cuts], [*cuts, None], strict=True))
+        ]
+        list(apply(self._merge, jobs))
         with ThreadPoolExecutor(16) as pool:
-            return pa.concat_tables([SCHEMA.empty_table(), *pool.map(_read_part, parts)])
+            list(pool.map(lambda part: storage.delete(part.uri), old))
+
+    def _merge(self, job: tuple[Sequence[Part], str, str | None, str]) -> None:
+        parts, low, below, name = job
+        rows = read_range(parts, low, below, inclusive=False)
+        if len(rows):
+            self._write(name, rows)
 
     def _write(self, name: str, rows: pa.Table) -> None:
         buffer = io.BytesIO()
-        pq.write_table(rows.select(SCHEMA.names).cast(SCHEMA), buffer)
+        pq.write_table(rows.select(SCHEMA.names).cast(SCHEMA), buffer, row_group_size=ROWS_PER_GROUP)
         storage.write_bytes(storage.join(self.uri, f"{name}.parquet"), buffer.getvalue())
 
 
+def read_range(parts: Iterable[Part], low: str = "", high: str | None = None, *, inclusive: bool = True) -> pa.Table:
+    """The newest row for each key from `low` up to and with `high` (without it, where not `inclusive`), sorted by key.
+
+    Reads only the row groups that may hold such keys. Raises as `Ledger.parts` does.
+    """
+
+    def wanted(first: str, last: str) -> bool:
+        return last >= low and (high is None or first < high or (inclusive and first == high))
+
+    def read(part: Part) -> pa.Table:
+        groups = [i for i, (first, last, _) in enumerate(part.groups) if wanted(first, last)]
+        filesystem, path = storage.resolve(part.uri)
+        with _explained(part.uri), pq.ParquetFile(path, filesystem=filesystem) as file:
+            return file.read_row_groups(groups, columns=SCHEMA.names).select(SCHEMA.names).cast(SCHEMA)
+
+    with ThreadPoolExecutor(16) as pool:
+        tables = pool.map(read, [part for part in parts if wanted(part.low, part.high)])
+        rows = pa.concat_tables([SCHEMA.empty_table(), *tables])
+    inside = pc.field("key") >= low
+    if high is not None:
+        inside &= (pc.field("key") <= high) if inclusive else (pc.field("key") < high)
+    return newest(rows.filter(inside))
+
+
 def newest(rows: pa.Table) -> pa.Table:
-    """Of each key and model the row of most attempts; among those, as clocks differ between machines, the latest."""
-    order = [("model", "ascending"), ("key", "ascending"), ("attempts", "descending"), ("time", "descending")]
-    rows = rows.sort_by(order).combine_chunks()
+    """Of each key the row of most attempts; among those, as clocks differ between machines, the latest."""
+    rows = rows.sort_by([("key", "ascending"), ("attempts", "descending"), ("time", "descending")]).combine_chunks()
     if len(rows) < 2:
         return rows
-    key, model = rows["key"], rows["model"]
-    other = pc.call_function(
-        "or", [pc.call_function("not_equal", [column[1:], column[:-1]]) for column in (key, model)]
-    )
+    other = pc.call_function("not_equal", [rows["key"][1:], rows["key"][:-1]])
     return rows.filter(pa.chunked_array([pa.array([True]), *other.chunks]))
 
 
-def _read_part(uri: str) -> pa.Table:
-    try:
-        table = pq.read_table(io.BytesIO(storage.read_bytes(uri)))
-        written = int((table.schema.metadata or {})[b"ledger_format"])
+def _cuts(parts: Sequence[Part]) -> list[str]:
+    """Keys that cut the rows of some files into ranges of about ROWS_PER_SET rows or, evenly, less."""
+    groups = sorted(group for part in parts for group in part.groups)
+    total = sum(rows for _, _, rows in groups)
+    count = -(-total // ROWS_PER_SET)
+    before, starts = 0, list[int]()
+    for _, _, rows in groups:
+        starts.append(before)
+        before += rows
+    wanted = [groups[bisect_right(starts, total * i // count) - 1][0] for i in range(1, count)]
+    return sorted(set(wanted))
+
+
+def _open(uri: str) -> Part:
+    filesystem, path = storage.resolve(uri)
+    with _explained(uri):
+        footer = pq.read_metadata(path, filesystem=filesystem)
+        written = int((footer.metadata or {})[b"ledger_format"])
         if written > FORMAT:
             raise UserError(
                 f"{uri}: a ledger of format {written}, this version of dtn-ray reads up to format {FORMAT}: "
                 "update dtn-ray, or choose another OUT"
             )
-        return table.select(SCHEMA.names).cast(SCHEMA)
+        key = footer.schema.names.index("key")
+        columns = [footer.row_group(i).column(key).statistics for i in range(footer.num_row_groups)]
+        rows = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
+        return Part(uri, tuple((each.min, each.max, count) for each, count in zip(columns, rows, strict=True) if count))
+
+
+@contextlib.contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{uri}: this part of the ledger cannot be read ({error}). If it is damaged, delete it: "
-            "what it told of is converted again."
+            f"{uri}: this part of the ledger cannot be read ({error}). If the store is well and it is "
+            "damaged, delete it: what it told of is converted again."
         ) from error

@@ -7,41 +7,51 @@ import fcntl
 import hashlib
 import os
 import posixpath
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import boto3
+import obstore
+import pyarrow as pa
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from obstore.auth.boto3 import Boto3CredentialProvider
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
 from pyarrow import fs
 
 from dtn_ray.errors import UserError
 
-
-@dataclass(frozen=True)
-class File:
-    """One file below a folder or prefix, as a listing tells it."""
-
-    key: str
-    """Its name relative to the folder, with / between components."""
-    version: str
-    """Other for other content: the ETag on S3, size and time of change of a local file."""
-    size: int
-    modified: datetime
+LISTING = pa.schema(
+    {
+        "key": pa.string(),  # relative to the folder, with / between components
+        "version": pa.string(),  # other for other content: the ETag on S3, size and time of change of a local file
+        "size": pa.int64(),  # bytes
+        "modified": pa.timestamp("us", "UTC"),
+    }
+)
+PAGE = 1000  # S3 gives no more keys at once
 
 
 def resolve(uri: str) -> tuple[fs.FileSystem, str]:
     """The filesystem a URI lives on, and its path there. Raises UserError for a scheme other than s3:// or file://."""
     if uri.startswith("s3://"):
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        return fs.S3FileSystem(endpoint_override=endpoint, region=region), uri.removeprefix("s3://").strip("/")
+        return fs.S3FileSystem(endpoint_override=_endpoint(), region=region), uri.removeprefix("s3://").strip("/")
     if "://" in uri and not uri.startswith("file://"):
         raise UserError(f"{uri}: unknown scheme; give a local path or s3://bucket/prefix")
     return fs.LocalFileSystem(), str(Path(uri.removeprefix("file://")).expanduser().resolve())
+
+
+def _endpoint() -> str | None:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
 def join(uri: str, *names: str) -> str:
@@ -63,42 +73,100 @@ def exists(uri: str) -> bool:
     return kind(uri) != fs.FileType.NotFound
 
 
-def list_files(uri: str) -> list[File]:
-    """All files below a folder or prefix, sorted by key; none where it is absent.
+def list_keys(uri: str) -> list[str]:
+    """The keys of all files below a small folder or prefix, in order; none where it is absent."""
+    return [key for page in list_pages(uri) for key in page["key"].to_pylist()]
 
+
+def list_pages(uri: str, after: str = "", until: str | None = None) -> Iterator[pa.Table]:
+    """The files below a folder or prefix as tables of the schema LISTING, in the order of their keys' bytes.
+
+    Only keys after `after`, up to and with `until`. Holds a page at a time (of a local folder, the names in it).
     Raises UserError if the store refuses.
     """
     try:
-        files = _list_s3(uri) if uri.startswith("s3://") else _list_local(uri)
+        yield from _pages_s3(uri, after, until) if uri.startswith("s3://") else _pages_local(uri, after, until)
     except (OSError, ClientError, BotoCoreError) as error:
         raise UserError(f"{uri}: cannot be listed: {error}. Check the endpoint and the credentials.") from error
-    return sorted(files, key=lambda file: file.key)
 
 
-def _list_s3(uri: str) -> list[File]:
+def _pages_s3(uri: str, after: str, until: str | None) -> Iterator[pa.Table]:
     bucket, prefix = _bucket_and_key(uri.rstrip("/") + "/")
-    pages = s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    return [
-        File(each["Key"].removeprefix(prefix), each["ETag"].strip('"'), each["Size"], each["LastModified"])
-        for page in pages
-        for each in page.get("Contents", ())
-        if not each["Key"].endswith("/")  # the markers of folders
-    ]
+    options = {"StartAfter": prefix + after} if after else {}
+    for page in s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **options):
+        found = [each for each in page.get("Contents", ()) if not each["Key"].endswith("/")]  # the markers of folders
+        keys = [each["Key"].removeprefix(prefix) for each in found]
+        inside = len(keys) if until is None else sum(key <= until for key in keys)
+        columns = [
+            keys[:inside],
+            [each["ETag"].strip('"') for each in found[:inside]],
+            [each["Size"] for each in found[:inside]],
+            [each["LastModified"] for each in found[:inside]],
+        ]
+        yield pa.table(columns, schema=LISTING)
+        if inside < len(keys):
+            return
 
 
-def _list_local(uri: str) -> list[File]:
-    filesystem, root = resolve(uri)
-    found = filesystem.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
-    return [
-        File(
-            posixpath.relpath(info.path, root),
-            f"{info.size}-{info.mtime_ns}",
-            info.size,
-            datetime.fromtimestamp(info.mtime_ns / 1e9, UTC),
-        )
-        for info in found
-        if info.type == fs.FileType.File
-    ]
+def _pages_local(uri: str, after: str, until: str | None) -> Iterator[pa.Table]:
+    files = (file for file in _walk(resolve(uri)[1], "", ()) if file[0] > after and (until is None or file[0] <= until))
+    while page := list(islice(files, PAGE)):
+        yield pa.Table.from_pylist([dict(zip(LISTING.names, file, strict=True)) for file in page], LISTING)
+
+
+def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, str, int, datetime]]:
+    """The files below a folder as rows of LISTING; links are followed, unless to a folder that they lie in."""
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return
+    where = os.stat(folder)
+    if (where.st_dev, where.st_ino) in above:
+        return
+    above = (*above, (where.st_dev, where.st_ino))
+    for entry in sorted(entries, key=lambda entry: entry.name + "/" * entry.is_dir()):
+        if entry.is_dir():
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", above)
+        elif entry.is_file():
+            found = entry.stat()
+            # A name that is no UTF-8 cannot be a key; under this one it is listed, and then not found.
+            key = f"{prefix}{entry.name}".encode(errors="backslashreplace").decode()
+            modified = datetime.fromtimestamp(found.st_mtime_ns / 1e9, UTC)
+            yield key, f"{found.st_size}-{found.st_mtime_ns}", found.st_size, modified
+
+
+def key_ranges(uri: str, parts: int) -> list[tuple[str, str | None]]:
+    """Ranges (after, until] of keys that together hold all, to be listed side by side: about `parts` or more.
+
+    One for a local folder and for up to 10,000 objects. Elsewhere the prefixes that exist are found by probing, one
+    character at a time, so that it does not matter whether keys have folders; the ranges may differ in size.
+    """
+    if not uri.startswith("s3://") or len(list(islice(list_pages(uri), 10))) < 10:
+        return [("", None)]
+    large, small = [""], list[str]()
+    with ThreadPoolExecutor(32) as pool:
+        while large and len(large) + len(small) < parts:
+            found = [each for children in pool.map(lambda prefix: _children(uri, prefix), large) for each in children]
+            large = [prefix for prefix, is_large in found if is_large]
+            small += [prefix for prefix, is_large in found if not is_large]
+    cuts = sorted({*large, *small} - {""})
+    return list(zip(["", *cuts], [*cuts, None], strict=True))
+
+
+def _children(uri: str, prefix: str) -> list[tuple[str, bool]]:
+    """The prefixes one character longer that keys have, and whether more than a page of keys has them."""
+    children = dict[str, int]()
+    after = prefix
+    while True:
+        page = next(list_pages(uri, after), None)
+        inside = [key for key in (page["key"].to_pylist() if page else ()) if key.startswith(prefix)]
+        for key in inside:
+            children[key[: len(prefix) + 1]] = children.get(key[: len(prefix) + 1], 0) + 1
+        if page is None or len(inside) < len(page) or not inside:
+            return [(child, count >= PAGE // 2) for child, count in children.items() if child != prefix]
+        last = inside[-1][: len(prefix) + 1]
+        children[last] = PAGE  # how many more there are, nobody knows
+        after = last + chr(0x10FFFF)
 
 
 def s3_client() -> Any:
@@ -109,12 +177,13 @@ def s3_client() -> Any:
 @lru_cache
 def _s3_client(variables: tuple[tuple[str, str], ...]) -> Any:
     """One client for each setting of the variables: it is slow to make and safe to share among threads."""
-    endpoint = any(name.startswith("AWS_ENDPOINT_URL") for name, _ in variables)
     config = Config(
-        retries={"mode": "standard", "max_attempts": 5},
+        retries={"mode": "standard", "max_attempts": 6},
+        connect_timeout=5,
+        read_timeout=20,
         max_pool_connections=64,
         request_checksum_calculation="when_required",  # other stores than Amazon's need not know the newer ones
-        s3={"addressing_style": "path" if endpoint else "auto"},
+        s3={"addressing_style": "path" if _endpoint() else "auto"},
     )
     return boto3.Session().client("s3", config=config)
 
@@ -124,35 +193,137 @@ def _bucket_and_key(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
+# About 20 seconds of a store that says "slow down".
+RETRIES: Any = {
+    "max_retries": 10,
+    "retry_timeout": timedelta(minutes=2),
+    "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=10), "base": 2},
+}
+
+
+def _timeouts() -> Any:
+    """In seconds as obstore writes them; its own variables change them."""
+    return {
+        "connect_timeout": os.environ.get("AWS_CONNECT_TIMEOUT", "5s"),
+        "read_timeout": os.environ.get("AWS_READ_TIMEOUT", "20s"),  # between two bytes, and before the first
+        "timeout": os.environ.get("AWS_TIMEOUT", "120s"),  # of a whole request
+        "allow_http": True,
+    }
+
+
+def _store(bucket: str) -> S3Store:
+    """obstore's client, with retries: a fourth of boto3's work for each object, and free of Python's lock."""
+    return _stores(
+        bucket, tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
+    )
+
+
+@lru_cache
+def _stores(bucket: str, variables: tuple[tuple[str, str], ...]) -> S3Store:
+    endpoint = _endpoint()
+    try:
+        # Asked anew well before a role's credentials can end: boto renews them a quarter of an hour before.
+        credentials = Boto3CredentialProvider(ttl=timedelta(minutes=10))
+    except ValueError as error:
+        raise OSError(
+            "no AWS credentials: set AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role"
+        ) from error
+    return S3Store(
+        bucket,
+        region=s3_client().meta.region_name,
+        endpoint=endpoint,
+        virtual_hosted_style_request=endpoint is None,
+        credential_provider=credentials,
+        client_options=_timeouts(),
+        retry_config=RETRIES,
+    )
+
+
+def _plain(key: str) -> bool:
+    """Whether obstore takes a key as it is: without control characters and components that are empty, `.` or `..`."""
+    return not {"", ".", ".."} & set(key.split("/")) and not re.search(r"[\x00-\x1f\x7f]", key)
+
+
+def _refusal(uri: str, error: Exception) -> OSError:
+    """What a store's library raised, as one line: FileNotFoundError where the object is absent."""
+    absent = isinstance(error, FileNotFoundError)
+    if isinstance(error, ClientError):
+        absent = error.response["Error"]["Code"] in ("NoSuchKey", "404")
+    text = str(error).partition("\n\nDebug source")[0]
+    return (FileNotFoundError if absent and "NoSuchBucket" not in text else OSError)(f"{uri}: {text}")
+
+
 def read_bytes(uri: str) -> bytes:
     """The whole content of a file. Raises OSError where it is absent or the store fails."""
-    if uri.startswith("s3://"):
-        bucket, key = _bucket_and_key(uri)
-        try:
-            return s3_client().get_object(Bucket=bucket, Key=key)["Body"].read()
-        except ClientError as error:
-            absent = error.response["Error"]["Code"] in ("NoSuchKey", "404")
-            raise (FileNotFoundError if absent else OSError)(f"{uri}: {error}") from error
-        except BotoCoreError as error:
-            raise OSError(f"{uri}: {error}") from error
-    filesystem, path = resolve(uri)
-    with filesystem.open_input_file(path) as file:
-        return file.read()
-
-
-def write_bytes(uri: str, content: bytes) -> None:
-    """Writes a file whole: a reader sees the old content or the new, never a part."""
-    filesystem, path = resolve(uri)
-    local = isinstance(filesystem, fs.LocalFileSystem)
-    target = f"{path}.{os.getpid()}.partial" if local else path
+    if not uri.startswith("s3://"):
+        filesystem, path = resolve(uri)
+        with filesystem.open_input_file(path) as file:
+            return file.read()
+    bucket, key = _bucket_and_key(uri)
     try:
-        filesystem.create_dir(posixpath.dirname(path), recursive=True)
-        with filesystem.open_output_stream(target) as stream:
-            stream.write(content)
-        if local:
-            filesystem.move(target, path)
+        if _plain(key):
+            return obstore.get(_store(bucket), key).bytes().to_bytes()
+        return s3_client().get_object(Bucket=bucket, Key=key)["Body"].read()
+    except (FileNotFoundError, ClientError, BotoCoreError, BaseError) as error:
+        raise _refusal(uri, error) from error
+
+
+def write_bytes(
+    uri: str,
+    content: bytes,
+    content_type: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    scratch: str | None = None,
+) -> None:
+    """Writes a file whole: a reader sees the old content or the new, never a part.
+
+    `content_type` and `metadata` (ASCII) are for S3 alone. A local file is first written beside its place, or in the
+    folder `scratch` of the same filesystem. Raises UserError if the store refuses.
+    """
+    try:
+        if uri.startswith("s3://"):
+            _put(uri, content, content_type, metadata or {})
+            return
+        path = resolve(uri)[1]
+        partial = f"{scratch or os.path.dirname(path)}/{uuid.uuid4().hex}.partial"
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            Path(partial).write_bytes(content)
+            os.replace(partial, path)
+        except OSError:
+            Path(partial).unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise UserError(f"{uri}: cannot be written: {error}") from error
+    except (ClientError, BotoCoreError, BaseError) as error:
+        raise UserError(f"cannot be written: {_refusal(uri, error)}") from error
+
+
+def _put(uri: str, content: bytes, content_type: str | None, metadata: Mapping[str, str]) -> None:
+    bucket, key = _bucket_and_key(uri)
+    if _plain(key):
+        attributes = {"Content-Type": content_type} if content_type else {}
+        obstore.put(_store(bucket), key, content, attributes=attributes | dict(metadata))
+    else:
+        headers = {"ContentType": content_type} if content_type else {}
+        s3_client().put_object(Bucket=bucket, Key=key, Body=content, Metadata=dict(metadata), **headers)
+
+
+def stat(uri: str) -> tuple[str, int, datetime]:
+    """Version, size and time of change of one file, as a listing tells them. Raises OSError as `read_bytes` does."""
+    if not uri.startswith("s3://"):
+        found = os.stat(resolve(uri)[1])
+        return (
+            f"{found.st_size}-{found.st_mtime_ns}",
+            found.st_size,
+            datetime.fromtimestamp(found.st_mtime_ns / 1e9, UTC),
+        )
+    bucket, key = _bucket_and_key(uri)
+    try:
+        head = s3_client().head_object(Bucket=bucket, Key=key)
+    except (ClientError, BotoCoreError) as error:
+        raise _refusal(uri, error) from error
+    return head["ETag"].strip('"'), head["ContentLength"], head["LastModified"]
 
 
 def read_versioned(uri: str) -> tuple[bytes, str | None]:

@@ -11,6 +11,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from PIL import Image
 
+from dtn_ray.images import to_image
+
 GAP = 4
 
 
@@ -32,11 +34,6 @@ def contact_sheet(pairs: Sequence[tuple[Image.Image, Image.Image]], columns: int
             method = Image.Resampling.NEAREST if image.width < size else Image.Resampling.LANCZOS
             sheet.paste(image.convert("RGB").resize((size, size), method), (left + j * (size + GAP), top))
     return sheet
-
-
-def to_image(pixels: np.ndarray) -> Image.Image:
-    """An array C×H×W uint8 (C 1 or 3) as a picture."""
-    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
 
 
 def draw_confusion(axes: Axes, counts: np.ndarray, title: str) -> None:

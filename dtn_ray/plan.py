@@ -1,0 +1,165 @@
+"""What there is to convert: a source's listing without what the ledger says is done.
+
+Neither is ever held whole. The listing is cut into ranges of keys; whoever lists a range reads the ledger's rows of the
+same keys beside it, and writes what is left to do as Parquet files, the work list.
+"""
+
+import io
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dtn_ray import storage
+from dtn_ray.config import Conversion
+from dtn_ray.errors import UserError
+from dtn_ray.images import SUFFIXES
+from dtn_ray.ledger import Part, read_range
+from dtn_ray.tally import Tally
+
+Apply = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+
+WORK = pa.schema({"key": pa.string(), "version": pa.string(), "size": pa.int64(), "attempts": pa.int32()})
+RANGES = 64  # listed side by side
+CHUNK = 50_000  # keys that are compared with the ledger at once
+SAMPLE = 32
+
+
+@dataclass
+class Plan:
+    """What one run has to do. Sums of plans of parts of a source are the plan of the whole."""
+
+    listed: int = 0
+    """All files below the source."""
+    others: int = 0
+    """Those that are no images by their name."""
+    images: int = 0
+    """Images that pass the filters."""
+    settled: Tally = field(default_factory=Tally)
+    """Those that need no work, by their rows in the ledger."""
+    bytes: int = 0
+    """To read."""
+    work: list[tuple[str, int]] = field(default_factory=list)
+    """Files of the work list, tables of the schema WORK, and their numbers of rows."""
+    sample: list[pa.Table] = field(default_factory=list)
+    """A few rows of each."""
+
+    @property
+    def todo(self) -> int:
+        return sum(rows for _, rows in self.work)
+
+    def merge(self, other: "Plan") -> None:
+        """Adds another part of the same source."""
+        self.listed += other.listed
+        self.others += other.others
+        self.images += other.images
+        self.settled.merge(other.settled)
+        self.bytes += other.bytes
+        self.work += other.work
+        self.sample = [*self.sample, *other.sample][:SAMPLE]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """A conversion's filters, checked. Raises UserError for one that cannot be meant."""
+
+    pattern: re.Pattern[str]
+    min_size: int
+    since: datetime
+
+    @classmethod
+    def of(cls, job: Conversion) -> "Filters":
+        try:
+            pattern = re.compile(job.match)
+        except re.error as error:
+            raise UserError(f"--match {job.match}: not a regular expression: {error}") from error
+        since = datetime(1, 1, 2, tzinfo=UTC)
+        if job.modified_since:
+            try:
+                since = datetime.fromisoformat(job.modified_since)
+            except ValueError as error:
+                raise UserError(f"--modified-since {job.modified_since}: not a date such as 2026-01-31") from error
+            since = since if since.tzinfo else since.replace(tzinfo=UTC)
+        return cls(pattern, job.min_size, since)
+
+    def apply(self, images: pa.Table) -> pa.Table:
+        """Those of some files (storage.LISTING) that pass."""
+        if self.pattern.pattern:
+            matches = [self.pattern.search(key) is not None for key in images["key"].to_pylist()]
+            images = images.filter(pa.array(matches, pa.bool_()))
+        return images.filter((pc.field("size") >= self.min_size) & (pc.field("modified") >= self.since))
+
+
+def make_plan(job: Conversion, ledger: list[Part], work: str | None, apply: Apply) -> Plan:
+    """The plan of a job. `apply` is `map`, or does the same on many machines; `work` None: the list is not written.
+
+    Raises UserError where the source has no images, or the store refuses.
+    """
+    filters = Filters.of(job)
+    ranges = storage.key_ranges(job.source, RANGES)
+    plan = Plan()
+    for part in apply(_scan, [(job, filters, ledger, work, i, *bounds) for i, bounds in enumerate(ranges)]):
+        plan.merge(part)
+    if plan.listed == plan.others:
+        raise UserError(
+            f"{job.source}: no images there ({plan.others} other entries; images end in {', '.join(SUFFIXES)})"
+        )
+    return plan
+
+
+def _scan(task: tuple[Conversion, Filters, list[Part], str | None, int, str, str | None]) -> Plan:
+    """The plan of one range of keys."""
+    job, filters, ledger, work, i, after, until = task
+    plan = Plan()
+    for j, files in enumerate(_chunks(storage.list_pages(job.source, after, until))):
+        plan.merge(sift(job, filters, ledger, files, work and storage.join(work, f"{i:04}-{j:05}.parquet")))
+    return plan
+
+
+def _chunks(pages: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    held, rows = list[pa.Table](), 0
+    for page in pages:
+        held, rows = [*held, page], rows + len(page)
+        if rows >= CHUNK:
+            yield pa.concat_tables(held)
+            held, rows = [], 0
+    if held:
+        yield pa.concat_tables(held)
+
+
+def sift(job: Conversion, filters: Filters, ledger: list[Part], files: pa.Table, work: str | None) -> Plan:
+    """The plan of some files (storage.LISTING); what is to do goes to the file `work`."""
+    named = files.filter(pa.array([key.lower().endswith(SUFFIXES) for key in files["key"].to_pylist()], pa.bool_()))
+    images = filters.apply(named)
+    plan = Plan(listed=len(files), others=len(files) - len(named), images=len(images))
+    if not len(images):
+        return plan
+    bounds = pc.call_function("min_max", [images["key"]])
+    rows = read_range(ledger, bounds["min"].as_py(), bounds["max"].as_py())
+    known = rows.take(pc.call_function("index_in", [images["key"]], pc.SetLookupOptions(rows["key"].combine_chunks())))
+    settled = [
+        version is not None
+        and row["version"] == version
+        and (row["status"] == "converted" or (row["cause"] == "image" and not job.retry_failed))
+        for row, version in zip(
+            known.select(["version", "status", "cause"]).to_pylist(), images["version"].to_pylist(), strict=True
+        )
+    ]
+    mask = pa.array(settled, pa.bool_())
+    plan.settled.add(known.filter(mask), seed=zlib.crc32(bounds["min"].as_py().encode()))
+    attempts = pc.call_function("add", [known["attempts"].combine_chunks().fill_null(0), pa.scalar(1, pa.int32())])
+    todo = images.append_column("attempts", attempts).filter(pc.call_function("invert", [mask])).select(WORK.names)
+    plan.bytes = pc.call_function("sum", [todo["size"]]).as_py() or 0
+    plan.work = [(work or "", len(todo))] if len(todo) else []
+    plan.sample = [todo.slice(0, SAMPLE)] if len(todo) else []
+    if work and len(todo):
+        buffer = io.BytesIO()
+        pq.write_table(todo.cast(WORK), buffer)
+        storage.write_bytes(work, buffer.getvalue())
+    return plan

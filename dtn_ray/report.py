@@ -1,0 +1,140 @@
+"""What a conversion leaves to look at: a contact sheet and a page of HTML that needs nothing beside it."""
+
+import base64
+import io
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+from jinja2 import Environment
+from matplotlib import pyplot as plt
+from PIL import Image
+
+from dtn_ray import storage
+from dtn_ray.config import Conversion
+from dtn_ray.converter import source_uri
+from dtn_ray.images import decode, to_image
+from dtn_ray.tally import EDGES, Tally
+
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Conversion of {{ summary.source }}</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem } code { overflow-wrap: anywhere }
+table { border-collapse: collapse } td, th { text-align: left; padding: .2rem 1.5rem .2rem 0; vertical-align: top }
+td.number { text-align: right; font-variant-numeric: tabular-nums }
+.bar { display: flex; height: 1rem; margin: 1rem 0 } .converted { background: #4a9 } .failed { background: #d65 }
+.remaining { background: #ccc } .pairs { display: flex; flex-wrap: wrap; gap: .8rem }
+figure { margin: 0; width: 9rem; font-size: .75rem; overflow-wrap: anywhere } 
+figure img { width: 4.4rem; image-rendering: pixelated }
+</style>
+<h1>{{ summary.source }} → {{ summary.out }}</h1>
+<p>Model <code>{{ summary.checkpoint }}</code> ({{ summary.model }}), {{ ended }}, {{ summary.seconds }} s
+{%- if summary.converted %}, {{ (summary.converted / summary.seconds) | round(1) }} images/s{% endif %}.</p>
+<div class="bar">{% for name in parts %}<div class="{{ name }}" style="flex: {{ parts[name] }}"></div>{% endfor %}</div>
+<table>
+{% for label, value in rows %}<tr><td>{{ label }}</td><td class="number">{{ "{:,}".format(value) }}</td></tr>
+{% endfor %}</table>
+{% if reasons %}<h2>Failures by reason</h2>
+<table><tr><th>images</th><th>cause</th><th>reason</th></tr>
+{% for (cause, reason), count in reasons %}<tr><td class="number">{{ "{:,}".format(count) }}</td><td>{{ cause }}</td>
+<td>{{ reason }}</td></tr>
+{% endfor %}</table>
+<p>An <i>image</i> that cannot be decoded is left until it changes; where the <i>store</i> or the <i>model</i> failed,
+the next run tries again. Some of them:</p>
+<table>{% for key, reason in failures %}<tr><td><code>{{ key }}</code></td><td>{{ reason }}</td></tr>
+{% endfor %}</table>{% endif %}
+{% if histogram %}<h2>Identity score ‖f(x) − f(G(x))‖</h2>
+<p>How far f sees each image from its source: the lower, the better kept.</p>
+<img alt="histogram of the scores" src="{{ histogram }}">{% endif %}
+{% if pairs %}<h2>A random sample: x and G(x)</h2>
+<div class="pairs">{% for key, score, before, after in pairs %}
+<figure><img alt="" src="{{ before }}"> <img alt="" src="{{ after }}">
+<figcaption>{{ key }} · {{ score }}</figcaption></figure>
+{% endfor %}</div>{% endif %}
+</html>
+"""
+
+
+def sample_pairs(job: Conversion, tally: Tally) -> list[tuple[dict[str, Any], Image.Image, Image.Image]]:
+    """Up to `--sheet` converted rows with x (64×64) and G(x); those that have changed or gone since are left out."""
+    rows = sorted((row for _, row in tally.sample[: job.sheet]), key=lambda row: row["key"])
+    with ThreadPoolExecutor(job.threads) as pool:
+        return [pair for pair in pool.map(lambda row: _pair(job, row), rows) if pair]
+
+
+def _pair(job: Conversion, row: dict[str, Any]) -> tuple[dict[str, Any], Image.Image, Image.Image] | None:
+    try:
+        before = decode(storage.read_bytes(source_uri(job.source, row["key"])), 64, job.max_pixels)
+        after = Image.open(io.BytesIO(storage.read_bytes(storage.join(job.out, row["output"]))))
+        after.load()
+    except (OSError, ValueError):
+        return None
+    return row, to_image(before), after
+
+
+def page(
+    summary: dict[str, Any], tally: Tally, pairs: list[tuple[dict[str, Any], Image.Image, Image.Image]], ended: str
+) -> str:
+    """The report: counts, failures by reason, a histogram of the scores, sample pairs. Everything is escaped."""
+    rows = [
+        ("images", summary["images"]),
+        ("converted before", summary["done_before"]),
+        ("converted by this run", summary["converted"]),
+        ("failed", summary["failed"]),
+        ("remaining", summary["remaining"]),
+    ]
+    return (
+        Environment(autoescape=True)
+        .from_string(PAGE)
+        .render(
+            summary=summary,
+            ended=ended,
+            parts={
+                "converted": summary["done_before"] + summary["converted"],
+                "failed": summary["failed"],
+                "remaining": summary["remaining"],
+            },
+            rows=rows,
+            reasons=tally.reasons.most_common(30),
+            failures=list(tally.failures.items()),
+            histogram=_histogram(tally.scores),
+            pairs=[
+                (row["key"], f"{row['score']:.3g}", _inline(before), _inline(after)) for row, before, after in pairs
+            ],
+        )
+    )
+
+
+def _histogram(counts: np.ndarray) -> str | None:
+    """The middle 99 % of the scores, in about forty bars."""
+    total = counts.sum()
+    if not total:
+        return None
+    cumulated = np.cumsum(counts) / total
+    low, high = np.searchsorted(cumulated, [0.005, 0.995])
+    edges = np.concatenate([[EDGES[0]], EDGES, [EDGES[-1]]])
+    step = max(1, (high - low + 1) // 40)
+    figure, axes = plt.subplots(figsize=(7, 2.4), layout="constrained")
+    for i in range(low, high + 1, step):
+        stop = min(i + step, high + 1)
+        axes.bar(edges[i], counts[i:stop].sum(), edges[stop] - edges[i], align="edge", color="#4a9", edgecolor="white")
+    axes.set(xlabel="score", ylabel="images")
+    axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    plt.close(figure)
+    return _data(buffer)
+
+
+def _inline(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="png")
+    return _data(buffer)
+
+
+def _data(buffer: io.BytesIO) -> str:
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,61 @@
+"""What is kept of rows of the ledger that are too many to keep: counts, a histogram, a random sample. Sums add up."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+SAMPLE = 256
+REASONS = 1000
+FAILURES = 20
+# Scores depend on f's scale, so the bins are narrow and wide apart in all: 3 % each, from 0.001 to 1,000.
+EDGES = np.geomspace(1e-3, 1e3, 468)
+
+
+@dataclass
+class Tally:
+    """Of rows of ledger.SCHEMA, in any order and from anywhere."""
+
+    converted: int = 0
+    failed: int = 0
+    bytes: int = 0
+    """Of the source objects."""
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How many failed for each cause and reason, numbers in it left out; the 1,000 most frequent."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """The reasons of a few, by key."""
+    scores: np.ndarray = field(default_factory=lambda: np.zeros(len(EDGES) + 1, np.int64))
+    """Histogram of the scores: below, between and above EDGES."""
+    sample: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
+    """A random sample of converted rows, each with the random number that it was chosen by."""
+
+    def add(self, rows: pa.Table, seed: int = 0) -> None:
+        """Counts rows. Two tables of one tally need different seeds for their sample to be random."""
+        converted = rows.filter(pc.field("status") == "converted")
+        failed = rows.filter(pc.field("status") == "failed")
+        other = Tally(len(converted), len(failed), pc.call_function("sum", [rows["size"]]).as_py() or 0)
+        for row in failed.select(["cause", "reason", "key"]).to_pylist():
+            other.reasons[row["cause"], re.sub(r"\d+", "…", row["reason"])] += 1
+            if len(other.failures) < FAILURES:
+                other.failures[row["key"]] = row["reason"]
+        found = np.digitize(converted["score"].to_numpy(zero_copy_only=False), EDGES)
+        other.scores = np.bincount(found, minlength=len(EDGES) + 1)
+        priorities = np.random.default_rng([seed, len(converted)]).random(len(converted))
+        chosen = np.argsort(priorities)[:SAMPLE]
+        other.sample = list(zip(priorities[chosen].tolist(), converted.take(chosen).to_pylist(), strict=True))
+        self.merge(other)
+
+    def merge(self, other: "Tally") -> None:
+        """Adds what another tally counted."""
+        self.converted += other.converted
+        self.failed += other.failed
+        self.bytes += other.bytes
+        self.reasons = Counter(dict((self.reasons + other.reasons).most_common(REASONS)))
+        self.failures = dict(islice((self.failures | other.failures).items(), FAILURES))
+        self.scores = self.scores + other.scores
+        self.sample = sorted([*self.sample, *other.sample], key=lambda chosen: chosen[0])[:SAMPLE]

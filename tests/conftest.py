@@ -19,6 +19,7 @@ import pytest
 import ray
 import torch
 from botocore.exceptions import BotoCoreError, ClientError
+from fault_proxy import FaultProxy, Plan
 from files import SMALL, encode, write_classifier, write_dtn, write_mat
 from PIL import Image
 
@@ -29,27 +30,39 @@ from dtn_ray.pretrain import pretrain
 from dtn_ray.train import train
 
 JOBS = Path(__file__).parent.parent / "jobs"
+S3_USERS = {
+    "tester": ["Admin", "Read", "Write", "List", "Tagging"],
+    "writer": ["Read", "Write", "List"],  # nor may it make buckets, which for tester a write does
+    "reader": ["Read", "List"],
+    "nobody": [],
+}
 
 torch.set_num_threads(1)  # small networks are faster so, and leave the cores to Ray's workers
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(s3_server):
-    """An embedded Ray that counts four CPUs, whatever the machine has; its workers inherit the way to the S3 server."""
+def ray_cluster(s3_server, s3_proxy):
+    """An embedded Ray that counts four CPUs, whatever the machine has; its workers inherit the way to the S3 server.
+
+    That way leads through the proxy, so that a test can break it for them too.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3_server.items():
             patch.setenv(name, value)
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+        patch.setenv("AWS_ENDPOINT_URL", s3_proxy.endpoint)
+        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)  # never one that runs here already
         yield
         ray.shutdown()
 
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory):
-    """A SeaweedFS with one user; gives the variables of the standard AWS chain that lead to it."""
+    """A SeaweedFS; gives the variables of the standard AWS chain that lead there as a user who may do everything."""
     folder = tmp_path_factory.mktemp("seaweedfs")
-    user = {"accessKey": "tester", "secretKey": "not-a-secret"}
-    identities = [{"name": "tester", "credentials": [user], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]
+    identities = [
+        {"name": name, "credentials": [{"accessKey": name, "secretKey": "not-a-secret"}], "actions": actions}
+        for name, actions in S3_USERS.items()
+    ]
     (folder / "s3.json").write_text(json.dumps({"identities": identities}))
     ports = dict(zip(("master", "volume", "filer", "s3"), _free_ports(4), strict=True))
     command = [
@@ -69,8 +82,8 @@ def s3_server(tmp_path_factory):
     ]
     environment = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3']}",
-        "AWS_ACCESS_KEY_ID": user["accessKey"],
-        "AWS_SECRET_ACCESS_KEY": user["secretKey"],
+        "AWS_ACCESS_KEY_ID": "tester",
+        "AWS_SECRET_ACCESS_KEY": "not-a-secret",
         "AWS_REGION": "us-east-1",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
@@ -79,7 +92,21 @@ def s3_server(tmp_path_factory):
             _wait_for(environment, server, folder / "log")
             yield environment
         finally:
-            server.terminate()
+            server.kill()  # it would take its time to end, and nothing of it is kept
+
+
+@pytest.fixture(scope="session")
+def s3_proxy(s3_server):
+    """The proxy between this session's Ray and the S3 server: `fault_proxy` is the way to use it."""
+    with FaultProxy(s3_server["AWS_ENDPOINT_URL"]) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def fault_proxy(s3_proxy, ray_cluster):
+    """The proxy, whose `plan` a test sets; nothing is broken after it."""
+    yield s3_proxy
+    s3_proxy.plan = Plan()
 
 
 def _free_ports(count: int) -> list[int]:

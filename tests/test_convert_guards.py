@@ -1,15 +1,20 @@
 """What a conversion refuses, leaves out or ends early for: leases, failing stores and models, filters, dry runs."""
 
+import io
 import json
 import os
+import re
+import socket
 import threading
 import time
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from files import encode, write_dtn
+from objects import Objects
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -18,7 +23,7 @@ from dtn_ray.checkpoint import load_trained
 from dtn_ray.convert import Conversion, Converter, convert
 from dtn_ray.errors import UserError
 from dtn_ray.lease import hold
-from dtn_ray.ledger import Ledger
+from dtn_ray.ledger import FORMAT, SCHEMA, Ledger
 
 
 @pytest.fixture
@@ -132,3 +137,83 @@ def test_options_that_cannot_work_are_refused(made, photos, tmp_path, options, m
     with pytest.raises(UserError, match=message):
         convert(Conversion(f"{made}/dtn", photos, f"{tmp_path}/out", **options))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def shop(s3_server) -> str:
+    """A bucket with an image, for the tests that only read it."""
+    objects = Objects(s3_server)
+    objects.client.create_bucket(Bucket="guards")
+    objects.put("s3://guards/in", {"a.png": encode(Image.new("RGB", (32, 32)))})
+    objects.put("s3://guards/texts", {"a.txt": b"a"})
+    return "s3://guards"
+
+
+@pytest.fixture
+def refusal(made, shop, s3_server, call, monkeypatch):
+    """Calls the command as one of the test server's users; gives the one line that it ends with."""
+
+    def run(checkpoint: str, source: str, out: str, user: str = "tester", **variables: str) -> str:
+        for name, value in (s3_server | {"AWS_ACCESS_KEY_ID": user} | variables).items():
+            monkeypatch.setenv(name, value)
+        began = time.monotonic()
+        code, stdout, stderr = call(f"convert {made}/{checkpoint} {source} {out}")
+        assert time.monotonic() - began < 30
+        assert (code, stdout) == (2, ""), stderr
+        (line,) = stderr.splitlines()
+        assert line.startswith("error: ") and len(line) < 600
+        return line
+
+    return run
+
+
+ADVICE = r"(?i)\b(check|create|choose|give|grant|set|end in)\b"
+NO_BUCKET = r"s3://no-such-bucket.*(no such|not exist|NoSuchBucket)"
+DENIED = r"(Access ?Denied|ACCESS_DENIED|403|permission)"
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "user", "words"),
+    [
+        ("s3://no-such-bucket/in", "out", "tester", NO_BUCKET),
+        ("s3://guards/in", "s3://no-such-bucket/out", "tester", NO_BUCKET),
+        ("s3://guards/in", "s3://guards/out", "reader", f"s3://guards/out.*{DENIED}"),
+        ("s3://guards/in", "out", "nobody", f"s3://guards/in.*{DENIED}"),
+        ("s3://guards/in", "s3://guards/in/out", "tester", "s3://guards/in/out lies inside the source"),
+        ("s3://guards/nothing", "out", "tester", "s3://guards/nothing: no such folder or prefix"),
+        ("s3://guards/texts", "out", "tester", "s3://guards/texts: no images there"),
+    ],
+    ids=["source-bucket", "out-bucket", "write-denied", "list-denied", "inside", "prefix", "no-images"],
+)
+def test_a_store_where_it_cannot_work_is_refused_in_one_line_with_advice(refusal, tmp_path, source, out, user, words):
+    line = refusal("dtn", source, out if out.startswith("s3://") else str(tmp_path / out), user)
+    assert re.search(words, line) and re.search(ADVICE, line), line
+
+
+@pytest.mark.parametrize("whose", ["source", "out"])
+def test_an_endpoint_that_is_down_is_named_within_half_a_minute(refusal, tmp_path, photos, whose):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        endpoint = f"127.0.0.1:{closed.getsockname()[1]}"
+    source, out = ("s3://guards/in", str(tmp_path / "out")) if whose == "source" else (photos, "s3://guards/out")
+    line = refusal("dtn", source, out, AWS_ENDPOINT_URL=f"http://{endpoint}")
+    assert endpoint in line and re.search(r"(?i)check the endpoint|AWS_ENDPOINT_URL", line), line
+
+
+def test_wrong_credentials_are_refused_in_one_line(refusal, tmp_path):
+    line = refusal("dtn", "s3://guards/in", f"{tmp_path}/out", AWS_SECRET_ACCESS_KEY="mistyped")
+    assert "s3://guards/in" in line and "credentials" in line
+
+
+def test_a_checkpoint_of_another_kind_is_refused_in_one_line(refusal, tmp_path):
+    assert "kind 'classifier'" in refusal("classifier", "s3://guards/in", f"{tmp_path}/out")
+
+
+def test_a_ledger_of_a_newer_version_is_refused_in_one_line(refusal, made, shop, s3_server):
+    part = io.BytesIO()
+    newer = SCHEMA.with_metadata({"ledger_format": str(FORMAT + 1)})
+    pq.write_table(newer.empty_table(), part)
+    model = load_trained(f"{made}/dtn").digest[:12]
+    Objects(s3_server).put(f"{shop}/newer", {f"ledger/{model}/part-0.parquet": part.getvalue()})
+    line = refusal("dtn", f"{shop}/in", f"{shop}/newer")
+    assert f"a ledger of format {FORMAT + 1}" in line and "update dtn-ray" in line
+    assert "delete" not in line, "there is nothing wrong with it"

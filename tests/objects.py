@@ -1,0 +1,69 @@
+"""Objects on the tests' S3 server, written and read past the code under test and past the proxy of the faults."""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import boto3
+import pyarrow.parquet as pq
+from botocore.config import Config
+
+
+class Objects:
+    """A user's view of the server; folders are s3://bucket/prefix."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.client = boto3.client(
+            "s3",
+            endpoint_url=environment["AWS_ENDPOINT_URL"],
+            aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+            region_name=environment["AWS_REGION"],
+            config=Config(max_pool_connections=16),
+        )
+
+    def put(self, folder: str, contents: dict[str, bytes]) -> None:
+        bucket, prefix = _split(folder)
+        with ThreadPoolExecutor(8) as pool:
+            list(
+                pool.map(
+                    lambda key: self.client.put_object(Bucket=bucket, Key=prefix + key, Body=contents[key]), contents
+                )
+            )
+
+    def keys(self, folder: str) -> list[str]:
+        bucket, prefix = _split(folder)
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        keys = [each["Key"].removeprefix(prefix) for page in pages for each in page.get("Contents", ())]
+        return [key for key in keys if key and not key.endswith("/")]  # no markers of folders
+
+    def read(self, folder: str, suffix: str = "") -> dict[str, bytes]:
+        """All objects below a folder whose names end so."""
+        bucket, prefix = _split(folder)
+        keys = [key for key in self.keys(folder) if key.endswith(suffix)]
+
+        def get(key: str) -> bytes:
+            return self.client.get_object(Bucket=bucket, Key=prefix + key)["Body"].read()
+
+        with ThreadPoolExecutor(8) as pool:
+            return dict(zip(keys, pool.map(get, keys), strict=True))
+
+    def images(self, out: str) -> dict[str, bytes]:
+        """All below OUT's images/, whatever the ledger says of it, by name relative to OUT."""
+        return {key: content for key, content in self.read(out).items() if "/images/" in key}
+
+    def ledger(self, out: str) -> list[dict[str, Any]]:
+        """Every row of every part, superseded ones too."""
+        parts = self.read(f"{out}/ledger", ".parquet").values()
+        return [row for part in parts for row in pq.read_table(io.BytesIO(part)).to_pylist()]
+
+    def newest(self, out: str) -> dict[str, dict[str, Any]]:
+        """The rows that hold, by key, where one model was used."""
+        rows = sorted(self.ledger(out), key=lambda row: (row["attempts"], row["time"]))
+        assert len({row["model"] for row in rows}) <= 1
+        return {row["key"]: row for row in rows}
+
+
+def _split(folder: str) -> tuple[str, str]:
+    bucket, _, prefix = folder.removeprefix("s3://").partition("/")
+    return bucket, f"{prefix.rstrip('/')}/" if prefix else ""

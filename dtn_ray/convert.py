@@ -113,9 +113,12 @@ def _check(job: Conversion) -> None:
     if job.max_actors is not None and job.max_actors < (job.actors or 1):
         raise UserError(f"--max-actors {job.max_actors} must be at least --actors {job.actors or 1}")
     if storage.kind(job.source) != fs.FileType.Directory:
-        raise UserError(f"{job.source}: no such folder or prefix")
+        raise UserError(f"{job.source}: no such folder or prefix; check its name and the bucket's")
     if _inside(job.out, job.source):
-        raise UserError(f"{job.out} lies inside the source {job.source}: the next run would convert its own output")
+        raise UserError(
+            f"{job.out} lies inside the source {job.source}: the next run would convert its own "
+            "output. Choose another OUT"
+        )
 
 
 def _inside(out: str, source: str) -> bool:

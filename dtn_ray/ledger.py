@@ -204,7 +204,7 @@ def _open(uri: str) -> Part:
 def _explained(uri: str) -> Iterator[None]:
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, UserError):
         raise
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise UserError(

@@ -37,6 +37,7 @@ LISTING = pa.schema(
         "modified": pa.timestamp("us", "UTC"),
     }
 )
+ADVICE = "Check that the bucket is there, the endpoint (AWS_ENDPOINT_URL) and the credentials."
 PAGE = 1000  # S3 gives no more keys at once
 
 
@@ -65,7 +66,7 @@ def kind(uri: str) -> fs.FileType:
     try:
         return filesystem.get_file_info(path).type
     except OSError as error:
-        raise UserError(f"{uri}: the store cannot be read: {error}. Check the endpoint and the credentials.") from error
+        raise UserError(f"{uri}: the store cannot be read: {error}. {ADVICE}") from error
 
 
 def exists(uri: str) -> bool:
@@ -87,7 +88,7 @@ def list_pages(uri: str, after: str = "", until: str | None = None) -> Iterator[
     try:
         yield from _pages_s3(uri, after, until) if uri.startswith("s3://") else _pages_local(uri, after, until)
     except (OSError, ClientError, BotoCoreError) as error:
-        raise UserError(f"{uri}: cannot be listed: {error}. Check the endpoint and the credentials.") from error
+        raise UserError(f"{uri}: cannot be listed: {error}. {ADVICE}") from error
 
 
 def _pages_s3(uri: str, after: str, until: str | None) -> Iterator[pa.Table]:
@@ -340,7 +341,7 @@ def read_versioned(uri: str) -> tuple[bytes, str | None]:
     except (OSError, ClientError, BotoCoreError) as error:
         if isinstance(error, ClientError) and error.response["Error"]["Code"] in ("NoSuchKey", "404"):
             return b"", None
-        raise UserError(f"{uri}: cannot be read: {error}") from error
+        raise UserError(f"{uri}: cannot be read: {error}. {ADVICE}") from error
 
 
 def compare_and_swap(uri: str, version: str | None, content: bytes) -> str | None:
@@ -358,9 +359,9 @@ def compare_and_swap(uri: str, version: str | None, content: bytes) -> str | Non
             # 409: another write came in between; 404: there is nothing that could match.
             if error.response["ResponseMetadata"]["HTTPStatusCode"] in (404, 409, 412):
                 return None
-            raise UserError(f"{uri}: cannot be written: {error}") from error
+            raise UserError(f"{uri}: cannot be written: {error}. {ADVICE}") from error
         except BotoCoreError as error:
-            raise UserError(f"{uri}: cannot be written: {error}") from error
+            raise UserError(f"{uri}: cannot be written: {error}. {ADVICE}") from error
     folder = Path(resolve(uri)[1]).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -25,10 +25,11 @@ def main(job: Job) -> None:
 
     from dtn_ray.checkpoint import load_trained
     from dtn_ray.config import Run, embedded
-    from dtn_ray.convert import Conversion, convert
+    from dtn_ray.config import Conversion
+from dtn_ray.convert import convert
     from dtn_ray.data.street_digits import street_digits
     from dtn_ray.evaluate.digits import score_digits
-    from dtn_ray.evaluate.figures import to_image
+    from dtn_ray.images import to_image
     from dtn_ray.train import train
 
     print("1/3  training f, the judge and the DTN: street-number digits → handwritten digits", flush=True)

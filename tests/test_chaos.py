@@ -28,7 +28,8 @@ from files import encode
 from objects import Objects
 from PIL import Image
 
-from dtn_ray.convert import Conversion, convert
+from dtn_ray.config import Conversion
+from dtn_ray.convert import convert
 
 ROOT = Path(__file__).parents[1]
 LEASE = 4  # seconds that a killed driver keeps others away

@@ -12,7 +12,8 @@ from PIL import Image
 
 from dtn_ray import data, storage
 from dtn_ray.checkpoint import load_trained
-from dtn_ray.convert import Conversion, convert
+from dtn_ray.config import Conversion
+from dtn_ray.convert import convert
 from dtn_ray.data.labelled import to_float, to_uint8
 from dtn_ray.errors import UserError
 
@@ -49,7 +50,7 @@ def converted(trained, photos, tmp_path_factory) -> tuple[dict, Path]:
 
 def test_every_image_has_one_outcome(converted, photos):
     summary, out = converted
-    rows = pq.read_table(out / "outcomes.parquet").to_pylist()
+    rows = pq.read_table(out.parent / "ledger").to_pylist()
     assert sorted(row["key"] for row in rows) == sorted(photos)
     assert {row["key"]: row["status"] for row in rows} == {
         key: "failed" if key in BAD else "converted" for key in photos

@@ -12,10 +12,14 @@ import torch
 from files import encode
 from PIL import Image
 
+from dtn_ray import storage
 from dtn_ray.checkpoint import load_trained
-from dtn_ray.convert import Conversion, Converter, decode, list_images
+from dtn_ray.config import Conversion
+from dtn_ray.convert import convert
+from dtn_ray.converter import Converter
 from dtn_ray.data.street_digits import street_digits
 from dtn_ray.errors import UserError
+from dtn_ray.images import decode
 
 # Finding and decoding images
 
@@ -197,19 +201,24 @@ def test_damaged_bytes_anywhere_stop_nothing(form):
         survives(bytes(content))
 
 
-def test_images_are_found_in_all_folders_below(tmp_path):
+def found_below(made, folder) -> int:
+    """How many images a conversion finds."""
+    return convert(Conversion(f"{made}/dtn", str(folder), f"{made}/nowhere", dry_run=True))["images"]
+
+
+def test_images_are_found_in_all_folders_below(made, tmp_path):
     for name in ("b.png", "a/z.JPG", "a/b/c.webp", "a/notes.txt", "c.jpeg.part", "d.tiff"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = ["a/b/c.webp", "a/z.JPG", "b.png", "d.tiff"]
-    assert [file.key for file in list_images(str(tmp_path))] == found
-    assert list_images(f"{tmp_path}/") == list_images(str(tmp_path))
+    assert found_below(made, tmp_path) == found_below(made, f"{tmp_path}/") == len(found)
+    assert [key for key in storage.list_keys(str(tmp_path)) if key in found] == found
 
 
-def test_a_folder_named_like_an_image_is_none(tmp_path):
+def test_a_folder_named_like_an_image_is_none(made, tmp_path):
     (tmp_path / "album.png").mkdir()
     (tmp_path / "album.png/a.png").touch()
-    assert [file.key for file in list_images(str(tmp_path))] == ["album.png/a.png"]
+    assert found_below(made, tmp_path) == 1
 
 
 @pytest.mark.parametrize(
@@ -221,13 +230,13 @@ def test_a_folder_named_like_an_image_is_none(tmp_path):
         ("texts/a.txt", "a.txt: no such folder or prefix"),
     ],
 )
-def test_sources_without_images_are_refused(tmp_path, name, reason):
+def test_sources_without_images_are_refused(made, tmp_path, name, reason):
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
     for text in ("a.txt", "b.csv"):
         (tmp_path / "texts" / text).touch()
     with pytest.raises(UserError, match=re.escape(reason)):
-        list_images(str(tmp_path / name))
+        found_below(made, tmp_path / name)
 
 
 # Converting a batch
@@ -249,7 +258,8 @@ def photos(tmp_path) -> Path:
 
 def convert_batch(made: Path, photos: Path, keys: list[str]) -> list[dict]:
     job = Conversion(f"{made}/dtn", str(photos), str(photos.parent / "out"), threads=2)
-    return Converter(job)(pa.table({"key": keys})).to_pylist()
+    work = pa.table({"key": keys, "version": ["v"] * len(keys), "size": pa.nulls(len(keys), pa.int64())})
+    return Converter(job)(work).to_pylist()
 
 
 def test_a_batch_keeps_its_order_and_one_bad_image_stops_nothing(made, photos):
@@ -281,4 +291,4 @@ def test_an_image_that_cannot_be_written_is_a_failure_with_its_reason(made, phot
     (photos.parent / "out").write_text("a file where the folder should be")
     (row,) = convert_batch(made, photos, ["a.png"])
     assert (row["status"], row["cause"], row["output"]) == ("failed", "store", None)
-    assert row["reason"].startswith("cannot write: ")
+    assert row["reason"].startswith("cannot be written: ")

@@ -8,7 +8,7 @@ import pytest
 
 from dtn_ray import storage
 from dtn_ray.errors import UserError
-from dtn_ray.ledger import SCHEMA, Ledger
+from dtn_ray.ledger import SCHEMA, Ledger, read_range
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -21,15 +21,16 @@ def rows(*keys: str, status: str = "converted", attempts: int = 1, model: str = 
     return pa.Table.from_pylist([{"key": key} | given for key in keys], schema=SCHEMA).drop_columns("time")
 
 
-def content(ledger: Ledger) -> dict[tuple[str, str], tuple[str, int]]:
+def content(ledger: Ledger) -> dict[str, tuple[str, int]]:
     found = ledger.read().to_pylist()
-    read = {(row["model"], row["key"]): (row["status"], row["attempts"]) for row in found}
+    read = {row["key"]: (row["status"], row["attempts"]) for row in found}
     assert len(read) == len(found)
     return read
 
 
 def test_a_ledger_that_is_not_there_is_empty(uri):
-    assert len(Ledger(uri).read()) == 0 and len(Ledger(uri).compact()) == 0
+    Ledger(uri).compact()
+    assert len(Ledger(uri).read()) == 0
 
 
 def test_the_newest_row_of_a_key_and_model_holds(uri):
@@ -37,16 +38,13 @@ def test_the_newest_row_of_a_key_and_model_holds(uri):
     ledger.append(rows("a", "b", status="failed"))
     ledger.append(rows("a", attempts=2))
     ledger.append(rows("b", status="converted"))  # the same try again: a batch that was repeated
-    ledger.append(rows("a", status="failed", model="other"))
-    expected = {
-        ("m", "a"): ("converted", 2),
-        ("m", "b"): ("converted", 1),
-        ("other", "a"): ("failed", 1),
-    }
+    expected = {"a": ("converted", 2), "b": ("converted", 1)}
     assert content(ledger) == expected
-    assert len(storage.list_files(uri)) == 4
-    assert ledger.compact().equals(ledger.read()) and content(ledger) == expected
-    assert len(storage.list_files(uri)) == 1
+    assert len(storage.list_keys(uri)) == 3
+    before = ledger.read()
+    ledger.compact()
+    assert ledger.read().equals(before) and content(ledger) == expected
+    assert len(storage.list_keys(uri)) == 1
 
 
 def test_more_attempts_are_newer_whatever_the_clocks_say(tmp_path, monkeypatch):
@@ -54,7 +52,7 @@ def test_more_attempts_are_newer_whatever_the_clocks_say(tmp_path, monkeypatch):
     ledger.append(rows("a", attempts=2))
     monkeypatch.setattr("time.time", lambda: 4e9)
     ledger.append(rows("a", attempts=1, status="failed"))
-    assert content(ledger) == {("m", "a"): ("converted", 2)}
+    assert content(ledger) == {"a": ("converted", 2)}
 
 
 @pytest.mark.parametrize("deleted", [0, 1, 2])
@@ -75,17 +73,29 @@ def test_a_compaction_that_was_cut_short_changes_nothing(tmp_path, monkeypatch, 
         with pytest.raises(KeyboardInterrupt):
             ledger.compact()
     assert content(ledger) == before
-    assert len(ledger.compact()) == 4 and content(ledger) == before and len(list(tmp_path.iterdir())) == 1
+    ledger.compact()
+    assert len(before) == 4 and content(ledger) == before and len(list(tmp_path.iterdir())) == 1
 
 
 def test_large_sets_are_split_and_read_as_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("dtn_ray.ledger.ROWS_PER_PART", 10)
+    monkeypatch.setattr("dtn_ray.ledger.ROWS_PER_SET", 10)
+    monkeypatch.setattr("dtn_ray.ledger.ROWS_PER_GROUP", 2)
     ledger = Ledger(str(tmp_path))
     for i in range(2):
-        ledger.append(rows(*(f"{i}-{j}" for j in range(12))))
+        ledger.append(rows(*(f"{j:02}-{i}" for j in range(12))))
     before = content(ledger)
     ledger.compact()
     assert len(list(tmp_path.iterdir())) == 3 and content(ledger) == before
+    parts = sorted(ledger.parts(), key=lambda part: part.low)
+    assert all(one.high < two.low for one, two in zip(parts, parts[1:], strict=False)), "sets lie apart"
+    for low, high in (("", None), ("03-1", "07-0"), ("05", "05~"), ("x", None), ("00-0", "00-0")):
+        inside = [key for key in before if key >= low and (high is None or key <= high)]
+        assert read_range(parts, low, high)["key"].to_pylist() == sorted(inside)
+    ledger.append(rows("11-1", "99", attempts=2))
+    untouched = {part.uri for part in parts[:1]}
+    ledger.compact()
+    assert content(ledger) == before | {"11-1": ("converted", 2), "99": ("converted", 2)}
+    assert untouched < {part.uri for part in ledger.parts()}, "sets that no new row falls into stay"
 
 
 def test_a_part_that_was_being_written_is_not_read(tmp_path):

@@ -76,6 +76,7 @@ def s3_server(tmp_path_factory):
         "-volume.max=200",
         "-filer",
         "-s3",
+        "-s3.port.iceberg=0",  # else always 8181: a second server on the machine would not start
         f"-s3.config={folder / 's3.json'}",
         *(f"-{name}.port={port}" for name, port in ports.items()),
         *(f"-{name}.port.grpc={port}" for name, port in zip(ports, _free_ports(4), strict=True)),

@@ -1,6 +1,7 @@
 """The ledger of conversions, in folders and buckets: what it holds after appends, compactions and crashes."""
 
 import io
+from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -87,7 +88,7 @@ def test_large_sets_are_split_and_read_as_one(tmp_path, monkeypatch):
     ledger.compact()
     assert len(list(tmp_path.iterdir())) == 3 and content(ledger) == before
     parts = sorted(ledger.parts(), key=lambda part: part.low)
-    assert all(one.high < two.low for one, two in zip(parts, parts[1:], strict=False)), "sets lie apart"
+    assert all(one.high < two.low for one, two in pairwise(parts)), "sets lie apart"
     for low, high in (("", None), ("03-1", "07-0"), ("05", "05~"), ("x", None), ("00-0", "00-0")):
         inside = [key for key in before if key >= low and (high is None or key <= high)]
         assert read_range(parts, low, high)["key"].to_pylist() == sorted(inside)

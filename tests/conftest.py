@@ -76,7 +76,9 @@ def s3_server(tmp_path_factory):
         "-volume.max=200",
         "-filer",
         "-s3",
-        "-s3.port.iceberg=0",  # else always 8181: a second server on the machine would not start
+        # Their ports are always the same: a second server on the machine would not start.
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
         f"-s3.config={folder / 's3.json'}",
         *(f"-{name}.port={port}" for name, port in ports.items()),
         *(f"-{name}.port.grpc={port}" for name, port in zip(ports, _free_ports(4), strict=True)),

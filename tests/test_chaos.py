@@ -89,8 +89,15 @@ def killing(
     After each there is a pause of so many seconds, and new outputs: a worker takes longer to start than to be killed.
     """
     chance, end, killed = random.Random(seed), threading.Event(), Counter[str]()
+    failed: list[Exception] = []
 
     def kill() -> None:
+        try:
+            again_and_again()
+        except Exception as error:
+            failed.append(error)
+
+    def again_and_again() -> None:
         before = outputs()
         while killed.total() < at_most and not end.wait(chance.uniform(*pause)):
             while outputs() <= before:
@@ -110,6 +117,7 @@ def killing(
     finally:
         end.set()
         thread.join()
+    assert not failed, failed
 
 
 class Driver:
@@ -244,8 +252,8 @@ def test_thousands_of_images_survive_killed_drivers_too(made, bucket, fault_prox
         done = objects.newest(job.out)
         print(f"{len(done)} of {len(images)} in the ledger, {dict(killed)} killed")
         assert len(done) < len(images), "killed while there was something to do"
-        outputs = {row["output"] for row in done.values() if row["status"] == "converted"}
-        assert outputs <= set(objects.images(job.out)), "nothing is said to be done before it is"
+        converted = {row["output"] for row in done.values() if row["status"] == "converted"}
+        assert converted <= set(objects.images(job.out)), "nothing is said to be done before it is"
         time.sleep(LEASE)
     with phase("last driver"):
         driver = Driver(job, log)
@@ -254,6 +262,6 @@ def test_thousands_of_images_survive_killed_drivers_too(made, bucket, fault_prox
     counted, requests = dict(fault_proxy.faults), fault_proxy.requests.total()
     fault_proxy.plan = Plan()
     print(f"{dict(killed)} killed; {counted} of {requests} requests broken")
-    assert sum(counted.values()) > 0.05 * requests
+    assert sum(counted.values()) > 0.05 * requests and killed.total() >= 2
     assert summary["done_before"] >= len(done) - len(bad)
     check(objects, job.out, expected, set(images), bad)

@@ -146,7 +146,7 @@ class Driver:
 
     def kill(self) -> None:
         """By SIGKILL, and then what is left of its Ray, which mostly ends with it."""
-        children = self.process.children(recursive=True)
+        children = self.process.children(recursive=True) if self.popen.poll() is None else []
         self.popen.kill()
         self.popen.communicate()
         _, left = psutil.wait_procs(children, timeout=5)
@@ -155,10 +155,10 @@ class Driver:
         psutil.wait_procs(left, timeout=10)
 
 
-def wait_for_parts(objects: Objects, out: str, more: int, driver: Driver, seconds: float) -> None:
-    """Until the ledger has so many more parts than now."""
-    deadline, parts = time.monotonic() + seconds, len(objects.keys(f"{out}/ledger")) + more
-    while len(objects.keys(f"{out}/ledger")) < parts:
+def wait_for_part(objects: Objects, out: str, driver: Driver, seconds: float) -> None:
+    """Until the ledger has another part than now."""
+    deadline, parts = time.monotonic() + seconds, set(objects.keys(f"{out}/ledger"))
+    while set(objects.keys(f"{out}/ledger")) <= parts:
         assert driver.popen.poll() is None, driver.log.read_text()[-4000:]
         assert time.monotonic() < deadline, driver.log.read_text()[-4000:]
         time.sleep(0.1)
@@ -245,8 +245,8 @@ def test_thousands_of_images_survive_killed_drivers_too(made, bucket, fault_prox
         with phase(f"driver {i + 1}, killed"):
             driver = Driver(job, log)
             try:
-                with killing(driver.process, outputs, (2, 6), seed=i) as killed:
-                    wait_for_parts(objects, job.out, 4, driver, 300)
+                with killing(driver.process, outputs, (4, 8), seed=i) as killed:
+                    wait_for_part(objects, job.out, driver, 300)
             finally:
                 driver.kill()
         done = objects.newest(job.out)
@@ -257,7 +257,7 @@ def test_thousands_of_images_survive_killed_drivers_too(made, bucket, fault_prox
         time.sleep(LEASE)
     with phase("last driver"):
         driver = Driver(job, log)
-        with killing(driver.process, outputs, (2, 6), seed=3) as killed:
+        with killing(driver.process, outputs, (4, 8), seed=3) as killed:
             summary = driver.finish(1500)
     counted, requests = dict(fault_proxy.faults), fault_proxy.requests.total()
     fault_proxy.plan = Plan()

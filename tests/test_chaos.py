@@ -90,8 +90,15 @@ def killing(
     After each there is a pause of so many seconds, and new outputs: a worker takes longer to start than to be killed.
     """
     chance, end, killed = random.Random(seed), threading.Event(), Counter[str]()
+    failed: list[Exception] = []
 
     def kill() -> None:
+        try:
+            again_and_again()
+        except Exception as error:
+            failed.append(error)
+
+    def again_and_again() -> None:
         before = outputs()
         while killed.total() < at_most and not end.wait(chance.uniform(*pause)):
             while outputs() <= before:
@@ -111,6 +118,7 @@ def killing(
     finally:
         end.set()
         thread.join()
+    assert not failed, failed
 
 
 class Driver:
@@ -139,7 +147,7 @@ class Driver:
 
     def kill(self) -> None:
         """By SIGKILL, and then what is left of its Ray, which mostly ends with it."""
-        children = self.process.children(recursive=True)
+        children = self.process.children(recursive=True) if self.popen.poll() is None else []
         self.popen.kill()
         self.popen.communicate()
         _, left = psutil.wait_procs(children, timeout=5)
@@ -148,10 +156,10 @@ class Driver:
         psutil.wait_procs(left, timeout=10)
 
 
-def wait_for_parts(objects: Objects, out: str, more: int, driver: Driver, seconds: float) -> None:
-    """Until the ledger has so many more parts than now."""
-    deadline, parts = time.monotonic() + seconds, len(objects.keys(f"{out}/ledger")) + more
-    while len(objects.keys(f"{out}/ledger")) < parts:
+def wait_for_part(objects: Objects, out: str, driver: Driver, seconds: float) -> None:
+    """Until the ledger has another part than now."""
+    deadline, parts = time.monotonic() + seconds, set(objects.keys(f"{out}/ledger"))
+    while set(objects.keys(f"{out}/ledger")) <= parts:
         assert driver.popen.poll() is None, driver.log.read_text()[-4000:]
         assert time.monotonic() < deadline, driver.log.read_text()[-4000:]
         time.sleep(0.1)
@@ -238,23 +246,23 @@ def test_thousands_of_images_survive_killed_drivers_too(made, bucket, fault_prox
         with phase(f"driver {i + 1}, killed"):
             driver = Driver(job, log)
             try:
-                with killing(driver.process, outputs, (2, 6), seed=i) as killed:
-                    wait_for_parts(objects, job.out, 4, driver, 300)
+                with killing(driver.process, outputs, (4, 8), seed=i) as killed:
+                    wait_for_part(objects, job.out, driver, 300)
             finally:
                 driver.kill()
         done = objects.newest(job.out)
         print(f"{len(done)} of {len(images)} in the ledger, {dict(killed)} killed")
         assert len(done) < len(images), "killed while there was something to do"
-        outputs = {row["output"] for row in done.values() if row["status"] == "converted"}
-        assert outputs <= set(objects.images(job.out)), "nothing is said to be done before it is"
+        converted = {row["output"] for row in done.values() if row["status"] == "converted"}
+        assert converted <= set(objects.images(job.out)), "nothing is said to be done before it is"
         time.sleep(LEASE)
     with phase("last driver"):
         driver = Driver(job, log)
-        with killing(driver.process, outputs, (2, 6), seed=3) as killed:
+        with killing(driver.process, outputs, (4, 8), seed=3) as killed:
             summary = driver.finish(1500)
     counted, requests = dict(fault_proxy.faults), fault_proxy.requests.total()
     fault_proxy.plan = Plan()
     print(f"{dict(killed)} killed; {counted} of {requests} requests broken")
-    assert sum(counted.values()) > 0.05 * requests
+    assert sum(counted.values()) > 0.05 * requests and killed.total() >= 2
     assert summary["done_before"] >= len(done) - len(bad)
     check(objects, job.out, expected, set(images), bad)

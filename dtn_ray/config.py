@@ -184,8 +184,8 @@ class Conversion:
     retry_failed: bool = False
     """Also try images again that could not be decoded, though they have not changed."""
     max_failure_rate: float = 0.5
-    """End early if more than this part of the latest outcomes (100 to 1,000 of them, or all at the end) failed for want
-    of the store or the model. Images that cannot be decoded do not count."""
+    """End early if more than this part of the latest outcomes (100 to 1,000 of them) failed for want of the store or
+    the model. Images that cannot be decoded do not count."""
     lease_seconds: float = 60.0
     """A run that was killed keeps others from OUT for so long; one that lives renews its lease."""
     dry_run: bool = False

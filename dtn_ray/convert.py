@@ -204,7 +204,6 @@ def _run(job: Conversion, plan: Plan, work: str, model: str, ledger: Ledger, hel
                     _judge(job, latest)
         finally:
             enter()
-        _judge(job, latest)
     return done
 
 

@@ -169,10 +169,16 @@ class Conversion:
     """Files that one actor reads at once; and as many that it writes."""
     format: Literal["png", "webp"] = "png"
     """Of the images written; both keep every pixel."""
+    shards: Literal["none", "parquet", "webdataset"] = "none"
+    """Write many images (about a thousand) into one file, Parquet or a WebDataset tar, instead of each into its own;
+    one OUT keeps to one way."""
     max_pixels: int = 50_000_000
     """Images of more pixels are refused before they are decoded."""
     sheet: int = 64
     """Pairs on the contact sheet."""
+    inventory: str = ""
+    """Take the objects from this file instead of listing IN: manifest.json of S3 Inventory, .parquet or .csv with a
+    column key, or .txt with a key a line."""
     match: str = ""
     """Only keys in which this regular expression is found."""
     min_size: int = 0

@@ -6,13 +6,16 @@ transfers, encodes and writes (converter.py). The driver enters what is finished
 OUT/lease.json                      held by the run that works here
 OUT/ledger/<model>/                 which object was converted by G, with what outcome
 OUT/<model>/images/<key>.png        G(x); <model> is the beginning of G's digest
+OUT/<model>/shards/                 or many of them together
 OUT/<model>/summary.json, report.html, sheet.png
 OUT/work/                           the work list of the run that works here
 """
 
+import contextlib
 import io
 import json
 import logging
+import pickle
 import time
 import uuid
 from collections import Counter, deque
@@ -39,12 +42,14 @@ from dtn_ray import lease, report, storage
 from dtn_ray.checkpoint import load_trained
 from dtn_ray.cluster import connect, worker_resources
 from dtn_ray.config import Conversion
-from dtn_ray.converter import Converter, model_folder
+from dtn_ray.converter import Converter, model_folder, shards_folder
 from dtn_ray.errors import UserError
 from dtn_ray.evaluate.figures import contact_sheet
+from dtn_ray.images import SUFFIXES
+from dtn_ray.inventory import open_inventory, read_inventory
 from dtn_ray.lease import Lease
-from dtn_ray.ledger import Ledger
-from dtn_ray.plan import Filters, Plan, make_plan
+from dtn_ray.ledger import Ledger, Part, read_range
+from dtn_ray.plan import Filters, Plan, list_source, once, sift
 from dtn_ray.tally import Tally
 
 T = TypeVar("T")
@@ -79,14 +84,13 @@ def convert(job: Conversion) -> dict[str, Any]:
     model = load_trained(job.checkpoint).digest  # the wrong checkpoint fails here, not in every actor
     ledger = Ledger(storage.join(job.out, "ledger", model_folder(model)))
     if job.dry_run:
-        return _summary(job, model, plan := make_plan(job, ledger.parts(), None, _apply), Tally()) | _estimate(
-            job, plan
-        )
+        plan = _plan(job, ledger.parts(), None)
+        return _summary(job, model, plan, Tally()) | _estimate(job, plan)
     with lease.hold(storage.join(job.out, "lease.json"), job.lease_seconds) as held:
         works = storage.join(job.out, "work")
         _sweep(works)  # of runs that were killed
         work = storage.join(works, uuid.uuid4().hex)
-        plan = make_plan(job, ledger.parts(), work, _apply)
+        plan = _plan(job, ledger.parts(), work)
         try:
             done = _run(job, plan, work, model, ledger, held) if plan.todo else Tally()
         finally:
@@ -94,6 +98,8 @@ def convert(job: Conversion) -> dict[str, Any]:
             _sweep(works)
         ledger.compact(_apply)
         held.check()
+        if job.shards != "none":
+            _sweep_shards(job, model, ledger)
         return _finish(job, model, plan, done, time.time() - began)
 
 
@@ -132,6 +138,54 @@ def _sweep(works: str) -> None:
         list(pool.map(lambda key: storage.delete(storage.join(works, key)), storage.list_keys(works)))
 
 
+def _sweep_shards(job: Conversion, model: str, ledger: Ledger) -> None:
+    """Deletes the shards that the ledger does not name: of a run that was killed, the next makes other ones."""
+    folder = storage.join(job.out, shards_folder(model))
+    named = set[str]()
+    for part in ledger.parts():
+        outputs = pc.call_function("unique", [read_range([part])["output"]]).to_pylist()
+        named |= {output.partition("#")[0].rpartition("/")[2] for output in outputs if output}
+    for page in storage.list_pages(folder):
+        for name in set(page["key"].to_pylist()) - named:
+            storage.delete(storage.join(folder, name))
+
+
+def _plan(job: Conversion, ledger: list[Part], work: str | None) -> Plan:
+    """What is to do; the list of it goes to the folder `work`. Raises UserError where there are no images."""
+    plan = Plan()
+    for part in _sift_inventory(job, ledger, work) if job.inventory else list_source(job, ledger, work, _apply):
+        plan.merge(part)
+    if plan.listed == plan.others:
+        where = f"--inventory {job.inventory}: no images below {job.source} in it" if job.inventory else ""
+        raise UserError(
+            f"{where or f'{job.source}: no images there'} ({plan.others} other entries; images end in "
+            f"{', '.join(SUFFIXES)})"
+        )
+    return plan
+
+
+def _sift_inventory(job: Conversion, ledger: list[Part], work: str | None) -> Iterator[Plan]:
+    """The plans of parts of an inventory, of any size: Ray Data sorts it, since it may be in any order."""
+    files, filters = open_inventory(job.inventory), Filters.of(job)
+    connect()
+    _one_progress_bar()
+
+    def read(batch: pa.Table) -> Iterator[pa.Table]:
+        for i in batch["file"].to_pylist():
+            yield from read_inventory(files[i], job.source)
+
+    def sifted(listed: pa.Table) -> pa.Table:
+        uri = work and storage.join(work, f"{uuid.uuid4().hex}.parquet")
+        return pa.table({"plan": [pickle.dumps(sift(job, filters, ledger, once(listed), uri))]})
+
+    inventory = ray.data.from_items([{"file": i} for i in range(len(files))], override_num_blocks=len(files))
+    listed = inventory.map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=0.25)
+    plans = listed.sort("key").map_batches(sifted, batch_size=None, batch_format="pyarrow", num_cpus=0.25)
+    with _causes():
+        for row in plans.iter_rows():
+            yield pickle.loads(row["plan"])
+
+
 def _apply(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """`map` on the cluster, in order; a single item needs no cluster."""
     items = list(items)
@@ -141,13 +195,21 @@ def _apply(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     connect()
     # A fraction: the work is the store's more than the CPU's.
     remote = ray.remote(function).options(num_cpus=0.25, max_retries=5)
-    try:
+    with _causes():
         for future in tqdm([remote.remote(item) for item in items], unit="range", desc="keys", leave=False):
             yield ray.get(future)
+
+
+@contextlib.contextmanager
+def _causes() -> Iterator[None]:
+    """A UserError of a task is raised here as it was there."""
+    try:
+        yield
     except RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise error.cause from None
-        raise
+        cause: BaseException | None = error.cause
+        while cause and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        raise cause or error from None
 
 
 def _run(job: Conversion, plan: Plan, work: str, model: str, ledger: Ledger, held: Lease) -> Tally:
@@ -159,7 +221,7 @@ def _run(job: Conversion, plan: Plan, work: str, model: str, ledger: Ledger, hel
     cpus, gpus = ACTOR_CPUS, 1 / job.actors_per_gpu if job.gpu else 0
     cluster = ray.cluster_resources()
     actors = job.actors or max(1, int(cluster.get("GPU", 0) * job.actors_per_gpu if job.gpu else cluster["CPU"]))
-    blocks = _blocks(plan, job.limit)
+    blocks = _blocks(plan, job.limit, whole=job.shards != "none")
     actors = min(actors, len(blocks))
     worker_resources(actors, cpus, gpus, "actors")
     _one_progress_bar()
@@ -207,10 +269,11 @@ def _run(job: Conversion, plan: Plan, work: str, model: str, ledger: Ledger, hel
     return done
 
 
-def _blocks(plan: Plan, limit: int | None) -> list[tuple[str, int, int]]:
-    """The work list in pieces: file, first row, end."""
+def _blocks(plan: Plan, limit: int | None, whole: bool) -> list[tuple[str, int, int]]:
+    """The work list in pieces: file, first row, end. Unless `whole`, short work makes smaller ones for all actors."""
     total = plan.todo if limit is None else min(limit, plan.todo)
-    size = max(min(IMAGES_PER_BLOCK, -(-total // 8)), -(-total // BLOCKS), 64)
+    share = IMAGES_PER_BLOCK if whole else -(-total // 8)
+    size = max(min(IMAGES_PER_BLOCK, share), -(-total // BLOCKS), 64)
     blocks, left = list[tuple[str, int, int]](), total
     for uri, rows in plan.work:
         for start in range(0, min(rows, left), size):
@@ -235,7 +298,8 @@ class Actor:
             rows = outcomes.filter(pc.field("status") == status)
             rows = rows.filter(pc.field("cause") == cause) if cause else rows
             self.images.inc(len(rows), {"status": status, "cause": cause or ""})
-        self.bytes.inc(pc.call_function("sum", [outcomes["size"]]).as_py() or 0)
+        if size := pc.call_function("sum", [outcomes["size"]]).as_py():  # a counter takes no zero
+            self.bytes.inc(size)
         return outcomes
 
 

@@ -17,6 +17,7 @@ from dtn_ray.errors import UserError
 from dtn_ray.images import CONTENT_TYPES, decode, encode
 from dtn_ray.keys import output_key
 from dtn_ray.ledger import SCHEMA
+from dtn_ray.shards import Result, pack, shard_name
 
 Row = dict[str, Any]
 OUTCOME = pa.schema([SCHEMA.field(name) for name in ("status", "cause", "reason", "output", "score")])
@@ -41,13 +42,15 @@ class Converter:
         if job.compile:
             self.pass_through = torch.compile(self._pass_through)
         self.size = trained.manifest["preprocessing"]["size"]
-        self.images = f"{model_folder(trained.digest)}/images"
+        self.folder = model_folder(trained.digest)
         self.readers, self.writers = ThreadPoolExecutor(job.threads), ThreadPoolExecutor(job.threads)
 
     def __call__(self, work: pa.Table) -> pa.Table:
         """A table of the columns key, version, size (and others, which stay); the same with OUTCOME's columns."""
         files = work.select(["key", "version", "size"]).to_pylist()
         outcomes = [row for batch in self._ahead(files) for row in self._finish(*batch)]
+        if self.job.shards != "none":
+            outcomes = self._pack(files, outcomes)
         table = pa.Table.from_pylist(outcomes, schema=OUTCOME)
         for name in OUTCOME.names:
             work = work.append_column(name, table[name])
@@ -120,21 +123,51 @@ class Converter:
     def _write(self, file: Row, pixels: np.ndarray, score: float) -> Row:
         if not np.isfinite(score):
             return _failure("model", "the networks gave values that are not finite")
-        output = f"{self.images}/{output_key(file['key'], self.job.format)}"
         content = encode(pixels, self.job.format)
-        if not self.job.dry_run:
-            uri = storage.join(self.job.out, output)
-            metadata = {"model": self.model, "source-version": file["version"] or ""}
-            try:
-                storage.write_bytes(uri, content, CONTENT_TYPES[self.job.format], metadata, self.scratch)
-            except UserError as error:
-                return _failure("store", str(error).replace(f"{uri}: ", ""))
-        return {"status": "converted", "output": output, "score": score}
+        done = {"status": "converted", "score": score}
+        if self.job.shards != "none":
+            return done | {"content": content}
+        output = f"{self.folder}/images/{output_key(file['key'], self.job.format)}"
+        metadata = {"model": self.model, "source-version": file["version"] or ""}
+        return self._put(output, content, CONTENT_TYPES[self.job.format], metadata) or done | {"output": output}
+
+    def _put(self, output: str, content: bytes, content_type: str | None, metadata: dict[str, str]) -> Row | None:
+        """Writes below OUT, unless for a dry run. Returns the failure if it fails."""
+        if self.job.dry_run:
+            return None
+        uri = storage.join(self.job.out, output)
+        try:
+            storage.write_bytes(uri, content, content_type, metadata, self.scratch)
+        except UserError as error:
+            return _failure("store", str(error).replace(f"{uri}: ", ""))
+        return None
+
+    def _pack(self, files: list[Row], outcomes: list[Row]) -> list[Row]:
+        """Writes the images among the outcomes of a block into one shard."""
+        kind = self.job.shards
+        done = [i for i, outcome in enumerate(outcomes) if "content" in outcome]
+        if not done:
+            return outcomes
+        results = [
+            Result(files[i]["key"], files[i]["version"], outcomes[i]["score"], outcomes[i]["content"]) for i in done
+        ]
+        name = shard_name([(result.key, result.version) for result in results], kind)
+        output = f"{shards_folder(self.model)}/{name}"
+        failure = self._put(output, pack(results, kind, self.job.format), None, {"model": self.model})
+        for number, i in enumerate(done):
+            del outcomes[i]["content"]
+            outcomes[i] = failure or outcomes[i] | {"output": f"{output}#{number}"}
+        return outcomes
 
 
 def model_folder(model: str) -> str:
     """Where a model's results lie below OUT."""
     return model[:12]
+
+
+def shards_folder(model: str) -> str:
+    """Where a model's shards lie below OUT; the ledger calls an image in one of them <shard>#<number>."""
+    return f"{model_folder(model)}/shards"
 
 
 def source_uri(source: str, key: str) -> str:

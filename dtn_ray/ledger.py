@@ -164,7 +164,12 @@ def read_range(parts: Iterable[Part], low: str = "", high: str | None = None, *,
 
 def newest(rows: pa.Table) -> pa.Table:
     """Of each key the row of most attempts; among those, as clocks differ between machines, the latest."""
-    rows = rows.sort_by([("key", "ascending"), ("attempts", "descending"), ("time", "descending")]).combine_chunks()
+    return first_of_each_key(rows.sort_by([("key", "ascending"), ("attempts", "descending"), ("time", "descending")]))
+
+
+def first_of_each_key(rows: pa.Table) -> pa.Table:
+    """Of rows sorted by key, the first with each."""
+    rows = rows.combine_chunks()
     if len(rows) < 2:
         return rows
     other = pc.call_function("not_equal", [rows["key"][1:], rows["key"][:-1]])

@@ -20,7 +20,7 @@ from dtn_ray import storage
 from dtn_ray.config import Conversion
 from dtn_ray.errors import UserError
 from dtn_ray.images import SUFFIXES
-from dtn_ray.ledger import Part, read_range
+from dtn_ray.ledger import Part, first_of_each_key, read_range
 from dtn_ray.tally import Tally
 
 Apply = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
@@ -93,24 +93,19 @@ class Filters:
         if self.pattern.pattern:
             matches = [self.pattern.search(key) is not None for key in images["key"].to_pylist()]
             images = images.filter(pa.array(matches, pa.bool_()))
-        return images.filter((pc.field("size") >= self.min_size) & (pc.field("modified") >= self.since))
+        # What an inventory does not tell, and no store knows, is to be tried, and to fail with its reason.
+        large = pc.field("size").is_null() | (pc.field("size") >= self.min_size)
+        return images.filter(large & (pc.field("modified").is_null() | (pc.field("modified") >= self.since)))
 
 
-def make_plan(job: Conversion, ledger: list[Part], work: str | None, apply: Apply) -> Plan:
-    """The plan of a job. `apply` is `map`, or does the same on many machines; `work` None: the list is not written.
+def list_source(job: Conversion, ledger: list[Part], work: str | None, apply: Apply) -> Iterable[Plan]:
+    """The plans of ranges of the source's keys, by listing it. `apply` is `map`, or does the same on many machines.
 
-    Raises UserError where the source has no images, or the store refuses.
+    The work list goes to the folder `work`; without one, it is not written. Raises UserError where the store refuses.
     """
     filters = Filters.of(job)
     ranges = storage.key_ranges(job.source, RANGES)
-    plan = Plan()
-    for part in apply(_scan, [(job, filters, ledger, work, i, *bounds) for i, bounds in enumerate(ranges)]):
-        plan.merge(part)
-    if plan.listed == plan.others:
-        raise UserError(
-            f"{job.source}: no images there ({plan.others} other entries; images end in {', '.join(SUFFIXES)})"
-        )
-    return plan
+    return apply(_scan, [(job, filters, ledger, work, i, *bounds) for i, bounds in enumerate(ranges)])
 
 
 def _scan(task: tuple[Conversion, Filters, list[Part], str | None, int, str, str | None]) -> Plan:
@@ -134,7 +129,7 @@ def _chunks(pages: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 
 def sift(job: Conversion, filters: Filters, ledger: list[Part], files: pa.Table, work: str | None) -> Plan:
-    """The plan of some files (storage.LISTING); what is to do goes to the file `work`."""
+    """The plan of some files (storage.LISTING, sorted or not); what is to do goes to the file `work`."""
     named = files.filter(pa.array([key.lower().endswith(SUFFIXES) for key in files["key"].to_pylist()], pa.bool_()))
     images = filters.apply(named)
     plan = Plan(listed=len(files), others=len(files) - len(named), images=len(images))
@@ -163,3 +158,8 @@ def sift(job: Conversion, filters: Filters, ledger: list[Part], files: pa.Table,
         pq.write_table(todo.cast(WORK), buffer)
         storage.write_bytes(work, buffer.getvalue())
     return plan
+
+
+def once(files: pa.Table) -> pa.Table:
+    """Files (storage.LISTING) with each key once, as changed last: an inventory may be of several listings."""
+    return first_of_each_key(files.sort_by([("key", "ascending"), ("modified", "descending")]))

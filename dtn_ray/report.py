@@ -18,6 +18,7 @@ from dtn_ray import storage
 from dtn_ray.config import Conversion
 from dtn_ray.converter import source_uri
 from dtn_ray.images import decode, to_image
+from dtn_ray.shards import unpack
 from dtn_ray.tally import EDGES, Tally
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Conversion of {{ summary.source }}</title>
@@ -69,7 +70,9 @@ def sample_pairs(job: Conversion, tally: Tally) -> list[tuple[dict[str, Any], Im
 def _pair(job: Conversion, row: dict[str, Any]) -> tuple[dict[str, Any], Image.Image, Image.Image] | None:
     try:
         before = decode(storage.read_bytes(source_uri(job.source, row["key"])), 64, job.max_pixels)
-        after = Image.open(io.BytesIO(storage.read_bytes(storage.join(job.out, row["output"]))))
+        output, _, number = row["output"].partition("#") if job.shards != "none" else (row["output"], "", "")
+        content = storage.read_bytes(storage.join(job.out, output))
+        after = Image.open(io.BytesIO(unpack(content, job.shards, int(number), job.format) if number else content))
         after.load()
     except (OSError, ValueError):
         return None

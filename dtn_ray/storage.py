@@ -45,7 +45,9 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
     """The filesystem a URI lives on, and its path there. Raises UserError for a scheme other than s3:// or file://."""
     if uri.startswith("s3://"):
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        return fs.S3FileSystem(endpoint_override=_endpoint(), region=region), uri.removeprefix("s3://").strip("/")
+        patient = fs.AwsStandardS3RetryStrategy(max_attempts=8)
+        filesystem = fs.S3FileSystem(endpoint_override=_endpoint(), region=region, retry_strategy=patient)
+        return filesystem, uri.removeprefix("s3://").strip("/")
     if "://" in uri and not uri.startswith("file://"):
         raise UserError(f"{uri}: unknown scheme; give a local path or s3://bucket/prefix")
     return fs.LocalFileSystem(), str(Path(uri.removeprefix("file://")).expanduser().resolve())
@@ -384,12 +386,13 @@ def _digest(content: bytes) -> str:
 
 def delete(uri: str) -> None:
     """Deletes a file; one that is gone already is no error. Raises UserError if the store refuses."""
-    filesystem, path = resolve(uri)
     try:
-        filesystem.delete_file(path)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
+        if uri.startswith("s3://"):
+            bucket, key = _bucket_and_key(uri)
+            s3_client().delete_object(Bucket=bucket, Key=key)  # pyarrow would leave an empty object for the folder
+        else:
+            Path(resolve(uri)[1]).unlink(missing_ok=True)
+    except (OSError, ClientError, BotoCoreError) as error:
         raise UserError(f"{uri}: cannot be deleted: {error}") from error
 
 

@@ -213,6 +213,7 @@ def embedded() -> Experiment:
     """Street-number digits → handwritten digits, both embedded, at a size that two CPU cores train in minutes."""
     return Experiment(
         model=ModelConfig(width_g=0.25, width_D=0.25, width_f=0.5),
+        loss=LossConfig(alpha=2.0),  # with 15, g draws what this f can read, and no one else
         optim=OptimConfig(steps=600, lr_g=5e-4, ema_decay=0.998),
     )
 

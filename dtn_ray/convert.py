@@ -226,7 +226,10 @@ def _run(job: Conversion, plan: Plan, work: str, model: str, ledger: Ledger, hel
     worker_resources(actors, cpus, gpus, "actors")
     _one_progress_bar()
     outcomes = (
-        ray.data.from_items([{"block": block} for block in blocks], override_num_blocks=len(blocks))
+        ray.data.from_items(
+            [dict(zip(("uri", "start", "stop"), block, strict=True)) for block in blocks],
+            override_num_blocks=len(blocks),
+        )
         .map_batches(
             Actor,
             fn_constructor_args=(job, work),
@@ -291,9 +294,8 @@ class Actor:
         self.bytes = metrics.Counter("dtn_bytes_read", "Bytes of images that a conversion read")
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        (block,) = batch["block"].to_pylist()
-        uri, start, stop = block[0], int(block[1]), int(block[2])
-        outcomes = self.converter(_work(uri).slice(start, stop - start))
+        (block,) = batch.to_pylist()
+        outcomes = self.converter(_work(block["uri"]).slice(block["start"], block["stop"] - block["start"]))
         for status, cause in set(zip(outcomes["status"].to_pylist(), outcomes["cause"].to_pylist(), strict=True)):
             rows = outcomes.filter(pc.field("status") == status)
             rows = rows.filter(pc.field("cause") == cause) if cause else rows

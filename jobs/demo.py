@@ -1,6 +1,6 @@
 """The whole path on embedded data: trains f, the judge and a DTN, scores it, converts a folder, leaves a contact sheet.
 
-python jobs/demo.py        about six minutes on two CPU cores; nothing is downloaded
+python jobs/demo.py        about four minutes on two idle CPU cores; nothing is downloaded
 """
 
 import sys

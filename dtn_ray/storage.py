@@ -45,7 +45,7 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
     """The filesystem a URI lives on, and its path there. Raises UserError for a scheme other than s3:// or file://."""
     if uri.startswith("s3://"):
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        patient = fs.AwsStandardS3RetryStrategy(max_attempts=8)
+        patient = fs.AwsStandardS3RetryStrategy(max_attempts=5)
         filesystem = fs.S3FileSystem(endpoint_override=_endpoint(), region=region, retry_strategy=patient)
         return filesystem, uri.removeprefix("s3://").strip("/")
     if "://" in uri and not uri.startswith("file://"):

@@ -40,6 +40,7 @@ def ledger(out, made) -> Ledger:
     return Ledger(f"{out}/ledger/{load_trained(f'{made}/dtn').digest[:12]}")
 
 
+@pytest.mark.slow
 def test_a_run_of_failing_writes_ends_early_and_the_next_does_it_all(made, photos, tmp_path, ray_cluster):
     out = tmp_path / "out"
     images = out / load_trained(f"{made}/dtn").digest[:12] / "images"

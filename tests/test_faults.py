@@ -115,6 +115,7 @@ def test_a_store_that_falls_silent_is_asked_again(case, fault_proxy):
     case.check("silent")
 
 
+@pytest.mark.slow
 def test_a_body_of_which_nothing_comes_is_no_empty_file_and_worth_another_try(case, fault_proxy):
     fault_proxy.plan = Plan(truncated=1, sent=0, methods="GET", keys=r"/in/00[67]\.")
     summary = convert(case.job("cut"))
@@ -127,6 +128,7 @@ def test_a_body_of_which_nothing_comes_is_no_empty_file_and_worth_another_try(ca
     case.check("cut")
 
 
+@pytest.mark.slow
 def test_an_object_shorter_than_the_listing_says_is_not_damaged_for_good(case, fault_proxy):
     fault_proxy.plan = Plan(shortened=1, methods="GET", keys=r"/in/00[67]\.")
     convert(case.job("shortened"))
@@ -136,6 +138,7 @@ def test_an_object_shorter_than_the_listing_says_is_not_damaged_for_good(case, f
     case.check("shortened")
 
 
+@pytest.mark.slow
 def test_objects_that_always_fail_stop_no_other_and_are_tried_alone_by_the_next_run(case, fault_proxy):
     fault_proxy.plan = Plan(internal_error=1, keys=r"/in/007\.jpg|/images/008\.png\.png")  # one is read, one written
     bad = ("007.jpg", "008.png")
@@ -175,6 +178,7 @@ def test_a_store_that_refuses_from_half_way_on_ends_the_run_and_the_same_command
         assert row["attempts"] == (2 if refused else 1)
 
 
+@pytest.mark.slow
 def test_credentials_that_expire_for_everything_end_the_run_with_the_store_s_words(case, fault_proxy, call):
     line, out = command(case.job("expired", lease_seconds=4)), f"{case.bucket}/expired"
     fault_proxy.plan = Plan(denied_after=90)

@@ -19,6 +19,7 @@ from dtn_ray import storage
 from dtn_ray.config import Conversion
 from dtn_ray.convert import convert
 from dtn_ray.errors import UserError
+from dtn_ray.inventory import open_inventory, read_inventory
 
 KEYS = ["z.png", "a b+c.png", "deep/ü%2F.png", "deep/m.png", "0.png"]  # in no order
 TIME = datetime(2026, 1, 2, tzinfo=UTC)
@@ -89,8 +90,18 @@ def manifest(photos: str, format: str) -> str:
 
 
 @pytest.mark.parametrize("format", ["CSV", "Parquet", "ORC"])
-def test_an_S3_Inventory_stands_for_a_listing(made, photos, bucket, format):
-    job = Conversion(f"{made}/dtn", photos, f"{bucket}/out", inventory=manifest(photos, format), sheet=0)
+def test_an_S3_Inventory_of_each_format_tells_what_a_listing_tells(photos, format):
+    files = open_inventory(manifest(photos, format))
+    assert len(files) == 2
+    tables = [table for file in files for table in read_inventory(file, photos)]
+    found = pa.concat_tables(tables).drop_columns("modified").sort_by("key")
+    expected = pa.concat_tables(storage.list_pages(photos)).drop_columns("modified").sort_by("key")
+    assert found.equals(expected)
+    assert {time for table in tables for time in table["modified"].to_pylist()} == {TIME}
+
+
+def test_a_conversion_takes_an_S3_Inventory_in_place_of_a_listing(made, photos, bucket):
+    job = Conversion(f"{made}/dtn", photos, f"{bucket}/out", inventory=manifest(photos, "CSV"), sheet=0)
     summary = convert(job)
     assert (summary["images"], summary["converted"], summary["failed"]) == (5, 5, 0)
     # The same objects, now by a listing: versions are the same, so nothing is new.

@@ -85,6 +85,7 @@ def test_a_second_run_over_a_bucket_does_what_is_new_changed_or_worth_another_tr
     assert rows["a.png"] == first["a.png"] and rows["b.png"]["version"] != first["b.png"]["version"]
 
 
+@pytest.mark.slow
 def test_a_limit_is_worked_through_run_by_run_and_damaged_images_only_when_asked(
     made, tmp_path, ray_cluster, monkeypatch, no_ray
 ):

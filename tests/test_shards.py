@@ -70,6 +70,7 @@ def test_shards_of_a_killed_run_are_swept_and_changed_images_get_new_ones(job, m
     assert convert(job)["converted"] == 0 and len(list(folder.iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_the_same_images_make_the_same_shard_again(job, tmp_path):
     made = []
     for name in ("one", "two"):
@@ -80,6 +81,7 @@ def test_the_same_images_make_the_same_shard_again(job, tmp_path):
     assert made[0] == made[1]
 
 
+@pytest.mark.slow
 def test_shards_that_cannot_be_written_fail_their_images_until_the_next_run(job, made, tmp_path):
     job = replaced(job, shards="parquet")
     shards = tmp_path / "out" / load_trained(f"{made}/dtn").digest[:12] / "shards"

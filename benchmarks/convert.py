@@ -51,6 +51,8 @@ import peers
 ROOT = Path(__file__).parent.parent
 PHOTOS = {"20KB": ((240, 320), 2000), "300KB": ((1000, 1500), 600), "12MP": ((3000, 4000), 60)}
 DISTINCT = 200  # contents, each under many keys
+SAMPLE_SECONDS = 2  # reading the memory of Ray's processes takes a tenth of a second
+LIMIT_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -182,21 +184,25 @@ def run(contender: str, model: str, source: str, out: str) -> Turn:
     with tempfile.TemporaryFile("w+") as log:
         job = subprocess.Popen(command(contender, model, source, out), stdout=log, stderr=log, cwd=ROOT)
         peak, largest = 0, 0
-        while job.poll() is None:
+        while job.returncode is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                job.wait(SAMPLE_SECONDS)
             sizes = [memory(process) for process in family(job.pid)]
             peak, largest = max(peak, sum(sizes)), max(largest, *sizes, 0)
-            time.sleep(0.5)
+            if job.returncode is None and time.perf_counter() - began > LIMIT_SECONDS:
+                for process in family(job.pid):
+                    process.kill()
         seconds = time.perf_counter() - began
         if job.returncode:
             log.seek(0)
-            raise RuntimeError(f"{contender} failed:\n{log.read()[-3000:]}")
+            raise RuntimeError(f"{contender} failed or took over {LIMIT_SECONDS} s:\n{log.read()[-3000:]}")
     return Turn(seconds, peak, largest)
 
 
 def family(pid: int) -> list[psutil.Process]:
     with contextlib.suppress(psutil.Error):
         parent = psutil.Process(pid)
-        return [parent, *parent.children(recursive=True)]
+        return [*parent.children(recursive=True), parent]
     return []
 
 

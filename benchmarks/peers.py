@@ -22,7 +22,7 @@ from dtn_ray.checkpoint import load_trained
 from dtn_ray.data.labelled import to_float, to_uint8
 from dtn_ray.images import decode, encode, to_image
 
-BATCH = 256
+BATCH = 64
 THREADS = 16
 CORES = len(os.sched_getaffinity(0))
 
@@ -179,11 +179,12 @@ def by_daft(checkpoint: str, source: str, out: str) -> None:
             return [encode(pixels) for pixels in self.model(images)[0]]
 
     photos = daft.from_glob_path(f"{source}/**", io_config=io_config)
-    contents = photos.with_column("content", download(photos["path"], max_connections=32, io_config=io_config))
+    # Not the same number for both: then they share one client and its connections, and wait for each other for ever.
+    contents = photos.with_column("content", download(photos["path"], max_connections=64, io_config=io_config))
     images = contents.with_column("png", Transfer()(contents["content"]))
     names = images["path"].replace(source, out) + ".png"
     images = images.select(names.alias("name"), images["png"])
-    done = images.select(upload(images["png"], images["name"], max_connections=32, io_config=io_config))
+    done = images.select(upload(images["png"], images["name"], max_connections=48, io_config=io_config))
     for _ in done.iter_partitions():
         pass
 

@@ -159,14 +159,14 @@ class Conversion:
     """Compute on GPUs."""
     actors_per_gpu: int = 1
     """Actors that share one GPU."""
-    batch_size: int = 256
-    """Images in one pass through the networks."""
+    batch_size: int | None = None
+    """Images in one pass through the networks; by default 256 on a GPU and 64 on a CPU, as fit its cache."""
     bf16: bool = False
     """Compute in bfloat16 where that is safe (autocast)."""
     compile: bool = False
     """Compile the networks (torch.compile)."""
     threads: int = 16
-    """Files that one actor reads at once; and as many that it writes."""
+    """Threads of one actor that read and decode, and as many that write; on S3 each has up to 64 objects under way."""
     format: Literal["png", "webp"] = "png"
     """Of the images written; both keep every pixel."""
     shards: Literal["none", "parquet", "webdataset"] = "none"

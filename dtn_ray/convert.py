@@ -23,22 +23,20 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 import ray.data
 import torch
 from pyarrow import fs
 from ray.exceptions import RayTaskError
-from ray.util import metrics
 from tqdm import tqdm
 
 from dtn_ray import lease, report, storage
+from dtn_ray.actor import Actor
 from dtn_ray.checkpoint import load_trained
 from dtn_ray.cluster import connect, worker_resources
 from dtn_ray.config import Conversion
@@ -283,35 +281,6 @@ def _blocks(plan: Plan, limit: int | None, whole: bool) -> list[tuple[str, int, 
             blocks.append((uri, start, min(start + size, rows, left)))
         left -= min(rows, left)
     return blocks
-
-
-class Actor:
-    """A Converter on Ray, which counts for the dashboard what it does."""
-
-    def __init__(self, job: Conversion, work: str) -> None:
-        self.converter = Converter(job, scratch=_scratch(work), threads=None if job.gpu else 1)
-        self.images = metrics.Counter("dtn_images", "Images that a conversion finished", ("status", "cause"))
-        self.bytes = metrics.Counter("dtn_bytes_read", "Bytes of images that a conversion read")
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        (block,) = batch.to_pylist()
-        outcomes = self.converter(_work(block["uri"]).slice(block["start"], block["stop"] - block["start"]))
-        for status, cause in set(zip(outcomes["status"].to_pylist(), outcomes["cause"].to_pylist(), strict=True)):
-            rows = outcomes.filter(pc.field("status") == status)
-            rows = rows.filter(pc.field("cause") == cause) if cause else rows
-            self.images.inc(len(rows), {"status": status, "cause": cause or ""})
-        if size := pc.call_function("sum", [outcomes["size"]]).as_py():  # a counter takes no zero
-            self.bytes.inc(size)
-        return outcomes
-
-
-@lru_cache(maxsize=2)
-def _work(uri: str) -> pa.Table:
-    return pq.read_table(io.BytesIO(storage.read_bytes(uri)))
-
-
-def _scratch(work: str) -> str | None:
-    return None if work.startswith("s3://") else storage.resolve(work)[1]
 
 
 def _judge(job: Conversion, latest: deque[str | None]) -> None:

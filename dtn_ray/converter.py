@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,20 +13,34 @@ from dtn_ray import storage
 from dtn_ray.checkpoint import Trained, load_trained
 from dtn_ray.config import Conversion
 from dtn_ray.data.labelled import to_float, to_uint8
-from dtn_ray.errors import UserError
 from dtn_ray.images import CONTENT_TYPES, decode, encode
 from dtn_ray.keys import output_key
 from dtn_ray.ledger import SCHEMA
 from dtn_ray.shards import Result, pack, shard_name
 
 Row = dict[str, Any]
+Writing = tuple[list[Row], list[Future[list[tuple[int, Row]]]]]
 OUTCOME = pa.schema([SCHEMA.field(name) for name in ("status", "cause", "reason", "output", "score")])
+
+# What one thread fetches at once: enough for the store to be busy, in memory that large photos do not fill.
+OBJECTS_AT_ONCE = 64
+BYTES_AT_ONCE = 16 << 20
+
+
+class Made(NamedTuple):
+    """An image to write: its place in the batch, the file it was made of, C×H×W uint8, and its score."""
+
+    place: int
+    file: Row
+    pixels: np.ndarray
+    score: float
 
 
 class Converter:
     """Holds G once, turns rows of the work list into rows of the ledger.
 
-    While the networks compute a batch, threads fetch and decode the next two and write the one before.
+    While the networks compute a batch, threads fetch and decode the next two and write the one before. A thread has
+    many objects under way at once, since to hand each to a thread of its own takes as long as to decode it.
     """
 
     def __init__(self, job: Conversion, scratch: str | None = None, threads: int | None = None) -> None:
@@ -48,7 +62,7 @@ class Converter:
     def __call__(self, work: pa.Table) -> pa.Table:
         """A table of the columns key, version, size (and others, which stay); the same with OUTCOME's columns."""
         files = work.select(["key", "version", "size"]).to_pylist()
-        outcomes = [row for batch in self._ahead(files) for row in self._finish(*batch)]
+        outcomes = [row for writing in self._ahead(files) for row in self._finish(writing)]
         if self.job.shards != "none":
             outcomes = self._pack(files, outcomes)
         table = pa.Table.from_pylist(outcomes, schema=OUTCOME)
@@ -56,34 +70,39 @@ class Converter:
             work = work.append_column(name, table[name])
         return work
 
-    def _ahead(self, files: list[Row]) -> Iterator[tuple[list[Row], list[Any]]]:
+    def _ahead(self, files: list[Row]) -> Iterator[Writing]:
         """Batches whose outputs are being written, one behind the networks, which are two behind the readers."""
-        size = self.job.batch_size
+        size = self.job.batch_size or (256 if self.job.gpu else 64)
         batches = (files[i : i + size] for i in range(0, len(files), size))
         reading = [self._start(batch) for batch in islice(batches, 2)]
-        writing: tuple[list[Row], list[Any]] | None = None
+        writing: Writing | None = None
         while reading:
             batch, futures = reading.pop(0)
             reading += [self._start(following) for following in islice(batches, 1)]
-            started = batch, self._transfer(batch, [future.result() for future in futures])
+            started = self._transfer(batch, [each for future in futures for each in future.result()])
             if writing:
                 yield writing
             writing = started
         if writing:
             yield writing
 
-    def _start(self, batch: list[Row]) -> tuple[list[Row], list[Future[np.ndarray | Row]]]:
-        return batch, [self.readers.submit(self._read, file) for file in batch]
+    def _start(self, batch: list[Row]) -> tuple[list[Row], list[Future[list[np.ndarray | Row]]]]:
+        return batch, [self.readers.submit(self._read, files) for files in _together(batch)]
 
-    def _finish(self, batch: list[Row], outcomes: list[Any]) -> list[Row]:
-        return [each.result() if isinstance(each, Future) else each for each in outcomes]
+    def _finish(self, writing: Writing) -> list[Row]:
+        outcomes, futures = writing
+        for future in futures:
+            for i, outcome in future.result():
+                outcomes[i] = outcome
+        return outcomes
 
-    def _read(self, file: Row) -> np.ndarray | Row:
-        uri = source_uri(self.job.source, file["key"])
-        try:
-            content = storage.read_bytes(uri)
-        except (OSError, ValueError) as error:
-            return _failure("store", str(error).removeprefix(f"{uri}: "))
+    def _read(self, files: list[Row]) -> list[np.ndarray | Row]:
+        contents = storage.read_many([source_uri(self.job.source, file["key"]) for file in files])
+        return [self._decode(file, content) for file, content in zip(files, contents, strict=True)]
+
+    def _decode(self, file: Row, content: bytes | OSError) -> np.ndarray | Row:
+        if isinstance(content, OSError):
+            return _failure("store", str(content).removeprefix(f"{source_uri(self.job.source, file['key'])}: "))
         if file["size"] is not None and len(content) != file["size"]:
             return _failure("store", f"{len(content)} bytes came of {file['size']}: cut short, or changed since listed")
         try:
@@ -91,22 +110,23 @@ class Converter:
         except ValueError as error:
             return _failure("image", str(error))
 
-    def _transfer(self, batch: list[Row], read: list[np.ndarray | Row]) -> list[Any]:
-        """Outcomes of a batch, of which those that are being written are futures."""
-        outcomes: list[Any] = list(read)
-        images = {i: each for i, each in enumerate(read) if isinstance(each, np.ndarray)}
-        if not images:
-            return outcomes
+    def _transfer(self, batch: list[Row], read: list[np.ndarray | Row]) -> Writing:
+        """Outcomes of a batch, and the futures of those that are being written."""
+        outcomes = [each if isinstance(each, dict) else {} for each in read]
+        where = [i for i, each in enumerate(read) if isinstance(each, np.ndarray)]
+        if not where:
+            return outcomes, []
         try:
-            transferred, scores = self._compute(np.stack(list(images.values())))
+            transferred, scores = self._compute(np.stack([read[i] for i in where]))  # type: ignore[misc]
         except RuntimeError as error:  # as torch tells of too little memory
-            return [
-                _failure("model", f"the networks failed: {error}") if i in images else outcomes[i]
-                for i in range(len(read))
-            ]
-        for i, pixels, score in zip(images, transferred, scores, strict=True):
-            outcomes[i] = self.writers.submit(self._write, batch[i], pixels, float(score))
-        return outcomes
+            for i in where:
+                outcomes[i] = _failure("model", f"the networks failed: {error}")
+            return outcomes, []
+        made = [
+            Made(i, batch[i], pixels, float(score)) for i, pixels, score in zip(where, transferred, scores, strict=True)
+        ]
+        chunks = [made[i : i + OBJECTS_AT_ONCE] for i in range(0, len(made), OBJECTS_AT_ONCE)]
+        return outcomes, [self.writers.submit(self._write, chunk) for chunk in chunks]
 
     @torch.inference_mode()
     def _compute(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -120,27 +140,37 @@ class Converter:
         G_x = self.dtn.g(f_x if self.dtn.with_f else x)
         return G_x, (f_x.float() - self.dtn.f(G_x).float()).norm(dim=1)
 
-    def _write(self, file: Row, pixels: np.ndarray, score: float) -> Row:
-        if not np.isfinite(score):
-            return _failure("model", "the networks gave values that are not finite")
-        content = encode(pixels, self.job.format)
-        done = {"status": "converted", "score": score}
-        if self.job.shards != "none":
-            return done | {"content": content}
-        output = f"{self.folder}/images/{output_key(file['key'], self.job.format)}"
-        metadata = {"model": self.model, "source-version": file["version"] or ""}
-        return self._put(output, content, CONTENT_TYPES[self.job.format], metadata) or done | {"output": output}
+    def _write(self, made: list[Made]) -> list[tuple[int, Row]]:
+        """Encodes images and writes them; for each, its place in the batch and the outcome."""
+        outcomes, outputs = dict[int, Row](), dict[int, storage.NewFile]()
+        for i, file, pixels, score in made:
+            if not np.isfinite(score):
+                outcomes[i] = _failure("model", "the networks gave values that are not finite")
+                continue
+            content = encode(pixels, self.job.format)
+            outcomes[i] = {"status": "converted", "score": score}
+            if self.job.shards != "none":
+                outcomes[i]["content"] = content
+                continue
+            outcomes[i]["output"] = f"{self.folder}/images/{output_key(file['key'], self.job.format)}"
+            metadata = {"model": self.model, "source-version": file["version"] or ""}
+            outputs[i] = self._new_file(outcomes[i]["output"], content, CONTENT_TYPES[self.job.format], metadata)
+        failures = self._put(list(outputs.values()))
+        outcomes |= {i: failure for i, failure in zip(outputs, failures, strict=True) if failure}
+        return list(outcomes.items())
 
-    def _put(self, output: str, content: bytes, content_type: str | None, metadata: dict[str, str]) -> Row | None:
-        """Writes below OUT, unless for a dry run. Returns the failure if it fails."""
-        if self.job.dry_run:
-            return None
-        uri = storage.join(self.job.out, output)
-        try:
-            storage.write_bytes(uri, content, content_type, metadata, self.scratch)
-        except UserError as error:
-            return _failure("store", str(error).replace(f"{uri}: ", ""))
-        return None
+    def _new_file(
+        self, output: str, content: bytes, content_type: str | None, metadata: dict[str, str]
+    ) -> storage.NewFile:
+        return storage.NewFile(storage.join(self.job.out, output), content, content_type, metadata)
+
+    def _put(self, files: list[storage.NewFile]) -> list[Row | None]:
+        """Writes below OUT, unless for a dry run; for each file, the failure if it fails."""
+        errors = [None] * len(files) if self.job.dry_run else storage.write_many(files, self.scratch)
+        return [
+            _failure("store", str(error).replace(f"{file.uri}: ", "")) if error else None
+            for file, error in zip(files, errors, strict=True)
+        ]
 
     def _pack(self, files: list[Row], outcomes: list[Row]) -> list[Row]:
         """Writes the images among the outcomes of a block into one shard."""
@@ -153,11 +183,27 @@ class Converter:
         ]
         name = shard_name([(result.key, result.version) for result in results], kind)
         output = f"{shards_folder(self.model)}/{name}"
-        failure = self._put(output, pack(results, kind, self.job.format), None, {"model": self.model})
+        (failure,) = self._put(
+            [self._new_file(output, pack(results, kind, self.job.format), None, {"model": self.model})]
+        )
         for number, i in enumerate(done):
             del outcomes[i]["content"]
             outcomes[i] = failure or outcomes[i] | {"output": f"{output}#{number}"}
         return outcomes
+
+
+def _together(files: list[Row]) -> Iterator[list[Row]]:
+    """The files in pieces of OBJECTS_AT_ONCE and BYTES_AT_ONCE at most; one of unknown size counts as a megabyte."""
+    piece, total = list[Row](), 0
+    for file in files:
+        size = 1 << 20 if file["size"] is None else file["size"]
+        if piece and (len(piece) == OBJECTS_AT_ONCE or total + size > BYTES_AT_ONCE):
+            yield piece
+            piece, total = [], 0
+        piece.append(file)
+        total += size
+    if piece:
+        yield piece
 
 
 def model_folder(model: str) -> str:

@@ -3,14 +3,16 @@
 Credentials, region and endpoint come from the standard AWS chain and variables (AWS_ENDPOINT_URL, AWS_REGION, …).
 """
 
+import asyncio
 import fcntl
 import hashlib
 import os
 import posixpath
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import islice
@@ -18,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import botocore.session
+import botocore.utils
 import obstore
 import pyarrow as pa
 from botocore.config import Config
@@ -39,6 +43,11 @@ LISTING = pa.schema(
 )
 ADVICE = "Check that the bucket is there, the endpoint (AWS_ENDPOINT_URL) and the credentials."
 PAGE = 1000  # S3 gives no more keys at once
+VARIABLES = (
+    *("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION"),
+    *("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    *("AWS_CONNECT_TIMEOUT", "AWS_READ_TIMEOUT", "AWS_TIMEOUT"),
+)
 
 
 def resolve(uri: str) -> tuple[fs.FileSystem, str]:
@@ -174,11 +183,16 @@ def _children(uri: str, prefix: str) -> list[tuple[str, bool]]:
 
 def s3_client() -> Any:
     """boto3's client for what pyarrow does not do: ETags, conditional writes, keys with empty components."""
-    return _s3_client(tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))))
+    return _s3_client(_variables())
+
+
+def _variables() -> tuple[str | None, ...]:
+    """What leads to a store, for clients that are kept while it stays; to look through all variables takes longer."""
+    return tuple(map(os.environ.get, VARIABLES))
 
 
 @lru_cache
-def _s3_client(variables: tuple[tuple[str, str], ...]) -> Any:
+def _s3_client(variables: tuple[str | None, ...]) -> Any:
     """One client for each setting of the variables: it is slow to make and safe to share among threads."""
     config = Config(
         retries={"mode": "standard", "max_attempts": 6},
@@ -188,7 +202,17 @@ def _s3_client(variables: tuple[tuple[str, str], ...]) -> Any:
         request_checksum_calculation="when_required",  # other stores than Amazon's need not know the newer ones
         s3={"addressing_style": "path" if _endpoint() else "auto"},
     )
-    return boto3.Session().client("s3", config=config)
+    session = botocore.session.get_session()
+    # A third of the time of a listing goes into its default, which knows every way to write a date.
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
+    return boto3.Session(botocore_session=session).client("s3", config=config)
+
+
+def _timestamp(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return botocore.utils.parse_timestamp(text)
 
 
 def _bucket_and_key(uri: str) -> tuple[str, str]:
@@ -216,13 +240,11 @@ def _timeouts() -> Any:
 
 def _store(bucket: str) -> S3Store:
     """obstore's client, with retries: a fourth of boto3's work for each object, and free of Python's lock."""
-    return _stores(
-        bucket, tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
-    )
+    return _stores(bucket, _variables())
 
 
 @lru_cache
-def _stores(bucket: str, variables: tuple[tuple[str, str], ...]) -> S3Store:
+def _stores(bucket: str, variables: tuple[str | None, ...]) -> S3Store:
     endpoint = _endpoint()
     try:
         # Asked anew well before a role's credentials can end: boto renews them a quarter of an hour before.
@@ -271,45 +293,113 @@ def read_bytes(uri: str) -> bytes:
         raise _refusal(uri, error) from error
 
 
-def write_bytes(
-    uri: str,
-    content: bytes,
-    content_type: str | None = None,
-    metadata: Mapping[str, str] | None = None,
-    scratch: str | None = None,
-) -> None:
-    """Writes a file whole: a reader sees the old content or the new, never a part.
+def read_many(uris: Sequence[str]) -> list[bytes | OSError]:
+    """What `read_bytes` returns or raises for each of many files; objects of S3 are fetched at the same time."""
 
-    `content_type` and `metadata` (ASCII) are for S3 alone. A local file is first written beside its place, or in the
-    folder `scratch` of the same filesystem. Raises UserError if the store refuses.
+    def read(uri: str) -> bytes | OSError:
+        try:
+            return read_bytes(uri)
+        except (OSError, ValueError) as error:  # ValueError: a name that no local file can have
+            return error if isinstance(error, OSError) else OSError(f"{uri}: {error}")
+
+    async def fetch(uri: str) -> bytes | OSError:
+        bucket, key = _bucket_and_key(uri)
+        if not _plain(key):
+            return await asyncio.to_thread(read, uri)
+        try:
+            return (await (await obstore.get_async(_store(bucket), key)).bytes_async()).to_bytes()
+        except (OSError, ValueError, BaseError) as error:
+            return _refusal(uri, error)
+
+    async def fetch_all() -> list[bytes | OSError]:
+        return await asyncio.gather(*map(fetch, uris))
+
+    return asyncio.run(fetch_all()) if _all_s3(uris) else list(map(read, uris))
+
+
+def _all_s3(uris: Sequence[str]) -> bool:
+    return all(uri.startswith("s3://") for uri in uris)
+
+
+@dataclass(frozen=True)
+class NewFile:
+    """A file to be written."""
+
+    uri: str
+    content: bytes
+    content_type: str | None = None
+    """For S3 alone, as is `metadata`."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """ASCII."""
+
+
+def write_bytes(uri: str, content: bytes, content_type: str | None = None) -> None:
+    """Writes a file whole: a reader sees the old content or the new, never a part. Raises UserError if refused."""
+    _write(NewFile(uri, content, content_type))
+
+
+def write_many(files: Sequence[NewFile], scratch: str | None = None) -> list[UserError | None]:
+    """Writes files as `write_bytes` does, objects of S3 at the same time; for each, the error it would have raised.
+
+    A local file is first written beside its place, or in the folder `scratch` of the same filesystem.
     """
+
+    def write(file: NewFile) -> UserError | None:
+        try:
+            _write(file, scratch)
+        except UserError as error:
+            return error
+        return None
+
+    async def send(file: NewFile) -> UserError | None:
+        bucket, key = _bucket_and_key(file.uri)
+        if not _plain(key):
+            return await asyncio.to_thread(write, file)
+        try:
+            await obstore.put_async(_store(bucket), key, file.content, attributes=_attributes(file))
+        except (OSError, ValueError, BaseError) as error:
+            return UserError(f"cannot be written: {_refusal(file.uri, error)}")
+        return None
+
+    async def send_all() -> list[UserError | None]:
+        return await asyncio.gather(*map(send, files))
+
+    return asyncio.run(send_all()) if _all_s3([file.uri for file in files]) else list(map(write, files))
+
+
+def _write(file: NewFile, scratch: str | None = None) -> None:
+    if file.uri.startswith("s3://"):
+        _put(file)
+        return
+    path = resolve(file.uri)[1]
+    partial = f"{scratch or os.path.dirname(path)}/{uuid.uuid4().hex}.partial"
     try:
-        if uri.startswith("s3://"):
-            _put(uri, content, content_type, metadata or {})
-            return
-        path = resolve(uri)[1]
-        partial = f"{scratch or os.path.dirname(path)}/{uuid.uuid4().hex}.partial"
         os.makedirs(os.path.dirname(path), exist_ok=True)
         try:
-            Path(partial).write_bytes(content)
+            Path(partial).write_bytes(file.content)
             os.replace(partial, path)
         except OSError:
             Path(partial).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise UserError(f"{uri}: cannot be written: {error}") from error
-    except (ClientError, BotoCoreError, BaseError) as error:
-        raise UserError(f"cannot be written: {_refusal(uri, error)}") from error
+        raise UserError(f"{file.uri}: cannot be written: {error}") from error
 
 
-def _put(uri: str, content: bytes, content_type: str | None, metadata: Mapping[str, str]) -> None:
-    bucket, key = _bucket_and_key(uri)
-    if _plain(key):
-        attributes = {"Content-Type": content_type} if content_type else {}
-        obstore.put(_store(bucket), key, content, attributes=attributes | dict(metadata))
-    else:
-        headers = {"ContentType": content_type} if content_type else {}
-        s3_client().put_object(Bucket=bucket, Key=key, Body=content, Metadata=dict(metadata), **headers)
+def _put(file: NewFile) -> None:
+    bucket, key = _bucket_and_key(file.uri)
+    try:
+        if _plain(key):
+            obstore.put(_store(bucket), key, file.content, attributes=_attributes(file))
+        else:
+            headers = {"ContentType": file.content_type} if file.content_type else {}
+            metadata = dict(file.metadata)
+            s3_client().put_object(Bucket=bucket, Key=key, Body=file.content, Metadata=metadata, **headers)
+    except (OSError, ClientError, BotoCoreError, BaseError) as error:
+        raise UserError(f"cannot be written: {_refusal(file.uri, error)}") from error
+
+
+def _attributes(file: NewFile) -> dict[str, str]:
+    return ({"Content-Type": file.content_type} if file.content_type else {}) | dict(file.metadata)
 
 
 def stat(uri: str) -> tuple[str, int, datetime]:

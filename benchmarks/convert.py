@@ -6,9 +6,10 @@ python benchmarks/convert.py --stages             how fast each stage is by itse
 
 Everyone converts the same objects on the same S3 server (SeaweedFS, on this machine, so it takes a part of the cores)
 with the same model, on as many processes as there are cores: (a) boto3, (b) asynchronous obstore and (c) Daft, all in
-peers.py. They take turns, and what counts is the ratio. Starting up is timed apart, by a run over two objects, and
-taken off. Memory is the peak of the sum over all processes of the contender, pages that they share counted once; of
-dtn-ray, Ray itself is about half. Daft takes part where it is installed (pip install daft).
+peers.py. They take turns, and what counts is the ratio. Starting up is timed apart, by a run over 64 objects a core,
+enough for every process to start, and taken off. Memory is the peak of the sum over all processes of the contender,
+pages that they share counted once; of dtn-ray, Ray itself is about half. Daft takes part where it is installed (pip
+install daft).
 """
 
 import asyncio
@@ -178,11 +179,11 @@ def command(contender: str, model: str, source: str, out: str) -> list[str]:
     return [sys.executable, str(ROOT / script[0]), *script[1:], model, source, out]
 
 
-def run(contender: str, model: str, source: str, out: str) -> Turn:
-    """Runs a contender to its end and watches its memory. Raises RuntimeError where it fails."""
+def watch(command: list[str]) -> Turn:
+    """Runs a command to its end and watches its memory. Raises RuntimeError where it fails."""
     began = time.perf_counter()
     with tempfile.TemporaryFile("w+") as log:
-        job = subprocess.Popen(command(contender, model, source, out), stdout=log, stderr=log, cwd=ROOT)
+        job = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
         peak, largest = 0, 0
         while job.returncode is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -195,7 +196,7 @@ def run(contender: str, model: str, source: str, out: str) -> Turn:
         seconds = time.perf_counter() - began
         if job.returncode:
             log.seek(0)
-            raise RuntimeError(f"{contender} failed or took over {LIMIT_SECONDS} s:\n{log.read()[-3000:]}")
+            raise RuntimeError(f"{command} failed or took over {LIMIT_SECONDS} s:\n{log.read()[-3000:]}")
     return Turn(seconds, peak, largest)
 
 
@@ -221,7 +222,7 @@ def compare(options: Options, model: str, name: str, count: int, startup: dict[s
     for i in range(options.rounds):
         for contender in contenders if i % 2 == 0 else reversed(contenders):
             out = f"s3://bench/out-{name}-{contender}-{i}"
-            turns[contender].append(turn := run(contender, model, source, out))
+            turns[contender].append(turn := watch(command(contender, model, source, out)))
             check(contender, source, out, count)
             rate = count / (turn.seconds - startup[contender])
             print(f"{name:>12} {contender:>8} {rate:8.1f}/s {turn.seconds:7.1f} s {turn.peak >> 20:6} MiB", flush=True)
@@ -311,9 +312,9 @@ def measure(options: Options, model: str) -> dict[str, Any]:
     if options.stages:
         upload("stages", small, 5000)
         return {name: round(rate, 1) for name, rate in stages(model).items()}
-    upload("two", small, 2)
+    upload("few", small, 64 * peers.CORES)
     startup = {
-        contender: run(contender, model, "s3://bench/two", f"s3://bench/out-two-{contender}").seconds
+        contender: watch(command(contender, model, "s3://bench/few", f"s3://bench/out-few-{contender}")).seconds
         for contender in ("dtn-ray", *options.peers)
     }
     print("start-up:", {name: round(seconds, 1) for name, seconds in startup.items()}, flush=True)

@@ -194,7 +194,7 @@ def _apply(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     # A fraction: the work is the store's more than the CPU's.
     remote = ray.remote(function).options(num_cpus=0.25, max_retries=5)
     with _causes():
-        for future in tqdm([remote.remote(item) for item in items], unit="range", desc="keys", leave=False):
+        for future in tqdm([remote.remote(item) for item in items], unit="part", desc="listing", leave=False):
             yield ray.get(future)
 
 

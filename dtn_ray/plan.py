@@ -1,7 +1,7 @@
 """What there is to convert: a source's listing without what the ledger says is done.
 
-Neither is ever held whole. The listing is cut into ranges of keys; whoever lists a range reads the ledger's rows of the
-same keys beside it, and writes what is left to do as Parquet files, the work list.
+Neither is ever held whole. The source is listed in stretches, side by side; whoever lists one reads the ledger's rows
+of the same keys beside it, and writes what is left to do as Parquet files, the work list.
 """
 
 import io
@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain, groupby
 from typing import Any
 
 import pyarrow as pa
@@ -26,7 +27,8 @@ from dtn_ray.tally import Tally
 Apply = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 WORK = pa.schema({"key": pa.string(), "version": pa.string(), "size": pa.int64(), "attempts": pa.int32()})
-RANGES = 64  # listed side by side
+STRETCHES = 64  # of the source, listed side by side
+SHARES = 256  # more tasks would burden the driver
 CHUNK = 50_000  # keys that are compared with the ledger at once
 SAMPLE = 32
 
@@ -99,20 +101,28 @@ class Filters:
 
 
 def list_source(job: Conversion, ledger: list[Part], work: str | None, apply: Apply) -> Iterable[Plan]:
-    """The plans of ranges of the source's keys, by listing it. `apply` is `map`, or does the same on many machines.
+    """The plans of parts of the source, by listing it. `apply` is `map`, or does the same on many machines.
 
     The work list goes to the folder `work`; without one, it is not written. Raises UserError where the store refuses.
     """
     filters = Filters.of(job)
-    ranges = storage.key_ranges(job.source, RANGES)
-    return apply(_scan, [(job, filters, ledger, work, i, *bounds) for i, bounds in enumerate(ranges)])
+    found = storage.stretches(job.source, STRETCHES)
+    count = min(SHARES, len(found))
+    shares = [found[i * len(found) // count : (i + 1) * len(found) // count] for i in range(count)]
+    return apply(_scan, [(job, filters, ledger, work, i, share) for i, share in enumerate(shares)])
 
 
-def _scan(task: tuple[Conversion, Filters, list[Part], str | None, int, str, str | None]) -> Plan:
-    """The plan of one range of keys."""
-    job, filters, ledger, work, i, after, until = task
+def _scan(task: tuple[Conversion, Filters, list[Part], str | None, int, list[storage.Stretch]]) -> Plan:
+    """The plan of some stretches of the source."""
+    job, filters, ledger, work, i, share = task
     plan = Plan()
-    for j, files in enumerate(_chunks(storage.list_pages(job.source, after, until))):
+
+    def chunks() -> Iterator[pa.Table]:
+        # Whole folders together, as their keys are neighbours; the files beside them would reach over all of these.
+        for _, group in groupby(share, lambda stretch: stretch.after is None or stretch):
+            yield from _chunks(chain.from_iterable(storage.list_pages(job.source, stretch) for stretch in group))
+
+    for j, files in enumerate(chunks()):
         plan.merge(sift(job, filters, ledger, files, work and storage.join(work, f"{i:04}-{j:05}.parquet")))
     return plan
 

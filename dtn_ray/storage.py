@@ -43,6 +43,8 @@ LISTING = pa.schema(
 )
 ADVICE = "Check that the bucket is there, the endpoint (AWS_ENDPOINT_URL) and the credentials."
 PAGE = 1000  # S3 gives no more keys at once
+FEW_PAGES = 10
+LAST = chr(0x10FFFF)  # the last character: what begins with a character lies before it and this
 VARIABLES = (
     *("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION"),
     *("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
@@ -90,38 +92,70 @@ def list_keys(uri: str) -> list[str]:
     return [key for page in list_pages(uri) for key in page["key"].to_pylist()]
 
 
-def list_pages(uri: str, after: str = "", until: str | None = None) -> Iterator[pa.Table]:
-    """The files below a folder or prefix as tables of the schema LISTING, in the order of their keys' bytes.
+@dataclass(frozen=True)
+class Stretch:
+    """Files below a folder or prefix that are listed by themselves; by default all."""
 
-    Only keys after `after`, up to and with `until`. Holds a page at a time (of a local folder, the names in it).
-    Raises UserError if the store refuses.
+    folder: str = ""
+    """Relative to the prefix; empty, or ending in a slash."""
+    after: str | None = None
+    """None: all files below `folder`. Else those whose next component lies after this (empty: any) …"""
+    until: str | None = None
+    """… up to and with this, but …"""
+    apart: frozenset[str] = frozenset()
+    """… without these folders in it, which are stretches of their own."""
+
+    def holds(self, name: str) -> bool:
+        """Whether a component lies between the bounds."""
+        return (not self.after or name > self.after) and (self.until is None or name <= self.until)
+
+
+def list_pages(uri: str, stretch: Stretch | None = None) -> Iterator[pa.Table]:
+    """The files below a folder or prefix, or a stretch of them, as tables of the schema LISTING, in the store's order.
+
+    Holds a page at a time (of a local folder, the names in it). Raises UserError if the store refuses.
     """
     try:
-        yield from _pages_s3(uri, after, until) if uri.startswith("s3://") else _pages_local(uri, after, until)
+        yield from _pages_s3(uri, stretch or Stretch()) if uri.startswith("s3://") else _pages_local(uri)
     except (OSError, ClientError, BotoCoreError) as error:
         raise UserError(f"{uri}: cannot be listed: {error}. {ADVICE}") from error
 
 
-def _pages_s3(uri: str, after: str, until: str | None) -> Iterator[pa.Table]:
+def _pages_s3(uri: str, stretch: Stretch) -> Iterator[pa.Table]:
     bucket, prefix = _bucket_and_key(uri.rstrip("/") + "/")
-    options = {"StartAfter": prefix + after} if after else {}
-    for page in s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **options):
-        found = [each for each in page.get("Contents", ()) if not each["Key"].endswith("/")]  # the markers of folders
-        keys = [each["Key"].removeprefix(prefix) for each in found]
-        inside = len(keys) if until is None else sum(key <= until for key in keys)
+    folder = prefix + stretch.folder
+
+    def table(objects: list[dict[str, Any]]) -> pa.Table:
         columns = [
-            keys[:inside],
-            [each["ETag"].strip('"') for each in found[:inside]],
-            [each["Size"] for each in found[:inside]],
-            [each["LastModified"] for each in found[:inside]],
+            [each["Key"].removeprefix(prefix) for each in objects],
+            [each["ETag"].strip('"') for each in objects],
+            [each["Size"] for each in objects],
+            [each["LastModified"] for each in objects],
         ]
-        yield pa.table(columns, schema=LISTING)
-        if inside < len(keys):
+        return pa.table(columns, schema=LISTING)
+
+    if stretch.after is None:
+        for page in _list(bucket, folder):
+            yield table([each for each in page.get("Contents", ()) if not each["Key"].endswith("/")])  # folder markers
+        return
+    for page in _list(bucket, folder, stretch.after, folders_apart=True):
+        files = [each for each in page.get("Contents", ()) if not each["Key"].endswith("/")]
+        found = {each["Prefix"][len(folder) : -1] for each in page.get("CommonPrefixes", ())} - stretch.apart
+        yield table([each for each in files if stretch.holds(each["Key"][len(folder) :])])
+        for name in sorted(filter(stretch.holds, found)):
+            yield from _pages_s3(uri, Stretch(f"{stretch.folder}{name}/"))
+        names = {each["Key"][len(folder) :] for each in files} | found
+        if stretch.until is not None and max(names, default="") > stretch.until:
             return
 
 
-def _pages_local(uri: str, after: str, until: str | None) -> Iterator[pa.Table]:
-    files = (file for file in _walk(resolve(uri)[1], "", ()) if file[0] > after and (until is None or file[0] <= until))
+def _list(bucket: str, prefix: str, after: str = "", folders_apart: bool = False) -> Iterator[dict[str, Any]]:
+    options = ({"StartAfter": prefix + after} if after else {}) | ({"Delimiter": "/"} if folders_apart else {})
+    yield from s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **options)
+
+
+def _pages_local(uri: str) -> Iterator[pa.Table]:
+    files = _walk(resolve(uri)[1], "", ())
     while page := list(islice(files, PAGE)):
         yield pa.Table.from_pylist([dict(zip(LISTING.names, file, strict=True)) for file in page], LISTING)
 
@@ -147,38 +181,68 @@ def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Itera
             yield key, f"{found.st_size}-{found.st_mtime_ns}", found.st_size, modified
 
 
-def key_ranges(uri: str, parts: int) -> list[tuple[str, str | None]]:
-    """Ranges (after, until] of keys that together hold all, to be listed side by side: about `parts` or more.
+def stretches(uri: str, parts: int) -> list[Stretch]:
+    """Stretches that together are all files below a prefix, to be listed side by side: about `parts` or more, in order.
 
-    One for a local folder and for up to 10,000 objects. Elsewhere the prefixes that exist are found by probing, one
-    character at a time, so that it does not matter whether keys have folders; the ranges may differ in size.
+    One for a local folder and for up to 10,000 objects. Elsewhere folders are opened until there are enough, and a
+    folder with very many entries is cut by their names. A store may list a/1 before a-1, as a tree of folders does
+    (SeaweedFS), or after it, as the bytes say (Amazon's): nothing here depends on it.
     """
-    if not uri.startswith("s3://") or len(list(islice(list_pages(uri), 10))) < 10:
-        return [("", None)]
+    if not uri.startswith("s3://") or len(list(islice(list_pages(uri), FEW_PAGES))) < FEW_PAGES:
+        return [Stretch()]
+    found, unopened = list[Stretch](), [""]
+    try:
+        with ThreadPoolExecutor(32) as pool:
+            while unopened and len(found) + len(unopened) < parts:
+                opened = list(pool.map(lambda folder: _open_folder(uri, folder, parts), unopened))
+                found += [stretch for inside, _ in opened for stretch in inside]
+                unopened = [folder for _, folders in opened for folder in folders]
+    except (OSError, ClientError, BotoCoreError) as error:
+        raise UserError(f"{uri}: cannot be listed: {error}. {ADVICE}") from error
+    return sorted([*found, *map(Stretch, unopened)], key=lambda stretch: (stretch.folder, stretch.after or ""))
+
+
+def _open_folder(uri: str, folder: str, parts: int) -> tuple[list[Stretch], list[str]]:
+    """Stretches of the entries of a folder, and the folders in it that are not among them."""
+    bucket, prefix = _bucket_and_key(uri.rstrip("/") + "/")
+    pages = list(islice(_list(bucket, prefix + folder, folders_apart=True), FEW_PAGES + 1))
+    if len(pages) <= FEW_PAGES:
+        names = {each["Prefix"][len(prefix + folder) : -1] for page in pages for each in page.get("CommonPrefixes", ())}
+        files = Stretch(folder, "", None, frozenset(names)) if names else Stretch(folder)
+        return [files], [f"{folder}{name}/" for name in sorted(names)]
+    cuts = _cuts(bucket, prefix + folder, parts)
+    # Where these folders come in the order of names, before or after the cut, differs from store to store.
+    apart = frozenset(cut[:i] for cut in cuts for i in range(1, len(cut) + 1) if i == len(cut) or cut[i] < "/")
+    inside = [Stretch(folder, after, until, apart) for after, until in zip(["", *cuts], [*cuts, None], strict=True)]
+    return inside + [Stretch(f"{folder}{name}/") for name in sorted(apart)], []
+
+
+def _cuts(bucket: str, folder: str, parts: int) -> list[str]:
+    """Beginnings of the names in a folder, in order, that cut them into about `parts` or more."""
+
+    def longer(stem: str) -> list[tuple[str, bool]]:
+        """The beginnings one character longer than `stem`, and whether they have more than half a page of names."""
+        counts, after = dict[str, int](), ""
+        while True:
+            page = next(_list(bucket, folder + stem, after, folders_apart=True), {})
+            entries = [each["Key"] for each in page.get("Contents", ())]
+            entries += [each["Prefix"] for each in page.get("CommonPrefixes", ())]
+            following = [entry[len(folder + stem) :][:1] for entry in entries]
+            characters = sorted(character for character in following if character not in ("", "/"))
+            for character in characters:
+                counts[character] = counts.get(character, 0) + 1
+            if not page.get("IsTruncated") or not characters or characters[-1] + LAST <= after:
+                return [(stem + character, count >= PAGE // 2) for character, count in counts.items()]
+            counts[characters[-1]] = PAGE  # how many more there are, nobody knows
+            after = characters[-1] + LAST
+
     large, small = [""], list[str]()
     with ThreadPoolExecutor(32) as pool:
         while large and len(large) + len(small) < parts:
-            found = [each for children in pool.map(lambda prefix: _children(uri, prefix), large) for each in children]
-            large = [prefix for prefix, is_large in found if is_large]
-            small += [prefix for prefix, is_large in found if not is_large]
-    cuts = sorted({*large, *small} - {""})
-    return list(zip(["", *cuts], [*cuts, None], strict=True))
-
-
-def _children(uri: str, prefix: str) -> list[tuple[str, bool]]:
-    """The prefixes one character longer that keys have, and whether more than a page of keys has them."""
-    children = dict[str, int]()
-    after = prefix
-    while True:
-        page = next(list_pages(uri, after), None)
-        inside = [key for key in (page["key"].to_pylist() if page else ()) if key.startswith(prefix)]
-        for key in inside:
-            children[key[: len(prefix) + 1]] = children.get(key[: len(prefix) + 1], 0) + 1
-        if page is None or len(inside) < len(page) or not inside:
-            return [(child, count >= PAGE // 2) for child, count in children.items() if child != prefix]
-        last = inside[-1][: len(prefix) + 1]
-        children[last] = PAGE  # how many more there are, nobody knows
-        after = last + chr(0x10FFFF)
+            found = [each for children in pool.map(longer, large) for each in children]
+            large = [stem for stem, is_large in found if is_large]
+            small += [stem for stem, is_large in found if not is_large]
+    return sorted({*large, *small} - {""})
 
 
 def s3_client() -> Any:

@@ -43,7 +43,8 @@ class LabelledImages:
 
 def to_float(images: np.ndarray | Tensor) -> Tensor:
     """uint8 0..255 to float32 in [-1, 1]: the one place where images enter the method."""
-    return torch.as_tensor(images, dtype=torch.float32).div(127.5).sub_(1)
+    values = images.astype(np.float32) if isinstance(images, np.ndarray) else images.float()
+    return torch.as_tensor(values).div(127.5).sub_(1)
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -1,0 +1,143 @@
+"""The face networks of Sec. 5.2: f (DeepFace), g and D.
+
+All take and give images in [-1, 1]. `width` multiplies the number of filters; 1.0 is the paper's size.
+"""
+
+import math
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dtn_ray.models.layers import initialise, scaled
+
+Upscaling = Literal["transposed", "nearest"]
+
+
+class LocallyConnected(nn.Module):
+    """A convolution whose filters are not shared among places (Taigman et al. 2014, Sec. 3.2).
+
+    N×`inputs`×`size`×`size` to N×`outputs`×H×H with H = (`size` - `kernel`) // `stride` + 1.
+    """
+
+    def __init__(self, inputs: int, outputs: int, size: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+        self.size = (size - kernel) // stride + 1
+        self.weight = nn.Parameter(torch.empty(self.size**2, outputs, inputs * kernel**2))
+        self.bias = nn.Parameter(torch.zeros(outputs, self.size**2))
+        bound = 1 / math.sqrt(inputs * kernel**2)  # as torch's convolutions begin
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = F.unfold(x, self.kernel, stride=self.stride)
+        return (torch.einsum("nkp,pok->nop", patches, self.weight) + self.bias).unflatten(2, (self.size, self.size))
+
+
+class DeepFace(nn.Module):
+    """f of Sec. 5.2 with the classifier that it is trained with: DeepFace (Taigman et al. 2014).
+
+    Input N×3×152×152 in [-1, 1]. `represent` gives f(x), N×256; `forward` gives N×`classes` logits.
+
+    C1-M2-C3-L4-L5-L6-F7 as published: two convolutions, three locally connected layers, 4,096 units, ReLU after each.
+    The 256 features are a linear bottleneck between F7 and the classifier, as in the same authors' "Web-scale training
+    for face identification" (2015), whose representation has that size; the DTN's paper gives the size alone. Left out
+    is the 3D frontalisation before the network: ours sees faces aligned by their landmarks.
+    """
+
+    size = 152
+
+    def __init__(self, classes: int, width: float = 1.0, dropout: float = 0.5, features: int = 256) -> None:
+        super().__init__()
+        wide, narrow = scaled(32, width), scaled(16, width)
+        units = scaled(4096, width)
+        self.layers = nn.Sequential(
+            *(nn.Conv2d(3, wide, 11), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True)),  # 152 → 142 → 71
+            *(nn.Conv2d(wide, narrow, 9), nn.ReLU()),  # 63
+            *(LocallyConnected(narrow, narrow, 63, 9), nn.ReLU()),  # 55
+            *(LocallyConnected(narrow, narrow, 55, 7, 2), nn.ReLU()),  # 25
+            *(LocallyConnected(narrow, narrow, 25, 5), nn.ReLU()),  # 21
+            *(nn.Flatten(), nn.Linear(narrow * 21 * 21, units), nn.ReLU(), nn.Dropout(dropout)),
+            nn.Linear(units, features),
+        )
+        self.classifier = nn.Linear(features, classes)
+        self.features = features
+
+    def represent(self, x: Tensor) -> Tensor:
+        """f(x): images N×3×H×W in [-1, 1], of any size, to N×features."""
+        if x.shape[-1] != self.size:
+            x = F.interpolate(x, self.size, mode="bilinear", align_corners=False, antialias=x.shape[-1] > self.size)
+        return self.layers(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.represent(x))
+
+
+class FaceG(nn.Module):
+    """g of Sec. 5.2: N×`features` to N×3×64×64 in [-1, 1].
+
+    "5 blocks, each consisting of an upscaling convolution, batch-normalization and ReLU. Adding 1×1 convolution to each
+    block resulted in lower L_CONST training errors, and made g 9-layers deep": 1 → 4 → 8 → 16 → 32 → 64 pixels. Nine
+    are five upscaling convolutions and four of 1×1: after every block but the last, whose convolution gives the image
+    under a tanh, as in the digits' g.
+
+    Left open by the paper: the filters (512-256-128-64) and how to upscale. `transposed` is Radford et al.'s (2015)
+    convolution of 4×4, stride 2; `nearest` repeats pixels before a 3×3 convolution, which draws cleaner areas: a
+    transposed one leaves a fine chequered pattern (Odena et al. 2016) in which f reads what no one sees.
+    """
+
+    filters = (512, 256, 128, 64)
+
+    def __init__(
+        self, features: int = 256, channels: int = 3, width: float = 1.0, upscaling: Upscaling = "transposed"
+    ) -> None:
+        super().__init__()
+        sizes = [features, *(scaled(filters, width) for filters in self.filters)]
+        blocks: list[nn.Module] = []
+        for i, (inputs, outputs) in enumerate(pairwise(sizes)):
+            up = nn.ConvTranspose2d(inputs, outputs, 4, bias=False) if i == 0 else _twice(inputs, outputs, upscaling)
+            blocks += [up, nn.BatchNorm2d(outputs), nn.ReLU()]
+            blocks += [nn.Conv2d(outputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        self.layers = nn.Sequential(*blocks, _twice(sizes[-1], channels, upscaling, bias=True), nn.Tanh())
+        initialise(self)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.layers(features[:, :, None, None])
+
+
+def _twice(inputs: int, outputs: int, upscaling: Upscaling, bias: bool = False) -> nn.Module:
+    """An upscaling convolution: twice the size."""
+    if upscaling == "transposed":
+        return nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=bias)
+    return nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias))
+
+
+class FaceD(nn.Module):
+    """D of Sec. 5.2: images N×`channels`×H×W in [-1, 1] to N×`classes` logits.
+
+    "Takes 152×152 RGB images (either natural or scaled-up emoji) and consists of 6 blocks, each containing a
+    convolution with stride 2, batch normalization, and a leaky ReLU with a parameter of 0.2": 152 → 76 → 38 → 19 → 9
+    → 4 → 2 pixels. What it is given is scaled to `size`, real t like G(x): t comes at g's resolution, or resolution
+    alone would tell them apart. Left open: the filters (64-128-256-512-512-512 of 4×4) and the logits (a linear layer).
+    """
+
+    filters = (64, 128, 256, 512, 512, 512)
+
+    def __init__(self, channels: int = 3, classes: int = 3, width: float = 1.0, size: int = 152) -> None:
+        super().__init__()
+        if size < 2 ** len(self.filters):
+            raise ValueError(f"D halves its input {len(self.filters)} times: size {size} must be at least 64")
+        self.size = size
+        sizes = [channels, *(scaled(filters, width) for filters in self.filters)]
+        blocks: list[nn.Module] = []
+        for inputs, outputs in pairwise(sizes):
+            blocks += [nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(sizes[-1] * (size >> 6) ** 2, classes))
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.size:
+            x = F.interpolate(x, self.size, mode="bilinear", align_corners=False)
+        return self.layers(x)

@@ -40,6 +40,7 @@ from dtn_ray import checkpoint, cli
 from dtn_ray import train as training
 from dtn_ray.config import Experiment, Pretraining, Run, embedded
 from dtn_ray.data.augment import augment
+from dtn_ray.data.feed import T_STREAM
 from dtn_ray.data.labelled import LabelledImages, to_float
 from dtn_ray.data.order import batch_indices, step_seed
 from dtn_ray.dtn import DTNTrainer, FrozenF, feature_scale
@@ -114,7 +115,7 @@ def batches(experiment: Experiment, s: LabelledImages, t: LabelledImages) -> Ite
     for step in count():
         torch.manual_seed(step_seed(seed, step, rank=0))
         s_batch = to_float(s.images[batch_indices(len(s), size, step, seed)])
-        t_batch = to_float(t.images[batch_indices(len(t), size, step, seed + training.T_STREAM)])
+        t_batch = to_float(t.images[batch_indices(len(t), size, step, seed + T_STREAM)])
         yield augment(s_batch, experiment.data.augment_s), t_batch, step
 
 

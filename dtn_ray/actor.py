@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from ray.util import metrics
 
 from dtn_ray import storage
-from dtn_ray.config import Conversion
+from dtn_ray.conversion import Conversion
 from dtn_ray.converter import Converter
 
 

@@ -20,12 +20,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import dtn_ray
-from dtn_ray import storage
+from dtn_ray import perceptual, storage
 from dtn_ray.config import Experiment, Pretraining, T, from_dict, to_dict
 from dtn_ray.data import CHANNELS
 from dtn_ray.dtn import DTN, FrozenF
 from dtn_ray.errors import UserError
 from dtn_ray.models.digits import DigitD, DigitF, DigitG
+from dtn_ray.models.faces import FaceD, FaceG
+from dtn_ray.models.imported import ImportedF
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"
@@ -38,6 +40,8 @@ def save(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, network in networks.items():
+        if isinstance(network, FrozenF) and isinstance(network.network, ImportedF):
+            (folder / "f.onnx").write_bytes(network.network.content)
         weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
         save_file(weights, folder / f"{name}.safetensors")
     manifest = {
@@ -45,11 +49,16 @@ def save(
         "kind": kind,
         "code_version": dtn_ray.__version__,
         "config": to_dict(config),
-        "preprocessing": {"size": 32, "range": [-1, 1], "layout": "NCHW"},
+        "preprocessing": {"size": _size(config), "range": [-1, 1], "layout": "NCHW"},
         "networks": {name: digest(network) for name, network in networks.items()},
         **facts,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
+
+
+def _size(config: Experiment | Pretraining) -> int:
+    """Pixels of the square that x is."""
+    return config.data.size if isinstance(config, Experiment) and config.model.kind == "faces" else 32
 
 
 def digest(network: nn.Module) -> str:
@@ -135,7 +144,11 @@ def build_classifier(config: Pretraining) -> DigitF:
 
 def build_dtn(experiment: Experiment, f: FrozenF) -> DTN:
     """The networks of an experiment around f, with g and D freshly initialised."""
-    model, channels = experiment.model, CHANNELS[experiment.data.target]
+    model = experiment.model
+    if model.kind == "faces":
+        g_of_faces = FaceG(f.network.features, width=model.width_g, upscaling=model.upscaling)  # type: ignore[arg-type]
+        return DTN(f, g_of_faces, FaceD(width=model.width_D, size=model.size_D))
+    channels = CHANNELS[experiment.data.target]
     g: nn.Module = DigitG(f.network.features, channels, model.width_g)  # type: ignore[arg-type]
     if not model.with_f:
         g = nn.Sequential(Encoder(DigitF(model.width_f)), DigitG(round(128 * model.width_f), channels, model.width_g))
@@ -181,7 +194,7 @@ def load_trained(uri: str, weights: str = "convert") -> Trained:
     with open_folder(uri) as folder:
         manifest = read_manifest(folder, "dtn")
         experiment = _settings(folder, Experiment, manifest, "config")
-        f = FrozenF(build_classifier(replace(_settings(folder, Pretraining, manifest, "f"), dropout=0.0)))
+        f = FrozenF(_network_f(folder, experiment, manifest))
         load_weights(f, folder, "f")
         dtn = build_dtn(experiment, f)
         load_weights(dtn.g, folder, "g_convert" if weights == "convert" else "g")
@@ -191,6 +204,17 @@ def load_trained(uri: str, weights: str = "convert") -> Trained:
             load_weights(judge, folder, "judge")
             judge.eval()
     return Trained(dtn.eval(), judge, experiment, manifest)
+
+
+def _network_f(folder: Path, experiment: Experiment, manifest: dict[str, Any]) -> nn.Module:
+    if experiment.model.kind == "digits":
+        return build_classifier(replace(_settings(folder, Pretraining, manifest, "f"), dropout=0.0))
+    path = folder / "f.onnx"
+    try:
+        content, values = path.read_bytes(), manifest["f"]["eye"]
+    except (OSError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: missing, or {MANIFEST} does not tell what f sees ({error!r})") from error
+    return perceptual.build(content, perceptual.eye_of(values, f"{folder}/{MANIFEST}"), str(path))
 
 
 def save_optimizers(folder: Path, optimizers: dict[str, torch.optim.Optimizer]) -> None:

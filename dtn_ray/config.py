@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from dtn_ray.data.augment import Augment
 from dtn_ray.dtn import LossConfig, OptimConfig
 from dtn_ray.errors import UserError
+from dtn_ray.models.faces import Upscaling
 
 T = TypeVar("T")
 Unprefixed = tyro.conf.arg(name="")  # --alpha, not --loss.alpha
@@ -20,9 +21,9 @@ class DataConfig:
     """The sets s and t."""
 
     source: str = "street-digits"
-    """Dataset of s: street-digits (embedded) or svhn."""
+    """Dataset of s: street-digits (embedded) or svhn; of faces, a folder or s3:// prefix of Parquet files."""
     target: str = "handwritten-digits"
-    """Dataset of t: handwritten-digits (embedded) or mnist."""
+    """Dataset of t: handwritten-digits (embedded) or mnist; for faces, as --source."""
     data_dir: str | None = None
     """Folder or s3:// prefix with the files of svhn and mnist."""
     source_split: str = "largest"
@@ -41,12 +42,16 @@ class DataConfig:
     """Images of s held out for validation (at most a tenth of s)."""
     download: bool = False
     """Fetch missing files with torchvision into --data-dir."""
+    size: int = 152
+    """Pixels of the square that faces are scaled to."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The networks."""
 
+    kind: Literal["digits", "faces"] = "digits"
+    """Those of Sec. 5.1 or of Sec. 5.2."""
     f: str | None = None
     """Checkpoint of f from jobs/pretrain.py; without one, f is trained first, on s's labels."""
     judge: str | None = None
@@ -57,6 +62,10 @@ class ModelConfig:
     """Filters of g, relative to the paper's."""
     width_D: float = 1.0
     """Filters of D, relative to the paper's."""
+    size_D: int = 152
+    """Pixels of the square that the faces' D sees."""
+    upscaling: Upscaling = "transposed"
+    """How the faces' g doubles its size: transposed convolutions, or repeated pixels and 3×3 convolutions."""
     width_f: float = 1.0
     """Filters of f and the judge where this run trains them, relative to the paper's."""
     with_f: bool = True
@@ -141,63 +150,6 @@ class Run:
     """How many times a lost worker or node is replaced before the run gives up."""
 
 
-@dataclass(frozen=True)
-class Conversion:
-    """One conversion job."""
-
-    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
-    """A checkpoint of jobs/train.py, or the folder of a finished run (local or s3://)."""
-    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="IN")]
-    """Folder or s3:// prefix of images; all below it are converted."""
-    out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
-    """Folder or s3:// prefix for the results, apart from the source; one OUT for each source."""
-    actors: int | None = None
-    """Actors that hold the model and share the work; by default one for each CPU, or GPU, of the cluster."""
-    max_actors: int | None = None
-    """Let Ray add actors up to so many while there is work, and the cluster nodes for them; by default --actors."""
-    gpu: bool = False
-    """Compute on GPUs."""
-    actors_per_gpu: int = 1
-    """Actors that share one GPU."""
-    batch_size: int | None = None
-    """Images in one pass through the networks; by default 256 on a GPU and 64 on a CPU, as fit its cache."""
-    bf16: bool = False
-    """Compute in bfloat16 where that is safe (autocast)."""
-    compile: bool = False
-    """Compile the networks (torch.compile)."""
-    threads: int = 16
-    """Threads of one actor that read and decode, and as many that write; on S3 each has up to 64 objects under way."""
-    format: Literal["png", "webp"] = "png"
-    """Of the images written; both keep every pixel."""
-    shards: Literal["none", "parquet", "webdataset"] = "none"
-    """Write many images (about a thousand) into one file, Parquet or a WebDataset tar, instead of each into its own;
-    one OUT keeps to one way."""
-    max_pixels: int = 50_000_000
-    """Images of more pixels are refused before they are decoded."""
-    sheet: int = 64
-    """Pairs on the contact sheet."""
-    inventory: str = ""
-    """Take the objects from this file instead of listing IN: manifest.json of S3 Inventory, .parquet or .csv with a
-    column key, or .txt with a key a line."""
-    match: str = ""
-    """Only keys in which this regular expression is found."""
-    min_size: int = 0
-    """Only objects of so many bytes or more."""
-    modified_since: str = ""
-    """Only objects changed at this time or later: 2026-01-31 or 2026-01-31T18:00+01:00; UTC where no zone is given."""
-    limit: int | None = None
-    """Convert so many at most; the next run goes on."""
-    retry_failed: bool = False
-    """Also try images again that could not be decoded, though they have not changed."""
-    max_failure_rate: float = 0.5
-    """End early if more than this part of the latest outcomes (100 to 1,000 of them) failed for want of the store or
-    the model. Images that cannot be decoded do not count."""
-    lease_seconds: float = 60.0
-    """A run that was killed keeps others from OUT for so long; one that lives renews its lease."""
-    dry_run: bool = False
-    """Count, and estimate the time from a few images; write nothing."""
-
-
 def paper_digits() -> Experiment:
     """Sec. 5.1 and nothing beyond it: SVHN → MNIST, α = β = 15, γ = 0."""
     return Experiment(data=DataConfig(source="svhn", target="mnist"))
@@ -215,6 +167,14 @@ def embedded() -> Experiment:
         model=ModelConfig(width_g=0.25, width_D=0.25, width_f=0.5),
         loss=LossConfig(alpha=2.0),  # with 15, g draws what this f can read, and no one else
         optim=OptimConfig(steps=600, lr_g=5e-4, ema_decay=0.998),
+    )
+
+
+def paper_faces() -> Experiment:
+    """Sec. 5.2 and nothing beyond it: α = 100, β = 1, γ = 0.05, and Eq. 7 as printed."""
+    return Experiment(
+        model=ModelConfig(kind="faces"),
+        loss=LossConfig(alpha=100.0, beta=1.0, gamma=0.05, tv_exponent=1.0),
     )
 
 

@@ -39,7 +39,7 @@ from dtn_ray import lease, report, storage
 from dtn_ray.actor import Actor
 from dtn_ray.checkpoint import load_trained
 from dtn_ray.cluster import connect, worker_resources
-from dtn_ray.config import Conversion
+from dtn_ray.conversion import Conversion
 from dtn_ray.converter import Converter, model_folder, shards_folder
 from dtn_ray.errors import UserError
 from dtn_ray.evaluate.figures import contact_sheet
@@ -191,11 +191,15 @@ def _apply(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         yield from map(function, items)
         return
     connect()
-    # A fraction: the work is the store's more than the CPU's.
-    remote = ray.remote(function).options(num_cpus=0.25, max_retries=5)
+    # A fraction, since the work is the store's more than the CPU's; not less, or a small machine starts many processes.
+    remote: Any = ray.remote(_call).options(num_cpus=0.5, max_retries=5)
     with _causes():
-        for future in tqdm([remote.remote(item) for item in items], unit="part", desc="listing", leave=False):
+        for future in tqdm([remote.remote(function, item) for item in items], unit="part", desc="keys", leave=False):
             yield ray.get(future)
+
+
+def _call(function: Callable[[T], R], item: T) -> R:
+    return function(item)  # a method too, which cannot be a task itself
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import torch
 
 from dtn_ray import storage
 from dtn_ray.checkpoint import Trained, load_trained
-from dtn_ray.config import Conversion
+from dtn_ray.conversion import Conversion
 from dtn_ray.data.labelled import to_float, to_uint8
 from dtn_ray.images import CONTENT_TYPES, decode, encode
 from dtn_ray.keys import output_key

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, update_bn
@@ -97,6 +98,15 @@ class DTN(nn.Module):
     def G(self, x: Tensor) -> Tensor:
         """G = g ∘ f: images N×C×H×W in [-1, 1] to images of the target domain in [-1, 1]."""
         return self.g(self.f(x) if self.with_f else x)
+
+    @staticmethod
+    def as_drawn(t: Tensor, G_x: Tensor) -> Tensor:
+        """Images of t N×C×H×W at the resolution of G's.
+
+        D sees them so, or resolution alone would give the real ones away, and L_TID compares with them so; f sees t as
+        it is.
+        """
+        return t if t.shape[-1] == G_x.shape[-1] else F.interpolate(t, G_x.shape[-2:], mode="area")
 
 
 @dataclass(frozen=True)
@@ -188,6 +198,7 @@ class DTNTrainer:
             with torch.no_grad():
                 f_x = [self.f(images) for images in x]
             G_x = [image.float() for image in self.g(*(f_x if self.dtn.with_f else x))]
+        t = self.dtn.as_drawn(t, G_x[-1])
         metrics: dict[str, Tensor] = {}
 
         # Update D on G's images as they are: no gradient reaches g.

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dtn_ray import storage
-from dtn_ray.config import Conversion
+from dtn_ray.conversion import Conversion
 from dtn_ray.errors import UserError
 from dtn_ray.images import SUFFIXES
 from dtn_ray.ledger import Part, first_of_each_key, read_range
@@ -27,6 +27,7 @@ from dtn_ray.tally import Tally
 Apply = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 WORK = pa.schema({"key": pa.string(), "version": pa.string(), "size": pa.int64(), "attempts": pa.int32()})
+FEW_PAGES = 100  # are listed sooner by one process than by others that must start first
 STRETCHES = 64  # of the source, listed side by side
 SHARES = 256  # more tasks would burden the driver
 CHUNK = 50_000  # keys that are compared with the ledger at once
@@ -106,6 +107,10 @@ def list_source(job: Conversion, ledger: list[Part], work: str | None, apply: Ap
     The work list goes to the folder `work`; without one, it is not written. Raises UserError where the store refuses.
     """
     filters = Filters.of(job)
+    listed = storage.list_pages(job.source)
+    first = list(islice(listed, FEW_PAGES))
+    if not job.source.startswith("s3://") or len(first) < FEW_PAGES:
+        return [_sift_pages(job, filters, ledger, work and storage.join(work, "0"), [chain(first, listed)])]
     found = storage.stretches(job.source, STRETCHES)
     count = min(SHARES, len(found))
     shares = [found[i * len(found) // count : (i + 1) * len(found) // count] for i in range(count)]
@@ -115,15 +120,19 @@ def list_source(job: Conversion, ledger: list[Part], work: str | None, apply: Ap
 def _scan(task: tuple[Conversion, Filters, list[Part], str | None, int, list[storage.Stretch]]) -> Plan:
     """The plan of some stretches of the source."""
     job, filters, ledger, work, i, share = task
+    # Whole folders together, as their keys are neighbours; the files beside them would reach over all of these.
+    runs = groupby(share, lambda stretch: stretch.after is None or stretch)
+    pages = (chain.from_iterable(storage.list_pages(job.source, stretch) for stretch in run) for _, run in runs)
+    return _sift_pages(job, filters, ledger, work and storage.join(work, f"{i:04}"), pages)
+
+
+def _sift_pages(
+    job: Conversion, filters: Filters, ledger: list[Part], work: str | None, runs: Iterable[Iterator[pa.Table]]
+) -> Plan:
+    """The plan of some listings, whose pages each follow each other in the order of keys or nearly so."""
     plan = Plan()
-
-    def chunks() -> Iterator[pa.Table]:
-        # Whole folders together, as their keys are neighbours; the files beside them would reach over all of these.
-        for _, group in groupby(share, lambda stretch: stretch.after is None or stretch):
-            yield from _chunks(chain.from_iterable(storage.list_pages(job.source, stretch) for stretch in group))
-
-    for j, files in enumerate(chunks()):
-        plan.merge(sift(job, filters, ledger, files, work and storage.join(work, f"{i:04}-{j:05}.parquet")))
+    for i, files in enumerate(chain.from_iterable(map(_chunks, runs))):
+        plan.merge(sift(job, filters, ledger, files, work and f"{work}-{i:05}.parquet"))
     return plan
 
 

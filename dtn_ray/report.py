@@ -15,7 +15,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from dtn_ray import storage
-from dtn_ray.config import Conversion
+from dtn_ray.conversion import Conversion
 from dtn_ray.converter import source_uri
 from dtn_ray.images import decode, to_image
 from dtn_ray.shards import unpack

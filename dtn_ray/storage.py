@@ -43,7 +43,7 @@ LISTING = pa.schema(
 )
 ADVICE = "Check that the bucket is there, the endpoint (AWS_ENDPOINT_URL) and the credentials."
 PAGE = 1000  # S3 gives no more keys at once
-FEW_PAGES = 10
+FOLDER_PAGES = 10  # of a folder with more entries, the names are cut
 LAST = chr(0x10FFFF)  # the last character: what begins with a character lies before it and this
 VARIABLES = (
     *("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION"),
@@ -184,11 +184,11 @@ def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Itera
 def stretches(uri: str, parts: int) -> list[Stretch]:
     """Stretches that together are all files below a prefix, to be listed side by side: about `parts` or more, in order.
 
-    One for a local folder and for up to 10,000 objects. Elsewhere folders are opened until there are enough, and a
-    folder with very many entries is cut by their names. A store may list a/1 before a-1, as a tree of folders does
+    One for a local folder. Folders on S3 are opened until there are enough, and one with very many entries is cut by
+    their names. A store may list a/1 before a-1, as a tree of folders does
     (SeaweedFS), or after it, as the bytes say (Amazon's): nothing here depends on it.
     """
-    if not uri.startswith("s3://") or len(list(islice(list_pages(uri), FEW_PAGES))) < FEW_PAGES:
+    if not uri.startswith("s3://"):
         return [Stretch()]
     found, unopened = list[Stretch](), [""]
     try:
@@ -205,8 +205,8 @@ def stretches(uri: str, parts: int) -> list[Stretch]:
 def _open_folder(uri: str, folder: str, parts: int) -> tuple[list[Stretch], list[str]]:
     """Stretches of the entries of a folder, and the folders in it that are not among them."""
     bucket, prefix = _bucket_and_key(uri.rstrip("/") + "/")
-    pages = list(islice(_list(bucket, prefix + folder, folders_apart=True), FEW_PAGES + 1))
-    if len(pages) <= FEW_PAGES:
+    pages = list(islice(_list(bucket, prefix + folder, folders_apart=True), FOLDER_PAGES + 1))
+    if len(pages) <= FOLDER_PAGES:
         names = {each["Prefix"][len(prefix + folder) : -1] for page in pages for each in page.get("CommonPrefixes", ())}
         files = Stretch(folder, "", None, frozenset(names)) if names else Stretch(folder)
         return [files], [f"{folder}{name}/" for name in sorted(names)]

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import ray.train
 import ray.train.torch
@@ -16,36 +17,44 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 
-from dtn_ray import checkpoint, data, losses, storage
+from dtn_ray import checkpoint, data, losses, perceptual, storage
 from dtn_ray.cluster import Finished, connect, report, run_training, use_assigned_cpus
 from dtn_ray.config import Experiment, Run, classifier_of, fingerprint, to_dict
+from dtn_ray.data import stream
 from dtn_ray.data.augment import augment
+from dtn_ray.data.feed import InMemory, Streamed
 from dtn_ray.data.labelled import LabelledImages, to_float
-from dtn_ray.data.order import batch_indices, step_seed, worker_slice
+from dtn_ray.data.order import step_seed
 from dtn_ray.dtn import DTNTrainer, FrozenF, collapse_warning, feature_scale, recalibrate
 from dtn_ray.errors import UserError
-from dtn_ray.models.digits import DigitF
 from dtn_ray.models.layers import synchronise_batch_norm
 from dtn_ray.pretrain import pretrain
 from dtn_ray.progress import Progress
 
-# The order of t differs from that of s; with one seed for both, equal sizes would pair the sets up.
-T_STREAM = 1_000_003
+CALIBRATION = 2048  # images of s that give g's batch norm its statistics for conversion
+SCALING = 4096  # … and that f's features are scaled by
+VALIDATION = 256  # at once
 
 
 @dataclass(frozen=True)
 class Inputs:
     """What every worker of a DTN training shares, as references into Ray's object store."""
 
-    s: ray.ObjectRef
-    t: ray.ObjectRef
-    s_validation: ray.ObjectRef
+    feed: ray.ObjectRef
+    """InMemory or Streamed."""
+    calibration: ray.ObjectRef
+    """A few images of s, N×C×H×W uint8."""
+    validation: ray.ObjectRef
+    """Images of s that are held out."""
+    labels: ray.ObjectRef
+    """Theirs, or None."""
     f: ray.ObjectRef
     judge: ray.ObjectRef
+    """None where there are no labels to judge by."""
 
 
 def train(experiment: Experiment, run: Run) -> Finished:
-    """Trains a DTN, and before it f and the judge where no checkpoints of them are given.
+    """Trains a DTN, and before it the digits' f and judge where no checkpoints of them are given.
 
     The same call goes on where an earlier one stopped, and gives an uninterrupted run's weights. Raises UserError for
     bad settings, files or resources.
@@ -57,9 +66,51 @@ def train(experiment: Experiment, run: Run) -> Finished:
         raise UserError(f"--batch-size {optim.batch_size} does not divide among --workers {run.workers}")
     if experiment.model.binary and (experiment.loss.beta or experiment.loss.d2 == "gan"):
         raise UserError("--binary is the baseline of Sec. 3, which has no L_TID: it needs --beta 0 and --d2 mse")
+    prepare = _prepare_faces if experiment.model.kind == "faces" else _prepare_digits
+    prepared = prepare(experiment, run)
+    scale = 1.0
+    if experiment.model.feature_scale == "unit":
+        scale = feature_scale(prepared.f, to_float(prepared.examples), batch_size=128)
+    facts = prepared.facts | {"feature_scale": scale}
+    print(", ".join(f"{name} {value}" for name, value in facts.items() if isinstance(value, int | float)))
+
+    connect()
+    f, calibration = FrozenF(prepared.f, scale), prepared.examples[:CALIBRATION]
+    shared = (prepared.feed, calibration, prepared.validation, prepared.labels, f, prepared.judge)
+    config = {
+        "experiment": experiment,
+        "run": run,
+        "inputs": Inputs(*map(ray.put, shared)),
+        "facts": facts,
+        "folder": storage.join(run.storage, prepared.name),
+    }
+    identity = {"kind": "dtn", "config": to_dict(experiment), "f": facts["f_digest"]}
+    return run_training(_loop, config, run, prepared.name, identity)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a training needs of its domain."""
+
+    name: str
+    """Of the run."""
+    feed: InMemory | Streamed
+    examples: np.ndarray
+    """Images of s, N×C×H×W uint8, some thousand."""
+    validation: np.ndarray
+    """Images of s that training does not see, N×C×H×W uint8."""
+    labels: np.ndarray | None
+    """Theirs."""
+    f: nn.Module
+    judge: nn.Module | None
+    facts: dict[str, Any]
+    """For the manifest."""
+
+
+def _prepare_digits(experiment: Experiment, run: Run) -> Prepared:
     s, t = load_domains(experiment)
-    s, s_validation = s.split_off(experiment.data.validation, experiment.seed)
-    if not len(s_validation):
+    s, held = s.split_off(experiment.data.validation, experiment.seed)
+    if not len(held):
         raise UserError(
             f"nothing to validate on: --validation {experiment.data.validation} must be at least 1, and s hold at "
             f"least 10 images (it has {len(s)})"
@@ -73,27 +124,36 @@ def train(experiment: Experiment, run: Run) -> Finished:
         for role, uri in (("f", experiment.model.f), ("judge", experiment.model.judge))
         if uri
     }
-    f_network, f_manifest = given.get("f") or checkpoint.load_classifier(_pretrained(experiment, inner, "f"))
+    f, f_manifest = given.get("f") or checkpoint.load_classifier(_pretrained(experiment, inner, "f"))
     judge, judge_manifest = given.get("judge") or checkpoint.load_classifier(_pretrained(experiment, inner, "judge"))
-    scale = 1.0
-    if experiment.model.feature_scale == "unit":
-        scale = feature_scale(f_network, to_float(s.images[:4096]))
     facts = {
-        "f": f_manifest["config"],
-        "f_test_error": f_manifest["metrics"].get("test_error"),
-        "f_digest": checkpoint.digest(f_network),
-        "judge": judge_manifest["config"],
-        "feature_scale": scale,
         "s_images": len(s),
         "t_images": len(t),
+        "f": f_manifest["config"],
+        "f_test_error": f_manifest["metrics"].get("test_error"),
+        "f_digest": checkpoint.digest(f),
+        "judge": judge_manifest["config"],
     }
-    print(f"s: {len(s)} images, t: {len(t)} images, f: test error {facts['f_test_error']}, scale {scale:.3f}")
+    return Prepared(name, InMemory(s, t), s.images[:SCALING], held.images, held.labels, f, judge, facts)
 
-    connect()
-    inputs = Inputs(*(ray.put(value) for value in (s, t, s_validation, FrozenF(f_network, scale), judge)))
-    config = {"experiment": experiment, "run": run, "inputs": inputs, "facts": facts, "folder": inner.storage}
-    identity = {"kind": "dtn", "config": to_dict(experiment), "f": facts["f_digest"]}
-    return run_training(_loop, config, run, name, identity)
+
+def _prepare_faces(experiment: Experiment, run: Run) -> Prepared:
+    chosen, model = experiment.data, experiment.model
+    if model.f is None:
+        raise UserError("faces need a face network as f: --f NETWORK.onnx, or a checkpoint of jobs/pretrain.py faces")
+    if model.binary or not model.with_f or experiment.loss.d2 == "gan":
+        raise UserError("--binary, --no-with-f and --d2 gan are for the digits' tables")
+    s, t = stream.find_groups(chosen.source), stream.find_groups(chosen.target)
+    s, held = stream.hold_out(s, chosen.validation)
+    if not held:
+        raise UserError(f"nothing to validate on: --validation must be at least 1, and {chosen.source} hold 10 images")
+    f, facts = perceptual.load(model.f)
+    counts = {name: sum(group.rows for group in groups) for name, groups in (("s_images", s), ("t_images", t))}
+    name = run.name or f"dtn-faces-{fingerprint(experiment)}"
+    validation = stream.sample(held, chosen.validation, chosen.size)
+    examples = stream.sample(s, SCALING, chosen.size)
+    facts = counts | {"f": facts, "f_digest": checkpoint.digest(f)}
+    return Prepared(name, Streamed(s, t, chosen.size), examples, validation, None, f, None, facts)
 
 
 def load_domains(experiment: Experiment) -> tuple[LabelledImages, LabelledImages]:
@@ -117,7 +177,9 @@ def _loop(settings: dict[str, Any]) -> None:
     run: Run = settings["run"]
     optim, seed = experiment.optim, experiment.seed
     inputs: Inputs = settings["inputs"]
-    s, t, s_validation = (ray.get(ref) for ref in (inputs.s, inputs.t, inputs.s_validation))
+    feed, calibration, validation, labels = (
+        ray.get(ref) for ref in (inputs.feed, inputs.calibration, inputs.validation, inputs.labels)
+    )
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
@@ -126,7 +188,8 @@ def _loop(settings: dict[str, Any]) -> None:
     # Networks, the same on every worker.
     torch.manual_seed(seed)
     dtn = checkpoint.build_dtn(experiment, copy.deepcopy(ray.get(inputs.f)))
-    judge: DigitF = copy.deepcopy(ray.get(inputs.judge)).to(device)
+    judge: nn.Module | None = copy.deepcopy(ray.get(inputs.judge))
+    judge = judge and judge.to(device)
     if workers > 1:
         dtn.g, dtn.D = synchronise_batch_norm(dtn.g, device), synchronise_batch_norm(dtn.D, device)
         dtn.D2 = dtn.D2 and synchronise_batch_norm(dtn.D2, device)
@@ -137,22 +200,22 @@ def _loop(settings: dict[str, Any]) -> None:
     trainer = DTNTrainer(dtn, experiment.loss, optim, device, data_parallel if workers > 1 else None)
 
     # Resume.
-    start = 0
+    before: list[tuple[int, int]] = []
     if (last := ray.train.get_checkpoint()) is not None:
         with last.as_directory() as path:
-            start = _restore(Path(path), trainer)
+            before = _restore(Path(path), trainer)
+    start = sum(steps for _, steps in before)
 
     logs = tempfile.mkdtemp(prefix="dtn-logs-") if rank == 0 else ""
     board = SummaryWriter(logs) if rank == 0 else None
     progress = Progress("dtn", start, optim.steps, optim.batch_size, quiet=rank > 0)
 
+    batches = feed.batches(before, rank, workers, optim.batch_size, seed)
     for step in range(start, optim.steps):
-        # One global batch of s and one of t, cut into the workers' shares.
+        # This worker's shares of a global batch of s and of one of t.
+        s, t = next(batches)
         torch.manual_seed(step_seed(seed, step, rank))
-        s_indices = worker_slice(batch_indices(len(s), optim.batch_size, step, seed), rank, workers)
-        t_indices = worker_slice(batch_indices(len(t), optim.batch_size, step, seed + T_STREAM), rank, workers)
-        s_batch = augment(to_float(s.images[s_indices]), experiment.data.augment_s)
-        terms = trainer.step(s_batch, to_float(t.images[t_indices]), step)
+        terms = trainer.step(augment(to_float(s), experiment.data.augment_s), to_float(t), step)
 
         # Log.
         done = step + 1
@@ -172,45 +235,61 @@ def _loop(settings: dict[str, Any]) -> None:
             if board is None:
                 report(metrics)
                 continue
-            g_convert = for_conversion(experiment, trainer, s)
-            validation = validate(trainer, g_convert, judge, s_validation, board, done)
-            progress.update(done, validation)
-            metrics |= validation
+            g_convert = for_conversion(experiment, trainer, calibration)
+            found = validate(trainer, g_convert, judge, validation, labels, board, done)
+            progress.update(done, found)
+            metrics |= found
             board.flush()
             storage.copy_folder(logs, storage.join(settings["folder"], "tensorboard"))
-            report(metrics, partial(_save, experiment, trainer, g_convert, judge, settings["facts"] | metrics))
+            facts = settings["facts"] | metrics | {"stages": [*before, (workers, done - start)]}
+            report(metrics, partial(_save, experiment, trainer, g_convert, judge, facts))
     if board is not None:
         board.close()
         shutil.rmtree(logs)
 
 
-def for_conversion(experiment: Experiment, trainer: DTNTrainer, s: LabelledImages, images: int = 2048) -> nn.Module:
-    """g as it is used after training, in eval mode: its average where there is one, batch norm recalibrated on s."""
+def for_conversion(experiment: Experiment, trainer: DTNTrainer, s: np.ndarray) -> nn.Module:
+    """g as it is used after training, in eval mode: its average where there is one, batch norm recalibrated on s.
+
+    `s`: some of its images, N×C×H×W uint8.
+    """
     source = trainer.ema.module if trainer.ema is not None else trainer.dtn.g
     g = checkpoint.build_dtn(experiment, trainer.dtn.f).g.to(trainer.device)
     g.load_state_dict(source.state_dict())
-    batches = to_float(s.images[:images]).to(trainer.device)
-    inputs = torch.cat([trainer.dtn.f(batch) for batch in batches.split(500)]) if trainer.dtn.with_f else batches
+    batches = [to_float(s[i : i + VALIDATION]).to(trainer.device) for i in range(0, len(s), VALIDATION)]
+    inputs = torch.cat([trainer.dtn.f(batch) if trainer.dtn.with_f else batch for batch in batches])
     recalibrate(g, inputs)
     return g.eval()
 
 
 @torch.no_grad()
 def validate(
-    trainer: DTNTrainer, g: nn.Module, judge: DigitF, s: LabelledImages, board: SummaryWriter, step: int
+    trainer: DTNTrainer,
+    g: nn.Module,
+    judge: nn.Module | None,
+    s: np.ndarray,
+    labels: np.ndarray | None,
+    board: SummaryWriter,
+    step: int,
 ) -> dict[str, float]:
     """L_CONST on held-out images of s, the paper's signal for choosing α, β, γ, and the judge's accuracy on G(s)."""
-    x = to_float(s.images).to(trainer.device)
-    f_x = trainer.dtn.f(x)
-    G_x = g(f_x if trainer.dtn.with_f else x)
-    metrics = {
-        "validation_L_const": losses.L_const(f_x, trainer.dtn.f(G_x)).item(),
-        "validation_accuracy": (judge(G_x).argmax(1).cpu().numpy() == s.labels).mean().item(),
-    }
+    L_const, right, pairs = 0.0, 0.0, list[torch.Tensor]()
+    for i in range(0, len(s), VALIDATION):
+        x = to_float(s[i : i + VALIDATION]).to(trainer.device)
+        f_x = trainer.dtn.f(x)
+        G_x = g(f_x if trainer.dtn.with_f else x)
+        L_const += len(x) / len(s) * losses.L_const(f_x, trainer.dtn.f(G_x)).item()
+        if judge is not None and labels is not None:
+            right += float((judge(G_x).argmax(1).cpu().numpy() == labels[i : i + VALIDATION]).sum())
+        if not pairs:
+            pairs = [images[:32].expand(-1, 3, -1, -1) for images in (trainer.dtn.as_drawn(x, G_x), G_x)]
+    metrics = {"validation_L_const": L_const}
+    if judge is not None:
+        metrics["validation_accuracy"] = right / len(s)
     for name, value in metrics.items():
         board.add_scalar(name, value, step)
-    pairs = torch.stack([images[:32].expand(-1, 3, -1, -1) for images in (x, G_x)], dim=1).flatten(0, 1)
-    board.add_image("s and G(s)", make_grid(pairs, nrow=16, normalize=True, value_range=(-1, 1)), step)
+    grid = make_grid(torch.stack(pairs, dim=1).flatten(0, 1), nrow=16, normalize=True, value_range=(-1, 1))
+    board.add_image("s and G(s)", grid, step)
     return metrics
 
 
@@ -218,12 +297,14 @@ def _save(
     experiment: Experiment,
     trainer: DTNTrainer,
     g_convert: nn.Module,
-    judge: DigitF,
+    judge: nn.Module | None,
     facts: dict[str, Any],
     folder: Path,
 ) -> None:
     dtn = trainer.dtn
-    networks: dict[str, nn.Module] = {"f": dtn.f, "g": dtn.g, "D": dtn.D, "g_convert": g_convert, "judge": judge}
+    networks: dict[str, nn.Module] = {"f": dtn.f, "g": dtn.g, "D": dtn.D, "g_convert": g_convert}
+    if judge is not None:
+        networks["judge"] = judge
     if dtn.D2 is not None:
         networks["D2"] = dtn.D2
     if trainer.ema is not None:
@@ -232,11 +313,11 @@ def _save(
     checkpoint.save(folder, "dtn", experiment, networks, **facts)
 
 
-def _restore(folder: Path, trainer: DTNTrainer) -> int:
-    """Fills networks and optimisers from a checkpoint, and returns the number of steps done."""
+def _restore(folder: Path, trainer: DTNTrainer) -> list[tuple[int, int]]:
+    """Fills networks and optimisers from a checkpoint, and returns what was done, by numbers of workers and steps."""
     networks: dict[str, nn.Module | None] = {"g": trainer.dtn.g, "D": trainer.dtn.D, "D2": trainer.dtn.D2}
     for name, network in (networks | {"g_ema": trainer.ema}).items():
         if network is not None:
             checkpoint.load_weights(network, folder, name)
     checkpoint.load_optimizers(folder, trainer.optimizers)
-    return checkpoint.read_manifest(folder, "dtn")["step"]
+    return [(workers, steps) for workers, steps in checkpoint.read_manifest(folder, "dtn")["stages"]]

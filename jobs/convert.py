@@ -6,7 +6,7 @@ python jobs/convert.py CHECKPOINT IN OUT
 import tyro
 
 from dtn_ray import cli
-from dtn_ray.config import Conversion
+from dtn_ray.conversion import Conversion
 from dtn_ray.convert import convert
 from dtn_ray.errors import UserError
 

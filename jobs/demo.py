@@ -24,7 +24,8 @@ def main(job: Job) -> None:
     from PIL import Image
 
     from dtn_ray.checkpoint import load_trained
-    from dtn_ray.config import Conversion, Run, embedded
+    from dtn_ray.config import Run, embedded
+    from dtn_ray.conversion import Conversion
     from dtn_ray.convert import convert
     from dtn_ray.data.street_digits import street_digits
     from dtn_ray.evaluate.digits import score_digits

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dtn_ray import data, storage
 from dtn_ray.checkpoint import load_trained
-from dtn_ray.config import Conversion
+from dtn_ray.conversion import Conversion
 from dtn_ray.convert import convert
 from dtn_ray.data.labelled import to_float, to_uint8
 from dtn_ray.errors import UserError

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from dtn_ray import storage
 from dtn_ray.checkpoint import load_trained
-from dtn_ray.config import Conversion
+from dtn_ray.conversion import Conversion
 from dtn_ray.convert import convert
 from dtn_ray.converter import Converter
 from dtn_ray.errors import UserError

@@ -18,7 +18,7 @@ from files import encode
 from objects import Objects
 from PIL import Image
 
-from dtn_ray.config import Conversion
+from dtn_ray.conversion import Conversion
 from dtn_ray.convert import convert
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dtn_ray import storage
 from dtn_ray.checkpoint import load_trained
-from dtn_ray.config import Conversion
+from dtn_ray.conversion import Conversion
 from dtn_ray.convert import convert
 from dtn_ray.converter import Converter
 from dtn_ray.data.street_digits import street_digits

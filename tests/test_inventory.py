@@ -16,7 +16,7 @@ from PIL import Image
 from pyarrow import orc
 
 from dtn_ray import storage
-from dtn_ray.config import Conversion
+from dtn_ray.conversion import Conversion
 from dtn_ray.convert import convert
 from dtn_ray.errors import UserError
 from dtn_ray.inventory import open_inventory, read_inventory

@@ -3,13 +3,18 @@
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import obstore
 import pytest
+from files import encode
 from obstore.store import S3Store
+from PIL import Image
 
 from dtn_ray import storage
+from dtn_ray.conversion import Conversion
+from dtn_ray.convert import convert
 
 CHARACTERS = "ab-. 0_é"
 
@@ -73,7 +78,7 @@ def test_every_key_is_in_one_stretch_in_either_order(order: str, seed: int, monk
     store = Store({f"in/{key}" for key in keys} | {"other/a.jpg"}, order, page=20)
     monkeypatch.setattr(storage, "_list", store.list)
     monkeypatch.setattr(storage, "PAGE", 20)
-    monkeypatch.setattr(storage, "FEW_PAGES", 2)
+    monkeypatch.setattr(storage, "FOLDER_PAGES", 2)
     found, stretches = listed("s3://bucket/in", 16)
     assert stretches >= 16
     assert sorted(found) == sorted(keys)
@@ -88,12 +93,20 @@ def test_a_real_store_in_stretches(bucket: str, monkeypatch: pytest.MonkeyPatch)
     )
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda key: obstore.put(store, f"in/{key}", b"x"), keys))
-    monkeypatch.setattr(storage, "FEW_PAGES", 1)
+    monkeypatch.setattr(storage, "FOLDER_PAGES", 1)
     found, stretches = listed(f"{bucket}/in", 8)
     assert stretches >= 8
     assert sorted(found) == sorted(keys)
 
 
-def test_few_keys_are_one_stretch(bucket: str) -> None:
-    storage.write_bytes(f"{bucket}/in/a.jpg", b"x")
-    assert storage.stretches(f"{bucket}/in", 8) == [storage.Stretch()]
+def test_a_large_bucket_is_planned_by_many(
+    bucket: str, made: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dtn_ray.plan.FEW_PAGES", 1)
+    keys = names(1, 20)
+    for key in keys:
+        storage.write_bytes(f"{bucket}/in/{key}", encode(Image.new("RGB", (8, 8))))
+    images = sum(key.endswith(".jpg") for key in keys)
+    summary = convert(Conversion(f"{made}/dtn", f"{bucket}/in", f"{bucket}/out", sheet=0))
+    assert (summary["images"], summary["converted"], summary["remaining"]) == (images, images, 0)
+    assert convert(Conversion(f"{made}/dtn", f"{bucket}/in", f"{bucket}/out", sheet=0))["done_before"] == images

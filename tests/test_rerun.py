@@ -16,7 +16,7 @@ from PIL import Image
 
 from dtn_ray import storage
 from dtn_ray.checkpoint import load_trained
-from dtn_ray.config import Conversion
+from dtn_ray.conversion import Conversion
 from dtn_ray.convert import convert
 from dtn_ray.converter import Converter
 from dtn_ray.ledger import Ledger
@@ -83,6 +83,17 @@ def test_a_second_run_over_a_bucket_does_what_is_new_changed_or_worth_another_tr
         "broken.png": 1,
     }
     assert rows["a.png"] == first["a.png"] and rows["b.png"]["version"] != first["b.png"]["version"]
+
+
+def test_a_ledger_of_several_sets_is_compacted_by_tasks(made, tmp_path, ray_cluster, monkeypatch):
+    monkeypatch.setattr("dtn_ray.ledger.ROWS_PER_SET", 4)
+    monkeypatch.setattr("dtn_ray.convert.ROWS_PER_PART", 1)  # or all rows are one group, which is not cut
+    source, out = str(tmp_path / "in"), str(tmp_path / "out")
+    put(source, **{f"{i:03}": photo(i) for i in range(130)})
+    assert counts(convert(Conversion(f"{made}/dtn", source, out, sheet=0))) == (130, 0, 130, 0, 0)
+    sets = storage.list_keys(f"{out}/ledger")
+    assert len(sets) > 1 and all("/set-" in f"/{key}" for key in sets)
+    assert len(ledger_rows(out)) == 130
 
 
 @pytest.mark.slow

@@ -1,0 +1,68 @@
+"""f for faces: known networks and those brought along, with what each sees of an aligned face."""
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from dtn_ray import storage
+from dtn_ray.errors import UserError
+from dtn_ray.models.imported import Eye, ImportedF
+
+# By the SHA-256 of their ONNX file: name and eye. Crops were chosen by LFW pairs told apart (docs/faces.md).
+KNOWN = {
+    "0911f1b7ab9de5b83608b38af174aecc4fd345b3f0c7b78092ed2a3c4b09734a": (
+        "dlib's ResNet, 128 features",
+        Eye(150, (26.5 / 128, 42 / 128, 76 / 128)),
+    ),
+    "b0b8eb33de66dce2dc863d28e85582142cc32f55370180fddd1895b0264ef8a3": (
+        "HSE's MobileNet, 1024 features",
+        Eye(224, (0.05, 0.05, 0.9)),
+    ),
+}
+
+
+def load(uri: str) -> tuple[ImportedF, dict[str, Any]]:
+    """A face network from ONNX, and what a checkpoint keeps of it besides its weights.
+
+    What it sees is known of the networks in KNOWN; of others, the file beside it tells, NETWORK.json with the fields of
+    `Eye`. Raises UserError where a file is missing or damaged, or does not fit.
+    """
+    if not uri.endswith(".onnx"):
+        raise UserError(f"--f {uri}: faces need a face network as ONNX (NETWORK.onnx)")
+    if not storage.exists(uri):
+        raise UserError(f"--f {uri}: no such file")
+    content = storage.read_bytes(uri)
+    digest = hashlib.sha256(content).hexdigest()
+    name, eye = KNOWN.get(digest) or (uri.rpartition("/")[2], _declared(uri.removesuffix(".onnx") + ".json"))
+    return build(content, eye, uri), {"name": name, "sha256": digest, "eye": TypeAdapter(Eye).dump_python(eye)}
+
+
+def build(content: bytes, eye: Eye, uri: str) -> ImportedF:
+    """The network of an ONNX file's content. Raises UserError naming `uri` where it does not serve."""
+    try:
+        return ImportedF(content, eye)
+    except ValueError as error:
+        raise UserError(f"{uri}: {error}") from error
+
+
+def eye_of(values: Any, uri: str) -> Eye:
+    """An eye from plain values. Raises UserError naming `uri` and each field that does not fit."""
+    try:
+        return TypeAdapter(Eye).validate_python(values)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise UserError(f"{uri}: not what a network sees: {problems}") from error
+
+
+def _declared(uri: str) -> Eye:
+    if not storage.exists(uri):
+        raise UserError(
+            f"{uri}: missing; it must tell what the network beside it sees of an aligned face, as in "
+            '{"size": 112, "crop": [0.1, 0.1, 0.8], "low": -1, "high": 1}'
+        )
+    try:
+        return eye_of(json.loads(storage.read_bytes(uri)), uri)
+    except ValueError as error:
+        raise UserError(f"{uri}: not JSON ({error})") from error

@@ -137,7 +137,8 @@ def read(window: Window, size: int) -> Iterator[np.ndarray]:
         try:
             yield np.stack([_decode(content, size) for content in some])
         except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{window.groups[0].uri}: a row that is no image ({error})") from error
+            names = ", ".join(sorted({group.uri for group in window.groups}))
+            raise UserError(f"{names}: a row that is no image ({error})") from error
 
 
 def _decode(content: bytes, size: int) -> np.ndarray:

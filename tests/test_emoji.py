@@ -1,0 +1,43 @@
+"""Avatars as a target set: the same for a seed, with the expression asked for, aligned like faces."""
+
+import numpy as np
+import pytest
+
+from dtn_ray.emoji import EXPRESSIONS, LANDMARKS, draw, licence
+from dtn_ray.errors import UserError
+from dtn_ray.faces import TEMPLATE
+
+
+@pytest.mark.parametrize("style", LANDMARKS)
+def test_a_seed_gives_one_avatar_with_all_it_was_drawn_from(style: str) -> None:
+    first, again, other = (draw(style, seed, "any") for seed in ("a", "a", "b"))
+    assert first.pixels.shape == (152, 152, 3) and first.pixels.dtype == np.uint8
+    assert (first.pixels == again.pixels).all() and first.options == again.options
+    assert (first.pixels != other.pixels).any() and first.options != other.options
+    assert licence(style)
+
+
+@pytest.mark.parametrize("expression", ["neutral", "smiling"])
+def test_an_expression_is_kept_to(expression: str) -> None:
+    for seed in map(str, range(20)):
+        options = draw("avataaars", seed, expression, size=64).options
+        for part, names in EXPRESSIONS["avataaars"][expression].items():
+            assert options[f"{part}Variant"] in names
+
+
+def test_the_pupils_come_to_lie_where_those_of_photos_do() -> None:
+    size = 304
+    options = {"accessoriesProbability": 0, "topProbability": 0}
+    pixels = np.median([draw("avataaars", str(seed), size=size, **options).pixels for seed in range(9)], axis=0)
+    for eye in TEMPLATE[:2] * size:
+        x, y = eye.round().astype(int)
+        window = pixels[y - 30 : y + 30, x - 30 : x + 30].mean(2)
+        dark = np.argwhere(window < window.min() + 20).mean(0) - 30
+        assert np.abs(dark).max() < 6
+
+
+def test_what_is_not_there_is_refused() -> None:
+    with pytest.raises(UserError, match="--style shapes: choose one of avataaars"):
+        draw("shapes", "a")
+    with pytest.raises(UserError, match="personas has no such choice"):
+        draw("personas", "a", "smiling")

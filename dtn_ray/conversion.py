@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from dtn_ray.images import SUFFIXES
+
 
 @dataclass(frozen=True)
 class Conversion:
@@ -39,11 +41,15 @@ class Conversion:
     one OUT keeps to one way."""
     max_pixels: int = 50_000_000
     """Images of more pixels are refused before they are decoded."""
+    max_bytes: int = 500_000_000
+    """Larger files are refused before they are read."""
     sheet: int = 64
     """Pairs on the contact sheet."""
     inventory: str = ""
     """Take the objects from this file instead of listing IN: manifest.json of S3 Inventory, .parquet or .csv with a
     column key, or .txt with a key a line."""
+    suffixes: tuple[str, ...] = SUFFIXES
+    """Only keys that end so, in small letters or large; '' takes all, whatever they are called."""
     match: str = ""
     """Only keys in which this regular expression is found."""
     min_size: int = 0

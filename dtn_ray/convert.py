@@ -43,7 +43,6 @@ from dtn_ray.conversion import Conversion
 from dtn_ray.converter import Converter, model_folder, shards_folder
 from dtn_ray.errors import UserError
 from dtn_ray.evaluate.figures import contact_sheet
-from dtn_ray.images import SUFFIXES
 from dtn_ray.inventory import open_inventory, read_inventory
 from dtn_ray.lease import Lease
 from dtn_ray.ledger import Ledger, Part, read_range
@@ -110,7 +109,7 @@ def _check(job: Conversion) -> None:
         raise UserError(f"--limit {job.limit} must be at least 0")
     if job.lease_seconds <= 0:
         raise UserError(f"--lease-seconds {job.lease_seconds} must be more than 0")
-    for name in ("batch_size", "threads", "actors", "max_actors", "actors_per_gpu", "max_pixels"):
+    for name in ("batch_size", "threads", "actors", "max_actors", "actors_per_gpu", "max_pixels", "max_bytes"):
         value = getattr(job, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value} must be at least 1")
@@ -157,7 +156,7 @@ def _plan(job: Conversion, ledger: list[Part], work: str | None) -> Plan:
         where = f"--inventory {job.inventory}: no images below {job.source} in it" if job.inventory else ""
         raise UserError(
             f"{where or f'{job.source}: no images there'} ({plan.others} other entries; images end in "
-            f"{', '.join(SUFFIXES)})"
+            f"{', '.join(job.suffixes)}; --suffixes changes that)"
         )
     return plan
 

@@ -97,8 +97,20 @@ class Converter:
         return outcomes
 
     def _read(self, files: list[Row]) -> list[np.ndarray | Row]:
-        contents = storage.read_many([source_uri(self.job.source, file["key"]) for file in files])
-        return [self._decode(file, content) for file, content in zip(files, contents, strict=True)]
+        limit = self.job.max_bytes
+        large = [(file["size"] or 0) > limit for file in files]
+        uris = [
+            source_uri(self.job.source, file["key"])
+            for file, is_large in zip(files, large, strict=True)
+            if not is_large
+        ]
+        contents = iter(storage.read_many(uris))
+        return [
+            _failure("image", f"{file['size']} bytes, more than the limit of {limit}")
+            if is_large
+            else self._decode(file, next(contents))
+            for file, is_large in zip(files, large, strict=True)
+        ]
 
     def _decode(self, file: Row, content: bytes | OSError) -> np.ndarray | Row:
         if isinstance(content, OSError):

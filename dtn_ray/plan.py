@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 from dtn_ray import storage
 from dtn_ray.conversion import Conversion
 from dtn_ray.errors import UserError
-from dtn_ray.images import SUFFIXES
 from dtn_ray.ledger import Part, first_of_each_key, read_range
 from dtn_ray.tally import Tally
 
@@ -149,7 +148,8 @@ def _chunks(pages: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 def sift(job: Conversion, filters: Filters, ledger: list[Part], files: pa.Table, work: str | None) -> Plan:
     """The plan of some files (storage.LISTING, sorted or not); what is to do goes to the file `work`."""
-    named = files.filter(pa.array([key.lower().endswith(SUFFIXES) for key in files["key"].to_pylist()], pa.bool_()))
+    suffixes = tuple(suffix.lower() for suffix in job.suffixes)
+    named = files.filter(pa.array([key.lower().endswith(suffixes) for key in files["key"].to_pylist()], pa.bool_()))
     images = filters.apply(named)
     plan = Plan(listed=len(files), others=len(files) - len(named), images=len(images))
     if not len(images):

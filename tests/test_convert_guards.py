@@ -115,9 +115,21 @@ def test_a_dry_run_counts_estimates_and_writes_nothing(made, photos, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_names_without_a_suffix_and_files_too_large_to_read(made, tmp_path, ray_cluster):
+    image = encode(Image.effect_noise((32, 32), 90))
+    for name in ("a1b2c3", "photo.jpeg.part", "large.png"):
+        storage.write_bytes(f"{tmp_path}/in/{name}", image + bytes(5000 * (name == "large.png")))
+    job = Conversion(f"{made}/dtn", f"{tmp_path}/in", f"{tmp_path}/out", suffixes=("",), max_bytes=len(image) + 10)
+    summary = convert(job)
+    assert (summary["images"], summary["converted"]) == (3, 2)
+    assert summary["failures"] == {"large.png": f"{len(image) + 5000} bytes, more than the limit of {len(image) + 10}"}
+
+
 @pytest.mark.parametrize(
     ("options", "keys"),
     [
+        ({"suffixes": (".JPG",)}, ["photo.JPG"]),
+        ({"suffixes": (".jpg", "9.png")}, ["photo.JPG", *(f"{i:02}9.png" for i in range(40))]),
         ({"match": r"^1\d5\."}, [f"1{i}5.png" for i in range(10)]),
         ({"min_size": 1000}, ["large.png"]),
         ({"modified_since": "2001-01-01"}, None),
@@ -128,9 +140,10 @@ def test_a_dry_run_counts_estimates_and_writes_nothing(made, photos, tmp_path):
 )
 def test_filters(made, photos, tmp_path, options, keys):
     storage.write_bytes(f"{photos}/large.png", encode(Image.effect_noise((64, 64), 90)))
+    storage.write_bytes(f"{photos}/photo.JPG", encode(Image.new("RGB", (8, 8)), "jpeg"))
     os.utime(f"{photos}/001.png", (946684800, 946684800))  # 2000-01-01 UTC
     summary = convert(Conversion(f"{made}/dtn", photos, f"{tmp_path}/out", dry_run=True, **options))
-    assert summary["to_convert"] == summary["images"] == (400 if keys is None else len(keys))
+    assert summary["to_convert"] == summary["images"] == (401 if keys is None else len(keys))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,12 @@
+"""Draws a target set t of avatars with DiceBear's styles, into Parquet files that jobs/train.py faces reads.
+
+python jobs/make_emoji.py OUT --count 10000 --style avataaars
+"""
+
+import tyro
+
+from dtn_ray import cli
+from dtn_ray.make_emoji import EmojiSet, make_emoji
+
+if __name__ == "__main__":
+    cli.run(lambda: make_emoji(tyro.cli(EmojiSet, description=__doc__)))

@@ -1,0 +1,38 @@
+"""jobs/make_emoji.py: a set on a bucket, drawn on when a file is missing, the same from the same settings."""
+
+import io
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from dtn_ray import storage
+from dtn_ray.data.stream import find_groups
+from dtn_ray.errors import UserError
+from dtn_ray.make_emoji import EmojiSet, make_emoji
+
+
+def test_a_set_is_drawn_and_missing_files_again(bucket, monkeypatch) -> None:
+    out = f"{bucket}/emoji"
+    monkeypatch.setattr("dtn_ray.make_emoji.EMOJI_PER_FILE", 6)
+    made = make_emoji(EmojiSet(out, count=10, size=32))
+    assert made["files"] == 2 and "Pablo Stanley" in made["licence"]
+    first, second = (storage.read_bytes(f"{out}/part-0000{i}.parquet") for i in range(2))
+    storage.delete(f"{out}/part-00001.parquet")
+    make_emoji(EmojiSet(out, count=10, size=32))
+    assert storage.read_bytes(f"{out}/part-00001.parquet") == second
+    table = pq.read_table(io.BytesIO(first))
+    assert table["key"].to_pylist() == [f"0-{i}" for i in range(len(table))]
+    assert json.loads(table["options"][0].as_py())["mouthVariant"] in ("serious", "twinkle")
+    assert Image.open(io.BytesIO(table["image"][0].as_py())).size == (32, 32)
+    assert sum(group.rows for group in find_groups(out)) == 10
+    assert Image.open(io.BytesIO(storage.read_bytes(made["sheet"]))).size == (12 * 32, 6 * 32)
+
+
+def test_another_set_is_not_mixed_in(tmp_path, ray_cluster) -> None:
+    make_emoji(EmojiSet(str(tmp_path), count=2, size=16))
+    with pytest.raises(UserError, match=r"emoji\.json: another set is there"):
+        make_emoji(EmojiSet(str(tmp_path), count=2, size=16, seed=1))
+    with pytest.raises(UserError, match="--count"):
+        make_emoji(EmojiSet(str(tmp_path), count=0))

@@ -1,6 +1,7 @@
-"""A Converter on Ray. Its module is small because each actor spends its first seconds on importing it."""
+"""A Pipeline on Ray. Its module is small because each actor spends its first seconds on importing it."""
 
 import io
+from collections.abc import Callable
 from functools import lru_cache
 
 import pyarrow as pa
@@ -9,21 +10,21 @@ import pyarrow.parquet as pq
 from ray.util import metrics
 
 from dtn_ray import storage
-from dtn_ray.conversion import Conversion
-from dtn_ray.converter import Converter
+from dtn_ray.pipeline import Pipeline
 
 
 class Actor:
     """Turns blocks of the work list into rows of the ledger, and counts for the dashboard what it does."""
 
-    def __init__(self, job: Conversion, work: str) -> None:
-        self.converter = Converter(job, scratch=_scratch(work), threads=None if job.gpu else 1)
-        self.images = metrics.Counter("dtn_images", "Images that a conversion finished", ("status", "cause"))
-        self.bytes = metrics.Counter("dtn_bytes_read", "Bytes of images that a conversion read")
+    def __init__(self, make: Callable[..., Pipeline], work: str, threads: int | None) -> None:
+        """`make`: a Pipeline of `scratch` and `threads`; `work`: the folder of the work list."""
+        self.pipeline = make(scratch=_scratch(work), threads=threads)
+        self.images = metrics.Counter("dtn_images", "Images that a bulk job finished", ("status", "cause"))
+        self.bytes = metrics.Counter("dtn_bytes_read", "Bytes of images that a bulk job read")
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         (block,) = batch.to_pylist()
-        outcomes = self.converter(_work(block["uri"]).slice(block["start"], block["stop"] - block["start"]))
+        outcomes = self.pipeline(_work(block["uri"]).slice(block["start"], block["stop"] - block["start"]))
         for status, cause in set(zip(outcomes["status"].to_pylist(), outcomes["cause"].to_pylist(), strict=True)):
             rows = outcomes.filter(pc.field("status") == status)
             rows = rows.filter(pc.field("cause") == cause) if cause else rows

@@ -1,361 +1,56 @@
-"""Ray Data: a folder or bucket of images → the same names, transferred by G. Run again, it does what is new.
+"""A folder or bucket of images → the same names, transferred by G: bulk.py with a Converter.
 
-Blocks between tasks carry pointers into the work list and outcomes, never pixels: one actor fetches, decodes,
-transfers, encodes and writes (converter.py). The driver enters what is finished into the ledger.
-
-OUT/lease.json                      held by the run that works here
-OUT/ledger/<model>/                 which object was converted by G, with what outcome
-OUT/<model>/images/<key>.png        G(x); <model> is the beginning of G's digest
+OUT/<model>/images/<key>.png        G(x); <model> is the beginning of the digest of all that decides it
 OUT/<model>/shards/                 or many of them together
-OUT/<model>/summary.json, report.html, sheet.png
-OUT/work/                           the work list of the run that works here
 """
 
-import contextlib
-import io
-import json
-import logging
-import pickle
-import time
-import uuid
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import ray
-import ray.data
 import torch
-from pyarrow import fs
-from ray.exceptions import RayTaskError
-from tqdm import tqdm
+from PIL import Image
 
-from dtn_ray import lease, report, storage
-from dtn_ray.actor import Actor
+from dtn_ray.bulk import Bulk, run
 from dtn_ray.checkpoint import load_trained
-from dtn_ray.cluster import connect, worker_resources
 from dtn_ray.conversion import Conversion
-from dtn_ray.converter import Converter, model_folder, shards_folder
-from dtn_ray.errors import UserError
-from dtn_ray.evaluate.figures import contact_sheet
-from dtn_ray.inventory import open_inventory, read_inventory
-from dtn_ray.lease import Lease
-from dtn_ray.ledger import Ledger, Part, read_range
-from dtn_ray.plan import Filters, Plan, list_source, once, sift
-from dtn_ray.tally import Tally
+from dtn_ray.converter import Converter, finds_faces, identity, model_folder
+from dtn_ray.faces import align, detector_file
+from dtn_ray.images import decode, photo, to_image
+from dtn_ray.pipeline import Row
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-# Less than a core, so that tasks beside the actors find room: without it Ray Data stalls on a machine of two.
-ACTOR_CPUS = 0.5
-
-# Images that one actor takes at once: enough to keep its stages busy, few enough to lose at a kill.
-IMAGES_PER_BLOCK = 1024
-BLOCKS = 10_000  # more burden the driver: of a hundred million images, each block has ten thousand
-
-# The driver enters outcomes together; a killed driver's were written for nothing, and are written again.
-ROWS_PER_PART = 10_000
-SECONDS_PER_PART = 5.0
-
-# --max-failure-rate looks at the latest outcomes, so that a store that breaks late in a long run is noticed too.
-JUDGED_FROM = 100
-JUDGED_AT_MOST = 1000
+SHOWN = 128  # pixels of a picture on the contact sheet
 
 
 def convert(job: Conversion) -> dict[str, Any]:
-    """Converts the images under `source` that this model has not converted yet; returns counts and where to look.
+    """Converts the images under `source` that G has not converted yet; returns counts and where to look.
 
-    An image is done once the ledger has it as converted from the object's present version; one that could not be
-    decoded is failed for good until it changes; where the store or the model failed it is tried again. Nothing stops
-    for a bad image. Raises UserError for a missing or empty source, an output inside it, a checkpoint of another kind,
-    more actors than fit, another run on the same OUT, or when more than `max_failure_rate` fails.
+    Raises UserError for a checkpoint of another kind, and as `bulk.run` does.
     """
-    began = time.time()
-    _check(job)
-    model = load_trained(job.checkpoint).digest  # the wrong checkpoint fails here, not in every actor
-    ledger = Ledger(storage.join(job.out, "ledger", model_folder(model)))
+    trained = load_trained(job.checkpoint)  # the wrong checkpoint fails here, not in every actor
+    detector = detector_file(job.detector) if finds_faces(job, trained) else None
+    model = identity(job, trained)
     if job.dry_run:
-        plan = _plan(job, ledger.parts(), None)
-        return _summary(job, model, plan, Tally()) | _estimate(job, plan)
-    with lease.hold(storage.join(job.out, "lease.json"), job.lease_seconds) as held:
-        works = storage.join(job.out, "work")
-        _sweep(works)  # of runs that were killed
-        work = storage.join(works, uuid.uuid4().hex)
-        plan = _plan(job, ledger.parts(), work)
-        try:
-            done = _run(job, plan, work, model, ledger, held) if plan.todo else Tally()
-        finally:
-            held.check()
-            _sweep(works)
-        ledger.compact(_apply)
-        held.check()
-        if job.shards != "none":
-            _sweep_shards(job, model, ledger)
-        return _finish(job, model, plan, done, time.time() - began)
-
-
-def _check(job: Conversion) -> None:
-    """Raises UserError for settings that cannot be meant, and places that are not there."""
-    Filters.of(job)
-    if not 0 <= job.max_failure_rate <= 1:
-        raise UserError(f"--max-failure-rate {job.max_failure_rate} must lie between 0 and 1")
-    if job.limit is not None and job.limit < 0:
-        raise UserError(f"--limit {job.limit} must be at least 0")
-    if job.lease_seconds <= 0:
-        raise UserError(f"--lease-seconds {job.lease_seconds} must be more than 0")
-    for name in ("batch_size", "threads", "actors", "max_actors", "actors_per_gpu", "max_pixels", "max_bytes"):
-        value = getattr(job, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} {value} must be at least 1")
-    if job.max_actors is not None and job.max_actors < (job.actors or 1):
-        raise UserError(f"--max-actors {job.max_actors} must be at least --actors {job.actors or 1}")
-    if storage.kind(job.source) != fs.FileType.Directory:
-        raise UserError(f"{job.source}: no such folder or prefix; check its name and the bucket's")
-    if _inside(job.out, job.source):
-        raise UserError(
-            f"{job.out} lies inside the source {job.source}: the next run would convert its own "
-            "output. Choose another OUT"
+        job = replace(job, gpu=job.gpu and torch.cuda.is_available())
+    return run(
+        Bulk(
+            job,
+            identity=model,
+            folder=model_folder(model),
+            make=partial(Converter, job, detector),
+            before=partial(_before, job),
+            facts={"checkpoint": job.checkpoint},
+            shards=job.shards,
+            format=job.format,
         )
-
-
-def _inside(out: str, source: str) -> bool:
-    """Whether one URI lies at or below another on the same filesystem."""
-    (out_fs, out_path), (source_fs, source_path) = storage.resolve(out), storage.resolve(source)
-    return type(out_fs) is type(source_fs) and (out_path + "/").startswith(source_path.rstrip("/") + "/")
-
-
-def _sweep(works: str) -> None:
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda key: storage.delete(storage.join(works, key)), storage.list_keys(works)))
-
-
-def _sweep_shards(job: Conversion, model: str, ledger: Ledger) -> None:
-    """Deletes the shards that the ledger does not name: of a run that was killed, the next makes other ones."""
-    folder = storage.join(job.out, shards_folder(model))
-    named = set[str]()
-    for part in ledger.parts():
-        outputs = pc.call_function("unique", [read_range([part])["output"]]).to_pylist()
-        named |= {output.partition("#")[0].rpartition("/")[2] for output in outputs if output}
-    for page in storage.list_pages(folder):
-        for name in set(page["key"].to_pylist()) - named:
-            storage.delete(storage.join(folder, name))
-
-
-def _plan(job: Conversion, ledger: list[Part], work: str | None) -> Plan:
-    """What is to do; the list of it goes to the folder `work`. Raises UserError where there are no images."""
-    plan = Plan()
-    for part in _sift_inventory(job, ledger, work) if job.inventory else list_source(job, ledger, work, _apply):
-        plan.merge(part)
-    if plan.listed == plan.others:
-        where = f"--inventory {job.inventory}: no images below {job.source} in it" if job.inventory else ""
-        raise UserError(
-            f"{where or f'{job.source}: no images there'} ({plan.others} other entries; images end in "
-            f"{', '.join(job.suffixes)}; --suffixes changes that)"
-        )
-    return plan
-
-
-def _sift_inventory(job: Conversion, ledger: list[Part], work: str | None) -> Iterator[Plan]:
-    """The plans of parts of an inventory, of any size: Ray Data sorts it, since it may be in any order."""
-    files, filters = open_inventory(job.inventory), Filters.of(job)
-    connect()
-    _one_progress_bar()
-
-    def read(batch: pa.Table) -> Iterator[pa.Table]:
-        for i in batch["file"].to_pylist():
-            yield from read_inventory(files[i], job.source)
-
-    def sifted(listed: pa.Table) -> pa.Table:
-        uri = work and storage.join(work, f"{uuid.uuid4().hex}.parquet")
-        return pa.table({"plan": [pickle.dumps(sift(job, filters, ledger, once(listed), uri))]})
-
-    inventory = ray.data.from_items([{"file": i} for i in range(len(files))], override_num_blocks=len(files))
-    listed = inventory.map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=0.25)
-    plans = listed.sort("key").map_batches(sifted, batch_size=None, batch_format="pyarrow", num_cpus=0.25)
-    with _causes():
-        for row in plans.iter_rows():
-            yield pickle.loads(row["plan"])
-
-
-def _apply(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """`map` on the cluster, in order; a single item needs no cluster."""
-    items = list(items)
-    if len(items) < 2:
-        yield from map(function, items)
-        return
-    connect()
-    # A fraction, since the work is the store's more than the CPU's; not less, or a small machine starts many processes.
-    remote: Any = ray.remote(_call).options(num_cpus=0.5, max_retries=5)
-    with _causes():
-        for future in tqdm([remote.remote(function, item) for item in items], unit="part", desc="keys", leave=False):
-            yield ray.get(future)
-
-
-def _call(function: Callable[[T], R], item: T) -> R:
-    return function(item)  # a method too, which cannot be a task itself
-
-
-@contextlib.contextmanager
-def _causes() -> Iterator[None]:
-    """A UserError of a task is raised here as it was there."""
-    try:
-        yield
-    except RayTaskError as error:
-        cause: BaseException | None = error.cause
-        while cause and not isinstance(cause, UserError):
-            cause = cause.__cause__
-        raise cause or error from None
-
-
-def _run(job: Conversion, plan: Plan, work: str, model: str, ledger: Ledger, held: Lease) -> Tally:
-    """Converts what the plan lists on Ray and enters it into the ledger.
-
-    Raises UserError where too much fails or the lease is lost.
-    """
-    connect()
-    cpus, gpus = ACTOR_CPUS, 1 / job.actors_per_gpu if job.gpu else 0
-    cluster = ray.cluster_resources()
-    actors = job.actors or max(1, int(cluster.get("GPU", 0) * job.actors_per_gpu if job.gpu else cluster["CPU"]))
-    blocks = _blocks(plan, job.limit, whole=job.shards != "none")
-    actors = min(actors, len(blocks))
-    worker_resources(actors, cpus, gpus, "actors")
-    _one_progress_bar()
-    outcomes = (
-        ray.data.from_items(
-            [dict(zip(("uri", "start", "stop"), block, strict=True)) for block in blocks],
-            override_num_blocks=len(blocks),
-        )
-        .map_batches(
-            Actor,
-            fn_constructor_args=(job, work),
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(min_size=actors, max_size=max(actors, job.max_actors or 0)),
-            num_cpus=cpus,
-            num_gpus=gpus,
-        )
-        .iter_batches(batch_size=None, batch_format="pyarrow")
     )
-    done, latest = Tally(), deque[str | None](maxlen=JUDGED_AT_MOST)
-    waiting, since = list[pa.Table](), time.monotonic()
-
-    def enter() -> None:
-        nonlocal since
-        held.check()
-        if waiting:
-            rows = pa.concat_tables(waiting)
-            ledger.append(rows.append_column("model", pa.array([model] * len(rows), pa.string())))
-        waiting.clear()
-        since = time.monotonic()
-
-    with tqdm(total=sum(stop - start for _, start, stop in blocks), unit="image", desc="converting") as bar:
-        try:
-            part: pa.Table
-            for number, part in enumerate(outcomes):  # type: ignore[assignment]
-                waiting.append(part)
-                done.add(part, seed=number)
-                bar.update(len(part))
-                bar.set_postfix_str(f"{done.bytes / 1e6 / bar.format_dict['elapsed']:.1f} MB/s, {done.failed} failed")
-                if sum(map(len, waiting)) >= ROWS_PER_PART or time.monotonic() - since > SECONDS_PER_PART:
-                    enter()
-                failed = part.filter(pc.field("cause").isin(["store", "model"]))["reason"].to_pylist()
-                latest.extend([*failed, *[None] * (len(part) - len(failed))])
-                if len(latest) >= JUDGED_FROM:
-                    _judge(job, latest)
-        finally:
-            enter()
-    return done
 
 
-def _blocks(plan: Plan, limit: int | None, whole: bool) -> list[tuple[str, int, int]]:
-    """The work list in pieces: file, first row, end. Unless `whole`, short work makes smaller ones for all actors."""
-    total = plan.todo if limit is None else min(limit, plan.todo)
-    share = IMAGES_PER_BLOCK if whole else -(-total // 8)
-    size = max(min(IMAGES_PER_BLOCK, share), -(-total // BLOCKS), 64)
-    blocks, left = list[tuple[str, int, int]](), total
-    for uri, rows in plan.work:
-        for start in range(0, min(rows, left), size):
-            blocks.append((uri, start, min(start + size, rows, left)))
-        left -= min(rows, left)
-    return blocks
-
-
-def _judge(job: Conversion, latest: deque[str | None]) -> None:
-    """Raises UserError if too many of the latest outcomes are failures that another try may mend."""
-    reasons = [reason for reason in latest if reason is not None]
-    if len(reasons) > job.max_failure_rate * len(latest):
-        raise UserError(
-            f"{job.out}: given up: {len(reasons)} of the last {len(latest)} images failed, more than "
-            f"--max-failure-rate {job.max_failure_rate}; most often: {Counter(reasons).most_common(1)[0][0]}. "
-            "Once that is mended, the same command goes on with what is missing."
-        )
-
-
-def _one_progress_bar() -> None:
-    """Leaves the console to this module's bar: Ray Data's bars and plans go to its log file alone, warnings to both."""
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that they are off
-    for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setLevel(logging.WARNING)
-
-
-def _estimate(job: Conversion, plan: Plan) -> dict[str, Any]:
-    """What a run would do, with its time from converting a few images here, start-up not counted."""
-    todo = plan.todo if job.limit is None else min(job.limit, plan.todo)
-    seconds = 0.0
-    if todo:
-        sample = pa.concat_tables(plan.sample)
-        sample = sample.take(np.linspace(0, len(sample) - 1, min(32, len(sample))).astype(int))
-        converter = Converter(replace(job, gpu=job.gpu and torch.cuda.is_available()))
-        began = time.perf_counter()
-        converter(sample)
-        seconds = (time.perf_counter() - began) / len(sample) * todo / (job.actors or 1)
-    return {
-        "to_convert": todo,
-        "bytes_to_read": round(plan.bytes * todo / max(plan.todo, 1)),
-        "estimated_seconds": round(seconds, 1),
-    }
-
-
-def _summary(job: Conversion, model: str, plan: Plan, done: Tally) -> dict[str, Any]:
-    failed = plan.settled.failed + done.failed
-    return {
-        "source": job.source,
-        "out": job.out,
-        "checkpoint": job.checkpoint,
-        "model": model_folder(model),
-        "images": plan.images,
-        "done_before": plan.settled.converted,
-        "converted": done.converted,
-        "failed": failed,
-        "remaining": plan.images - plan.settled.converted - done.converted - failed,
-        "failures": done.failures | plan.settled.failures,
-    }
-
-
-def _finish(job: Conversion, model: str, plan: Plan, done: Tally, seconds: float) -> dict[str, Any]:
-    """Writes contact sheet, report and summary, and returns the summary."""
-    folder = storage.join(job.out, model_folder(model))
-    summary = _summary(job, model, plan, done) | {"folder": folder, "seconds": round(seconds, 1)}
-    whole = plan.settled
-    whole.merge(done)
-    pairs = report.sample_pairs(job, whole)
-    if pairs:
-        buffer = io.BytesIO()
-        contact_sheet([(before, after) for _, before, after in pairs]).save(buffer, format="png")
-        summary["sheet"] = storage.join(folder, "sheet.png")
-        storage.write_bytes(summary["sheet"], buffer.getvalue(), "image/png")
-    summary["report"] = storage.join(folder, "report.html")
-    ended = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    storage.write_bytes(summary["report"], report.page(summary, whole, pairs, ended).encode(), "text/html")
-    storage.write_bytes(
-        storage.join(folder, "summary.json"), json.dumps(summary, indent=2).encode(), "application/json"
-    )
-    return summary
+def _before(job: Conversion, content: bytes, row: Row) -> Image.Image:
+    """x as G saw it."""
+    if not row["faces"]:
+        return to_image(decode(content, SHOWN // 2, job.max_pixels))
+    pixels, scale = photo(content, 2 * SHOWN, job.max_pixels)
+    landmarks = np.reshape(row["faces"][0]["landmarks"], (5, 2))
+    return Image.fromarray(align(pixels, (landmarks + 0.5) / scale - 0.5, SHOWN))

@@ -4,25 +4,38 @@ Sec. 5.2 centres and scales emoji by their irides and nose tip; photos are align
 """
 
 import hashlib
+import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
+from dtn_ray import storage
 from dtn_ray.errors import UserError
+from dtn_ray.images import photo
 
 SIZE = 152  # pixels of an aligned face (Sec. 5.2)
 LANDMARKS = ("left eye", "right eye", "nose tip", "left corner of the mouth", "right corner of the mouth")
 
 # Where they come to lie, as fractions of the picture's side; left is the viewer's.
 TEMPLATE = np.array([(46, 63), (83, 62), (65, 84), (50, 94), (79, 94)], np.float64) / 128
+TEMPLATE_EYES = 37 / 128  # their distance
 
 # The detector sees a photo no larger than this, which a face of a twentieth of the side survives, and looks again at
 # twice that before it says that there is no face.
 LONGEST_SIDE = 640
 
+# YuNet (Wu et al. 2023), MIT licence, face_detection_yunet_2023mar.onnx of OpenCV's model zoo.
 YUNET = "ebafce4e3c118d6554634be5c27ab333b4c047a9a8c3faf1d7cf93101c22f0f0"
+YUNET_URL = (
+    "https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models/face_detection_yunet/"
+    "face_detection_yunet_2023mar.onnx"
+)
+
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # OpenCV 5 warns of its own default at every detector
 
 
 @dataclass(frozen=True)
@@ -40,44 +53,124 @@ class Face:
     def area(self) -> float:
         return self.box[2] * self.box[3]
 
+    @property
+    def eyes(self) -> float:
+        """The distance between them."""
+        return float(np.linalg.norm(self.landmarks[1] - self.landmarks[0]))
+
+    def scaled(self, factor: float) -> "Face":
+        """The same face in a photo of `factor` times the size."""
+        left, top, width, height = (factor * value for value in self.box)
+        return Face((left, top, width, height), factor * (self.landmarks + 0.5) - 0.5, self.score)
+
+    def row(self) -> dict[str, Any]:
+        """As the ledger and shards keep it."""
+        return {"detection": self.score, "box": list(self.box), "landmarks": self.landmarks.ravel().tolist()}
+
+
+def detector_file(uri: str | None) -> bytes:
+    """YuNet's ONNX file: from a path or URI, or, without one, fetched once into torch.hub's cache folder.
+
+    Its SHA-256 is checked in any case. Raises UserError where it is missing, cannot be fetched or is another file.
+    """
+    if uri is None:
+        uri = _fetched()
+    try:
+        content = storage.read_bytes(uri)
+    except OSError as error:
+        raise UserError(f"--detector {uri}: the face detector's file cannot be read ({error})") from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != YUNET:
+        raise UserError(f"--detector {uri}: not the face detector YuNet (SHA-256 {digest}, expected {YUNET})")
+    return content
+
+
+def _fetched() -> str:
+    from torch import hub  # seconds to import, and seldom needed
+
+    path = Path(hub.get_dir(), "checkpoints", "face_detection_yunet_2023mar.onnx")
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            hub.download_url_to_file(YUNET_URL, os.fspath(path), hash_prefix=YUNET, progress=False)
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"the face detector cannot be fetched from {YUNET_URL} ({error}): fetch it otherwise, and name the "
+                "file with --detector"
+            ) from error
+    return os.fspath(path)
+
 
 class Detector:
-    """YuNet (Wu et al. 2023) through OpenCV. One object serves one thread.
+    """YuNet through OpenCV. `content` is its ONNX file, as `detector_file` gives it. One object serves one thread."""
 
-    `model` is its file, face_detection_yunet_2023mar.onnx of OpenCV's model zoo (MIT licence). Raises UserError where
-    it is missing or another file.
-    """
+    def __init__(self, content: bytes, threshold: float = 0.7) -> None:
+        buffer, nothing = np.frombuffer(content, np.uint8), np.empty(0, np.uint8)
+        self.network = cv2.FaceDetectorYN.create("onnx", buffer, nothing, (320, 320), threshold, 0.3, 200)
 
-    def __init__(self, model: str, threshold: float = 0.7) -> None:
-        try:
-            digest = hashlib.sha256(Path(model).read_bytes()).hexdigest()
-        except OSError as error:
-            raise UserError(f"{model}: the face detector's file cannot be read ({error})") from error
-        if digest != YUNET:
-            raise UserError(f"{model}: not the face detector YuNet (SHA-256 {digest}, expected {YUNET})")
-        self.network = cv2.FaceDetectorYN.create(model, "", (320, 320), threshold, 0.3, 200)
-
-    def __call__(self, photo: np.ndarray) -> list[Face]:
+    def __call__(self, pixels: np.ndarray) -> list[Face]:
         """The faces of a photo H×W×3 uint8 RGB, the largest first."""
-        longest = max(photo.shape[:2])
+        longest = max(pixels.shape[:2])
         for side in (LONGEST_SIDE, 2 * LONGEST_SIDE):
-            faces = self._detect(photo, min(1.0, side / longest))
+            faces = self._detect(pixels, min(1.0, side / longest))
             if faces or longest <= side:
                 break
         return sorted(faces, key=lambda face: -face.area)
 
-    def _detect(self, photo: np.ndarray, scale: float) -> list[Face]:
-        height, width = (max(1, round(side * scale)) for side in photo.shape[:2])
-        small = photo if scale == 1 else cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA)
+    def _detect(self, pixels: np.ndarray, scale: float) -> list[Face]:
+        height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+        small = pixels if scale == 1 else cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
         self.network.setInputSize((width, height))
         _, found = self.network.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
-        factors = np.array([photo.shape[1] / width, photo.shape[0] / height])
+        factors = np.array([pixels.shape[1] / width, pixels.shape[0] / height])
         faces = list[Face]()
         for row in found if found is not None else ():
             box = row[:4].reshape(2, 2) * factors
             landmarks = row[4:14].astype(np.float64).reshape(5, 2) * factors
             faces.append(Face(tuple(map(float, box.ravel())), landmarks, float(row[14])))  # type: ignore[arg-type]
         return faces
+
+
+class FaceFinder:
+    """The faces of photos, aligned; serves many threads.
+
+    `detector` is YuNet's file. A face of less `confidence` (in [0, 1]), or narrower than `min_face` pixels of the
+    photo, counts as none; with `largest`, so do all but the largest.
+    """
+
+    def __init__(
+        self,
+        detector: bytes,
+        max_pixels: int,
+        *,
+        size: int = SIZE,
+        largest: bool = False,
+        confidence: float = 0.7,
+        min_face: int = 24,
+    ) -> None:
+        self.detector, self.max_pixels, self.size = detector, max_pixels, size
+        self.largest, self.confidence, self.min_face = largest, confidence, min_face
+        self.threads = threading.local()
+        cv2.setNumThreads(1)  # the threads that call are many already
+
+    def __call__(self, content: bytes) -> list[tuple[Face, np.ndarray]]:
+        """Faces of an encoded photo, the largest first, each with its picture `size`×`size`×3 uint8, RGB.
+
+        Faces are told in pixels of the upright photo. Raises ValueError as `images.photo` does.
+        """
+        pixels, scale = photo(content, 2 * LONGEST_SIDE, self.max_pixels)
+        found = [face for face in self._detect(pixels) if face.box[2] * scale >= self.min_face]
+        found = found[:1] if self.largest else found
+        small = TEMPLATE_EYES * self.size
+        if scale > 1 and any(face.eyes < small for face in found):  # the full photo has more of them
+            full, _ = photo(content, self.max_pixels, self.max_pixels)
+            return [(face.scaled(scale), align(full, face.scaled(scale).landmarks, self.size)) for face in found]
+        return [(face.scaled(scale), align(pixels, face.landmarks, self.size)) for face in found]
+
+    def _detect(self, pixels: np.ndarray) -> list[Face]:
+        if not hasattr(self.threads, "detector"):
+            self.threads.detector = Detector(self.detector, self.confidence)
+        return self.threads.detector(pixels)
 
 
 def similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -92,18 +185,30 @@ def similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
 
-def align(photo: np.ndarray, landmarks: np.ndarray, size: int = SIZE) -> np.ndarray:
+def align(pixels: np.ndarray, landmarks: np.ndarray, size: int = SIZE) -> np.ndarray:
     """The face with these landmarks (5×2, pixels of the photo) at TEMPLATE: `size`×`size`×3 uint8 of H×W×3 uint8.
 
     Beyond the photo's edge the picture is mirrored.
     """
     # Pixel i covers [i, i + 1): its centre is at i + 0.5 in the template's fractions.
-    matrix = similarity(landmarks + 0.5, TEMPLATE * size)
+    points = landmarks + 0.5
+    matrix = similarity(points, TEMPLATE * size)
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     if scale < 1:  # or pixels between the samples would be skipped
-        height, width = (max(1, round(side * scale)) for side in photo.shape[:2])
-        factors = np.array([width / photo.shape[1], height / photo.shape[0]])
-        photo = cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA)
-        matrix = similarity((landmarks + 0.5) * factors, TEMPLATE * size)
+        pixels, corner = _around(pixels, matrix, size)
+        height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+        factors = np.array([width / pixels.shape[1], height / pixels.shape[0]])
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+        matrix = similarity((points - corner) * factors, TEMPLATE * size)
     matrix[:, 2] += matrix[:, :2].sum(1) / 2 - 0.5
-    return cv2.warpAffine(photo, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    return cv2.warpAffine(pixels, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+
+
+def _around(pixels: np.ndarray, matrix: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The part of a photo that `matrix` brings into the square, with a margin, and its left upper corner."""
+    corners = np.array([(0, 0, 1), (size, 0, 1), (0, size, 1), (size, size, 1)]) @ cv2.invertAffineTransform(matrix).T
+    margin = np.ptp(corners, axis=0).max() / 8
+    low = np.floor(corners.min(0) - margin).clip(0).astype(int)
+    high = np.ceil(corners.max(0) + margin).clip(1).astype(int)
+    low = np.minimum(low, [pixels.shape[1] - 1, pixels.shape[0] - 1])  # of a face outside, the edge
+    return pixels[low[1] : max(high[1], low[1] + 1), low[0] : max(high[0], low[0] + 1)], low

@@ -7,8 +7,10 @@ MAX_NAME = 230  # bytes of a file name; local filesystems end at 255, and a file
 MAX_KEY = 800  # bytes; S3 ends at 1024, of which OUT's own prefix takes some
 
 
-def output_key(key: str, format: str = "png") -> str:
+def output_key(key: str, format: str = "png", number: int = 0) -> str:
     """`<key>.<format>`, made safe as a local path and as an S3 key; other keys have other outputs.
+
+    Of several outputs for one key, those after the first (`number` 0) are `<key>%2.<format>`, `<key>%3.<format>`, …
 
     Any string in. Most come out as they are; %, backslashes and control characters become %XX. A folder called `.` or
     `..` is escaped too; one without a name, or with a name that ends in .<format> and might be another output's, has
@@ -16,10 +18,11 @@ def output_key(key: str, format: str = "png") -> str:
     nothing collides.
     """
     *folders, name = (_escape(component) for component in key.split("/"))
-    output = "/".join([*(_folder(each, format) for each in folders), f"{name}.{format}"])
+    ending = f"%{number + 1}.{format}" if number else f".{format}"
+    output = "/".join([*(_folder(each, format) for each in folders), f"{name}{ending}"])
     if len(output.encode()) > MAX_KEY or any(len(each.encode()) > MAX_NAME for each in output.split("/")):
         digest = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
-        return f"%long/{digest}.{format}"
+        return f"%long/{digest}{ending}"
     return output
 
 

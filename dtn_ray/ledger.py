@@ -24,23 +24,34 @@ import pyarrow.parquet as pq
 from dtn_ray import storage
 from dtn_ray.errors import UserError
 
-FORMAT = 1
+FORMAT = 2  # 1 had no column faces
+FACE = pa.struct(
+    {
+        "output": pa.string(),
+        "score": pa.float32(),
+        "detection": pa.float32(),  # the detector's score, in [0, 1]
+        "box": pa.list_(pa.float32()),  # left, top, width, height in pixels of the upright photo
+        "landmarks": pa.list_(pa.float32()),  # x, y of each of faces.LANDMARKS
+    }
+)
 SCHEMA = pa.schema(
     {
         "key": pa.string(),  # of the source object, relative to the source
         "version": pa.string(),  # its ETag, or a local file's size and time of change
         "size": pa.int64(),  # bytes
-        "status": pa.string(),  # converted or failed
+        "status": pa.string(),  # converted, failed or no face
         "cause": pa.string(),  # of a failure: image (for good), store or model (worth another try)
         "reason": pa.string(),  # of a failure, in words
-        "output": pa.string(),  # relative to OUT
-        "score": pa.float32(),  # ‖f(x) - f(G(x))‖
+        "output": pa.string(),  # relative to OUT; the first of several
+        "score": pa.float32(),  # ‖f(x) - f(G(x))‖, of the first output
         "model": pa.string(),  # digest of G
         "attempts": pa.int32(),  # tries of this key by this model, this one included
         "time": pa.timestamp("us", "UTC"),
+        "faces": pa.list_(FACE),  # where faces were looked for: those of the object, the largest first
     },
     metadata={"ledger_format": str(FORMAT)},
 )
+DONE = ("converted", "no face")  # until the object changes
 ROWS_PER_SET = 500_000
 ROWS_PER_GROUP = 25_000  # what a reader of a narrow range reads at least
 
@@ -151,7 +162,10 @@ def read_range(parts: Iterable[Part], low: str = "", high: str | None = None, *,
         groups = [i for i, (first, last, _) in enumerate(part.groups) if wanted(first, last)]
         filesystem, path = storage.resolve(part.uri)
         with _explained(part.uri), pq.ParquetFile(path, filesystem=filesystem) as file:
-            return file.read_row_groups(groups, columns=SCHEMA.names).select(SCHEMA.names).cast(SCHEMA)
+            rows = file.read_row_groups(groups)
+            if "faces" not in rows.column_names:
+                rows = rows.append_column(SCHEMA.field("faces"), pa.nulls(len(rows), SCHEMA.field("faces").type))
+            return rows.select(SCHEMA.names).cast(SCHEMA)
 
     with ThreadPoolExecutor(16) as pool:
         tables = pool.map(read, [part for part in parts if wanted(part.low, part.high)])

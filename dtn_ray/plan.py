@@ -1,4 +1,4 @@
-"""What there is to convert: a source's listing without what the ledger says is done.
+"""What there is to do: a source's listing without what the ledger says is done.
 
 Neither is ever held whole. The source is listed in stretches, side by side; whoever lists one reads the ledger's rows
 of the same keys beside it, and writes what is left to do as Parquet files, the work list.
@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dtn_ray import storage
-from dtn_ray.conversion import Conversion
+from dtn_ray.bulk_job import BulkJob
 from dtn_ray.errors import UserError
-from dtn_ray.ledger import Part, first_of_each_key, read_range
+from dtn_ray.ledger import DONE, Part, first_of_each_key, read_range
 from dtn_ray.tally import Tally
 
 Apply = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
@@ -69,14 +69,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Filters:
-    """A conversion's filters, checked. Raises UserError for one that cannot be meant."""
+    """A job's filters, checked. Raises UserError for one that cannot be meant."""
 
     pattern: re.Pattern[str]
     min_size: int
     since: datetime
 
     @classmethod
-    def of(cls, job: Conversion) -> "Filters":
+    def of(cls, job: BulkJob) -> "Filters":
         try:
             pattern = re.compile(job.match)
         except re.error as error:
@@ -100,7 +100,7 @@ class Filters:
         return images.filter(large & (pc.field("modified").is_null() | (pc.field("modified") >= self.since)))
 
 
-def list_source(job: Conversion, ledger: list[Part], work: str | None, apply: Apply) -> Iterable[Plan]:
+def list_source(job: BulkJob, ledger: list[Part], work: str | None, apply: Apply) -> Iterable[Plan]:
     """The plans of parts of the source, by listing it. `apply` is `map`, or does the same on many machines.
 
     The work list goes to the folder `work`; without one, it is not written. Raises UserError where the store refuses.
@@ -116,7 +116,7 @@ def list_source(job: Conversion, ledger: list[Part], work: str | None, apply: Ap
     return apply(_scan, [(job, filters, ledger, work, i, share) for i, share in enumerate(shares)])
 
 
-def _scan(task: tuple[Conversion, Filters, list[Part], str | None, int, list[storage.Stretch]]) -> Plan:
+def _scan(task: tuple[BulkJob, Filters, list[Part], str | None, int, list[storage.Stretch]]) -> Plan:
     """The plan of some stretches of the source."""
     job, filters, ledger, work, i, share = task
     # Whole folders together, as their keys are neighbours; the files beside them would reach over all of these.
@@ -126,7 +126,7 @@ def _scan(task: tuple[Conversion, Filters, list[Part], str | None, int, list[sto
 
 
 def _sift_pages(
-    job: Conversion, filters: Filters, ledger: list[Part], work: str | None, runs: Iterable[Iterator[pa.Table]]
+    job: BulkJob, filters: Filters, ledger: list[Part], work: str | None, runs: Iterable[Iterator[pa.Table]]
 ) -> Plan:
     """The plan of some listings, whose pages each follow each other in the order of keys or nearly so."""
     plan = Plan()
@@ -146,7 +146,7 @@ def _chunks(pages: Iterator[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(held)
 
 
-def sift(job: Conversion, filters: Filters, ledger: list[Part], files: pa.Table, work: str | None) -> Plan:
+def sift(job: BulkJob, filters: Filters, ledger: list[Part], files: pa.Table, work: str | None) -> Plan:
     """The plan of some files (storage.LISTING, sorted or not); what is to do goes to the file `work`."""
     suffixes = tuple(suffix.lower() for suffix in job.suffixes)
     named = files.filter(pa.array([key.lower().endswith(suffixes) for key in files["key"].to_pylist()], pa.bool_()))
@@ -160,7 +160,7 @@ def sift(job: Conversion, filters: Filters, ledger: list[Part], files: pa.Table,
     settled = [
         version is not None
         and row["version"] == version
-        and (row["status"] == "converted" or (row["cause"] == "image" and not job.retry_failed))
+        and (row["status"] in DONE or (row["cause"] == "image" and not job.retry_failed))
         for row, version in zip(
             known.select(["version", "status", "cause"]).to_pylist(), images["version"].to_pylist(), strict=True
         )

@@ -1,7 +1,8 @@
-"""What a conversion leaves to look at: a contact sheet and a page of HTML that needs nothing beside it."""
+"""What a bulk job leaves to look at: a contact sheet and a page of HTML that needs nothing beside it."""
 
 import base64
 import io
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,25 +16,26 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from dtn_ray import storage
-from dtn_ray.conversion import Conversion
-from dtn_ray.converter import source_uri
-from dtn_ray.images import decode, to_image
+from dtn_ray.bulk_job import BulkJob
+from dtn_ray.pipeline import Row, source_uri
 from dtn_ray.shards import unpack
 from dtn_ray.tally import EDGES, Tally
 
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Conversion of {{ summary.source }}</title>
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{{ summary.source }}</title>
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem } code { overflow-wrap: anywhere }
 table { border-collapse: collapse } td, th { text-align: left; padding: .2rem 1.5rem .2rem 0; vertical-align: top }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
-.bar { display: flex; height: 1rem; margin: 1rem 0 } .converted { background: #4a9 } .failed { background: #d65 }
+.bar { display: flex; height: 1rem; margin: 1rem 0 } .converted { background: #4a9 }
+.without { background: #bcb } .failed { background: #d65 }
 .remaining { background: #ccc } .pairs { display: flex; flex-wrap: wrap; gap: .8rem }
 figure { margin: 0; width: 9rem; font-size: .75rem; overflow-wrap: anywhere } 
 figure img { width: 4.4rem; image-rendering: pixelated }
 </style>
 <h1>{{ summary.source }} → {{ summary.out }}</h1>
-<p>Model <code>{{ summary.checkpoint }}</code> ({{ summary.model }}), {{ ended }}, {{ summary.seconds }} s
+<p>{% if summary.checkpoint %}Model <code>{{ summary.checkpoint }}</code> ({{ summary.model }}), {% endif %}
+{{ ended }}, {{ summary.seconds }} s
 {%- if summary.converted %}, {{ (summary.converted / summary.seconds) | round(1) }} images/s{% endif %}.</p>
 <div class="bar">{% for name in parts %}<div class="{{ name }}" style="flex: {{ parts[name] }}"></div>{% endfor %}</div>
 <table>
@@ -51,37 +53,39 @@ the next run tries again. Some of them:</p>
 {% if histogram %}<h2>Identity score ‖f(x) − f(G(x))‖</h2>
 <p>How far f sees each image from its source: the lower, the better kept.</p>
 <img alt="histogram of the scores" src="{{ histogram }}">{% endif %}
-{% if pairs %}<h2>A random sample: x and G(x)</h2>
+{% if pairs %}<h2>A random sample</h2>
 <div class="pairs">{% for key, score, before, after in pairs %}
 <figure><img alt="" src="{{ before }}"> <img alt="" src="{{ after }}">
-<figcaption>{{ key }} · {{ score }}</figcaption></figure>
+<figcaption>{{ key }}{{ score }}</figcaption></figure>
 {% endfor %}</div>{% endif %}
 </html>
 """
 
 
-def sample_pairs(job: Conversion, tally: Tally) -> list[tuple[dict[str, Any], Image.Image, Image.Image]]:
-    """Up to `--sheet` converted rows with x (64×64) and G(x); those that have changed or gone since are left out."""
-    rows = sorted((row for _, row in tally.sample[: job.sheet]), key=lambda row: row["key"])
+Pair = tuple[Row, Image.Image, Image.Image]
+
+
+def pairs(
+    job: BulkJob, rows: Sequence[Row], before: Callable[[bytes, Row], Image.Image], shards: str, format: str
+) -> list[Pair]:
+    """Rows of the ledger as their objects and their outputs show them; those changed or gone since are left out."""
+
+    def pair(row: Row) -> Pair | None:
+        try:
+            source = before(storage.read_bytes(source_uri(job.source, row["key"])), row)
+            output, _, number = row["output"].partition("#") if shards != "none" else (row["output"], "", "")
+            content = storage.read_bytes(storage.join(job.out, output))
+            after = Image.open(io.BytesIO(unpack(content, shards, int(number), format) if number else content))
+            after.load()
+        except (OSError, ValueError):
+            return None
+        return row, source, after
+
     with ThreadPoolExecutor(job.threads) as pool:
-        return [pair for pair in pool.map(lambda row: _pair(job, row), rows) if pair]
+        return [found for found in pool.map(pair, rows) if found]
 
 
-def _pair(job: Conversion, row: dict[str, Any]) -> tuple[dict[str, Any], Image.Image, Image.Image] | None:
-    try:
-        before = decode(storage.read_bytes(source_uri(job.source, row["key"])), 64, job.max_pixels)
-        output, _, number = row["output"].partition("#") if job.shards != "none" else (row["output"], "", "")
-        content = storage.read_bytes(storage.join(job.out, output))
-        after = Image.open(io.BytesIO(unpack(content, job.shards, int(number), job.format) if number else content))
-        after.load()
-    except (OSError, ValueError):
-        return None
-    return row, to_image(before), after
-
-
-def page(
-    summary: dict[str, Any], tally: Tally, pairs: list[tuple[dict[str, Any], Image.Image, Image.Image]], ended: str
-) -> str:
+def page(summary: dict[str, Any], tally: Tally, shown: Sequence[Pair], ended: str) -> str:
     """The report: counts, failures by reason, a histogram of the scores, sample pairs. Everything is escaped."""
     rows = [
         ("images", summary["images"]),
@@ -90,6 +94,8 @@ def page(
         ("failed", summary["failed"]),
         ("remaining", summary["remaining"]),
     ]
+    if summary["faces"] or summary["no_face"]:
+        rows[3:3] = [("without a face", summary["no_face"]), ("faces", summary["faces"])]
     return (
         Environment(autoescape=True)
         .from_string(PAGE)
@@ -98,6 +104,7 @@ def page(
             ended=ended,
             parts={
                 "converted": summary["done_before"] + summary["converted"],
+                "without": summary["no_face"],
                 "failed": summary["failed"],
                 "remaining": summary["remaining"],
             },
@@ -105,9 +112,7 @@ def page(
             reasons=tally.reasons.most_common(30),
             failures=list(tally.failures.items()),
             histogram=_histogram(tally.scores),
-            pairs=[
-                (row["key"], f"{row['score']:.3g}", _inline(before), _inline(after)) for row, before, after in pairs
-            ],
+            pairs=[(row["key"], _told(row["score"]), _inline(before), _inline(after)) for row, before, after in shown],
         )
     )
 
@@ -131,6 +136,10 @@ def _histogram(counts: np.ndarray) -> str | None:
     figure.savefig(buffer, format="png", dpi=110)
     plt.close(figure)
     return _data(buffer)
+
+
+def _told(score: float | None) -> str:
+    return "" if score is None else f" · {score:.3g}"
 
 
 def _inline(image: Image.Image) -> str:

@@ -5,7 +5,7 @@ import io
 import json
 import tarfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,15 +13,17 @@ import pyarrow.parquet as pq
 SUFFIXES = {"parquet": "parquet", "webdataset": "tar"}
 SCHEMA = pa.schema({"key": pa.string(), "version": pa.string(), "score": pa.float32(), "image": pa.binary()})
 
-
-@dataclass(frozen=True)
-class Result:
-    """G(x), encoded, and what it came from."""
-
-    key: str
-    version: str | None
-    score: float
-    image: bytes
+# Of a face: its number in the photo, the largest first; the detector's score in [0, 1]; left, top, width, height; and
+# x, y of each of faces.LANDMARKS: all in pixels of the upright photo.
+FACE = pa.schema(
+    {
+        "face": pa.int32(),
+        "detection": pa.float32(),
+        "box": pa.list_(pa.float32()),
+        "landmarks": pa.list_(pa.float32()),
+    }
+)
+ROWS_PER_GROUP = 256  # small row groups, so that a training's stream shuffles well
 
 
 def shard_name(files: Sequence[tuple[str, str | None]], kind: str) -> str:
@@ -29,18 +31,19 @@ def shard_name(files: Sequence[tuple[str, str | None]], kind: str) -> str:
     return f"{hashlib.sha256(json.dumps(files).encode()).hexdigest()[:24]}.{SUFFIXES[kind]}"
 
 
-def pack(results: Sequence[Result], kind: str, format: str) -> bytes:
-    """One shard: rows of SCHEMA, or for each result <number>.<format> and <number>.json. The same bytes every time."""
+def pack(rows: Sequence[dict[str, Any]], schema: pa.Schema, kind: str, format: str) -> bytes:
+    """One shard of `schema`: Parquet, or for each row <number>.<format> and <number>.json. Always the same bytes."""
     buffer = io.BytesIO()
+    table = pa.Table.from_pylist(list(rows), schema)
     if kind == "parquet":
-        table = pa.Table.from_pylist([vars(result) for result in results], SCHEMA)
-        pq.write_table(table, buffer, compression={name: "snappy" for name in ("key", "version")})
+        compression = {name: "none" if name == "image" else "snappy" for name in schema.names}
+        pq.write_table(table, buffer, row_group_size=ROWS_PER_GROUP, compression=compression)
         return buffer.getvalue()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for i, result in enumerate(results):
-            about = {"key": result.key, "version": result.version, "score": result.score}
+        for i, row in enumerate(table.to_pylist()):
+            image = row.pop("image")
             # Keys themselves would not do as names: WebDataset cuts names at their first dot.
-            for suffix, content in ((format, result.image), ("json", json.dumps(about).encode())):
+            for suffix, content in ((format, image), ("json", json.dumps(row).encode())):
                 member = tarfile.TarInfo(f"{i:06}.{suffix}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))

@@ -23,6 +23,10 @@ class Tally:
 
     converted: int = 0
     failed: int = 0
+    no_face: int = 0
+    """Photos in which no face was found."""
+    faces: int = 0
+    """Those found in the others."""
     bytes: int = 0
     """Of the source objects."""
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -38,12 +42,18 @@ class Tally:
         """Counts rows. Two tables of one tally need different seeds for their sample to be random."""
         converted = rows.filter(pc.field("status") == "converted")
         failed = rows.filter(pc.field("status") == "failed")
-        other = Tally(len(converted), len(failed), pc.call_function("sum", [rows["size"]]).as_py() or 0)
+        other = Tally(
+            converted=len(converted),
+            failed=len(failed),
+            no_face=len(rows.filter(pc.field("status") == "no face")),
+            faces=_sum(pc.call_function("list_value_length", [rows["faces"]])),
+            bytes=_sum(rows["size"]),
+        )
         for row in failed.select(["cause", "reason", "key"]).to_pylist():
             other.reasons[row["cause"], re.sub(r"\d+", "…", row["reason"])] += 1
             if len(other.failures) < FAILURES:
                 other.failures[row["key"]] = row["reason"]
-        found = np.digitize(converted["score"].to_numpy(zero_copy_only=False), EDGES)
+        found = np.digitize(converted["score"].drop_null().to_numpy(zero_copy_only=False), EDGES)
         other.scores = np.bincount(found, minlength=len(EDGES) + 1)
         priorities = np.random.default_rng([seed, len(converted)]).random(len(converted))
         chosen = np.argsort(priorities)[:SAMPLE]
@@ -54,8 +64,14 @@ class Tally:
         """Adds what another tally counted."""
         self.converted += other.converted
         self.failed += other.failed
+        self.no_face += other.no_face
+        self.faces += other.faces
         self.bytes += other.bytes
         self.reasons = Counter(dict((self.reasons + other.reasons).most_common(REASONS)))
         self.failures = dict(islice((self.failures | other.failures).items(), FAILURES))
         self.scores = self.scores + other.scores
         self.sample = sorted([*self.sample, *other.sample], key=lambda chosen: chosen[0])[:SAMPLE]
+
+
+def _sum(values: pa.ChunkedArray) -> int:
+    return pc.call_function("sum", [values]).as_py() or 0

@@ -107,10 +107,22 @@ def test_a_part_that_was_being_written_is_not_read(tmp_path):
 
 def test_a_ledger_of_a_newer_version_is_refused(tmp_path):
     buffer = io.BytesIO()
-    pq.write_table(SCHEMA.empty_table().replace_schema_metadata({"ledger_format": "2"}), buffer)
+    pq.write_table(SCHEMA.empty_table().replace_schema_metadata({"ledger_format": "3"}), buffer)
     (tmp_path / "part-1.parquet").write_bytes(buffer.getvalue())
-    with pytest.raises(UserError, match=r"part-1\.parquet: a ledger of format 2, .* up to format 1: update dtn-ray"):
+    with pytest.raises(UserError, match=r"part-1\.parquet: a ledger of format 3, .* up to format 2: update dtn-ray"):
         Ledger(str(tmp_path)).read()
+
+
+def test_a_ledger_of_an_older_version_goes_on(tmp_path):
+    now = pa.array([7], pa.timestamp("us", "UTC"))
+    old = rows("a").append_column("time", now).select([name for name in SCHEMA.names if name != "faces"])
+    pq.write_table(old.replace_schema_metadata({"ledger_format": "1"}), tmp_path / "part-1.parquet")
+    ledger = Ledger(str(tmp_path))
+    ledger.append(rows("b"))
+    assert content(ledger) == {"a": ("converted", 1), "b": ("converted", 1)}
+    ledger.compact()
+    assert content(ledger) == {"a": ("converted", 1), "b": ("converted", 1)}
+    assert ledger.read()["faces"].to_pylist() == [None, None]
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1 cut", None])

@@ -52,7 +52,7 @@ def no_ray(monkeypatch):
     def started(*_, **__):
         raise AssertionError("Ray was used")
 
-    return lambda patch: patch.setattr("dtn_ray.convert.connect", started)
+    return lambda patch: patch.setattr("dtn_ray.bulk.connect", started)
 
 
 def test_a_second_run_over_a_bucket_does_what_is_new_changed_or_worth_another_try(made, bucket, monkeypatch, no_ray):
@@ -87,7 +87,7 @@ def test_a_second_run_over_a_bucket_does_what_is_new_changed_or_worth_another_tr
 
 def test_a_ledger_of_several_sets_is_compacted_by_tasks(made, tmp_path, ray_cluster, monkeypatch):
     monkeypatch.setattr("dtn_ray.ledger.ROWS_PER_SET", 4)
-    monkeypatch.setattr("dtn_ray.convert.ROWS_PER_PART", 1)  # or all rows are one group, which is not cut
+    monkeypatch.setattr("dtn_ray.bulk.ROWS_PER_PART", 1)  # or all rows are one group, which is not cut
     source, out = str(tmp_path / "in"), str(tmp_path / "out")
     put(source, **{f"{i:03}": photo(i) for i in range(130)})
     assert counts(convert(Conversion(f"{made}/dtn", source, out, sheet=0))) == (130, 0, 130, 0, 0)

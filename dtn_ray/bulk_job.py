@@ -1,0 +1,54 @@
+"""What jobs over a collection of photos have in common; imports little, because every task that lists imports it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dtn_ray.images import SUFFIXES
+
+
+@dataclass(frozen=True, kw_only=True)
+class BulkJob:
+    """The options that conversion and ingestion share. Each has IN and OUT too, at its own place in its command."""
+
+    if TYPE_CHECKING:
+        source: str
+        out: str
+
+    actors: int | None = None
+    """Actors that share the work; by default one for each CPU, or GPU, of the cluster."""
+    max_actors: int | None = None
+    """Let Ray add actors up to so many while there is work, and the cluster nodes for them; by default --actors."""
+    threads: int = 16
+    """Threads of one actor that read and decode, and as many that write; on S3 each has up to 64 objects under way."""
+    max_pixels: int = 50_000_000
+    """Images of more pixels are refused before they are decoded."""
+    max_bytes: int = 500_000_000
+    """Larger files are refused before they are read."""
+    sheet: int = 64
+    """Pairs on the contact sheet."""
+    inventory: str = ""
+    """Take the objects from this file instead of listing IN: manifest.json of S3 Inventory, .parquet or .csv with a
+    column key, or .txt with a key a line."""
+    suffixes: tuple[str, ...] = SUFFIXES
+    """Only keys that end so, in small letters or large; '' takes all, whatever they are called."""
+    match: str = ""
+    """Only keys in which this regular expression is found."""
+    min_size: int = 0
+    """Only objects of so many bytes or more."""
+    modified_since: str = ""
+    """Only objects changed at this time or later: 2026-01-31 or 2026-01-31T18:00+01:00; UTC where no zone is given."""
+    limit: int | None = None
+    """Do so many at most; the next run goes on."""
+    retry_failed: bool = False
+    """Also try images again that could not be decoded, though they have not changed."""
+    max_failure_rate: float = 0.5
+    """End early if more than this part of the latest outcomes (100 to 1,000 of them) failed for want of the store or
+    the model. Images that cannot be decoded do not count."""
+    lease_seconds: float = 60.0
+    """A run that was killed keeps others from OUT for so long; one that lives renews its lease."""
+    dry_run: bool = False
+    """Count, and estimate the time from a few images; write nothing."""
+
+    @property
+    def gpus_per_actor(self) -> float:
+        return 0.0

@@ -1,0 +1,13 @@
+"""Finds the faces in a folder or bucket of photos and aligns them, into Parquet files that jobs/train.py faces reads.
+
+python jobs/ingest.py PHOTOS OUT
+"""
+
+import tyro
+
+from dtn_ray import cli
+from dtn_ray.ingest import ingest
+from dtn_ray.ingestion import Ingestion
+
+if __name__ == "__main__":
+    cli.run(lambda: ingest(tyro.cli(Ingestion, description=__doc__)))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import runpy
 import shlex
 import signal
@@ -21,6 +22,7 @@ import torch
 from botocore.exceptions import BotoCoreError, ClientError
 from fault_proxy import FaultProxy, Plan
 from files import SMALL, encode, write_classifier, write_dtn, write_mat
+from matplotlib import cbook
 from PIL import Image
 
 from dtn_ray.config import DataConfig, Experiment, ModelConfig, Pretraining, Run
@@ -173,6 +175,22 @@ def trained(experiment, tmp_path_factory):
     """The outcome of that training, with two checkpoints and three points on its curves."""
     storage = str(tmp_path_factory.mktemp("trained"))
     return train(experiment, Run(storage=storage, name="dtn", cpus_per_worker=1, log_every=2, checkpoint_every=3))
+
+
+@pytest.fixture(scope="session")
+def yunet() -> Path:
+    """The face detector's file, which the suite cannot fetch: from $DTN_YUNET, or where data lies beside a checkout."""
+    beside = Path(__file__).parents[2] / "shared/data/nets/yunet_detector.onnx"
+    path = Path(os.environ.get("DTN_YUNET", beside))
+    if not path.is_file():
+        pytest.skip(f"{path}: no face detector there; DTN_YUNET names YuNet's ONNX file (see the README)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def portrait() -> Image.Image:
+    """A photo of a face, 512×600: Grace Hopper, by the US Navy, in the public domain; matplotlib ships it."""
+    return Image.open(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)).convert("RGB")
 
 
 @pytest.fixture(autouse=True)

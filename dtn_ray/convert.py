@@ -11,7 +11,6 @@ OUT/<model>/summary.json, report.html, sheet.png
 OUT/work/                           the work list of the run that works here
 """
 
-import contextlib
 import io
 import json
 import logging
@@ -32,13 +31,12 @@ import ray
 import ray.data
 import torch
 from pyarrow import fs
-from ray.exceptions import RayTaskError
 from tqdm import tqdm
 
 from dtn_ray import lease, report, storage
 from dtn_ray.actor import Actor
 from dtn_ray.checkpoint import load_trained
-from dtn_ray.cluster import connect, worker_resources
+from dtn_ray.cluster import causes, connect, worker_resources
 from dtn_ray.conversion import Conversion
 from dtn_ray.converter import Converter, model_folder, shards_folder
 from dtn_ray.errors import UserError
@@ -178,7 +176,7 @@ def _sift_inventory(job: Conversion, ledger: list[Part], work: str | None) -> It
     inventory = ray.data.from_items([{"file": i} for i in range(len(files))], override_num_blocks=len(files))
     listed = inventory.map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=0.25)
     plans = listed.sort("key").map_batches(sifted, batch_size=None, batch_format="pyarrow", num_cpus=0.25)
-    with _causes():
+    with causes():
         for row in plans.iter_rows():
             yield pickle.loads(row["plan"])
 
@@ -192,25 +190,13 @@ def _apply(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     connect()
     # A fraction, since the work is the store's more than the CPU's; not less, or a small machine starts many processes.
     remote: Any = ray.remote(_call).options(num_cpus=0.5, max_retries=5)
-    with _causes():
+    with causes():
         for future in tqdm([remote.remote(function, item) for item in items], unit="part", desc="keys", leave=False):
             yield ray.get(future)
 
 
 def _call(function: Callable[[T], R], item: T) -> R:
     return function(item)  # a method too, which cannot be a task itself
-
-
-@contextlib.contextmanager
-def _causes() -> Iterator[None]:
-    """A UserError of a task is raised here as it was there."""
-    try:
-        yield
-    except RayTaskError as error:
-        cause: BaseException | None = error.cause
-        while cause and not isinstance(cause, UserError):
-            cause = cause.__cause__
-        raise cause or error from None
 
 
 def _run(job: Conversion, plan: Plan, work: str, model: str, ledger: Ledger, held: Lease) -> Tally:

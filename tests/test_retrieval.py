@@ -19,6 +19,7 @@ from dtn_ray.data import stream
 from dtn_ray.data.labelled import to_float, to_uint8
 from dtn_ray.data.stream import Group
 from dtn_ray.errors import UserError
+from dtn_ray.evaluate import examiner as examining
 from dtn_ray.evaluate import retrieval, retrieve
 from dtn_ray.evaluate.options import Retrieval
 from dtn_ray.evaluate.retrieval import Counts, Hit
@@ -293,13 +294,13 @@ def test_on_ray_ranks_are_those_of_brute_force(given, ray_cluster, call):
 def test_neither_blocks_nor_actors_nor_the_layout_of_files_matter(given, ray_cluster, monkeypatch):
     shown = []
     monkeypatch.setattr(retrieve, "retrieval_figure", lambda curves, rows: shown.append(rows) or figure())
-    monkeypatch.setattr(retrieve, "FACES_PER_BLOCK", 4)
+    monkeypatch.setattr(examining, "FACES_PER_BLOCK", 4)
     monkeypatch.setattr(retrieve, "PAIRS_AT_ONCE", 3)
     retrieve.retrieve(job(given, distractors=(f"{given}/whole.parquet",), actors=1, out=f"{given}/one"))
     record = json.loads((given / "one/retrieval.json").read_text())
     assert record["ranks"] == expected_ranks(given)
     # The faces found are those whose cosines are largest, the mate among them.
-    judge = perceptual.load(f"{given}/judge.onnx")[0]
+    judge = perceptual.load(f"{given}/judge.onnx")[0].requires_grad_(False)
     gallery = [stream.decode(content) for content in stream_images(given / "whole.parquet")]
 
     def see(pixels: np.ndarray) -> np.ndarray:
@@ -323,31 +324,33 @@ def figure():
 
 
 def stream_images(path: Path) -> list[bytes]:
-    return [content for group in stream.find_groups(str(path)) for some in retrieve.read(group) for content in some]
+    return [content for group in stream.find_groups(str(path)) for some in examining.read(group) for content in some]
 
 
 def test_a_damaged_row_ends_the_run_and_names_its_file(given, ray_cluster, tmp_path):
     whole = faces(9, 1)
     path = write_faces(tmp_path / "broken.parquet", [*whole, whole[0][:90]], 4)
     with pytest.raises(UserError, match=r"broken\.parquet: a row that is no image"):
-        retrieve.retrieve(job(given, distractors=(f"{given}/gallery", path), out=str(tmp_path / "out")))
+        retrieve.retrieve(job(given, distractors=(f"{given}/gallery", path), actors=1, out=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
 
 
 def test_blocks_cover_every_row_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(retrieve, "FACES_PER_BLOCK", 3)
-    monkeypatch.setattr(retrieve, "FACES_AT_ONCE", 2)
+    monkeypatch.setattr(examining, "FACES_PER_BLOCK", 3)
+    monkeypatch.setattr(examining, "FACES_AT_ONCE", 2)
     images = [f"{i}".encode() for i in range(60)]
     path = write_faces(tmp_path / "a.parquet", images, 40)
-    blocks = retrieve.split(stream.find_groups(path))
+    blocks = examining.split(stream.find_groups(path))
     assert [block.rows for block in blocks] == [5] * 8 + [3] * 6 + [2]
-    parts = [part for block in blocks for part in retrieve.read(block)]
+    parts = [part for block in blocks for part in examining.read(block)]
     assert [image for part in parts for image in part] == images and max(map(len, parts)) <= 2
 
 
 @pytest.fixture
 def examiner(given):
-    return retrieve.Examiner(perceptual.load(f"{given}/judge.onnx")[0], [], 24, gpu=False)
+    return examining.Examiner(
+        perceptual.load(f"{given}/judge.onnx")[0], load_trained(f"{given}/dtn").dtn, 24, gpu=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -362,26 +365,35 @@ def examiner(given):
 )
 def test_a_row_that_is_no_face_is_refused(examiner, tmp_path, row, message):
     path = write_faces(tmp_path / "a.parquet", [*faces(2, 0), row])
-    sought = retrieve.Sought({"emoji": (np.ones((1, 16)), np.ones((1, 16)))}, np.ones((1, 16)))
+    sought = examining.Sought({"emoji": (np.ones((1, 16)), np.ones((1, 16)))}, np.ones((1, 16)))
     with pytest.raises(UserError, match=rf"a\.parquet: .*{message}"):
         examiner.compare(Group(path, 0, 3), sought)
 
 
 def test_a_file_that_shrank_is_told(examiner, tmp_path):
     path = write_faces(tmp_path / "a.parquet", faces(3, 0))
-    sought = retrieve.Sought({"emoji": (np.ones((1, 16)), np.ones((1, 16)))}, np.ones((1, 16)))
+    sought = examining.Sought({"emoji": (np.ones((1, 16)), np.ones((1, 16)))}, np.ones((1, 16)))
     assert examiner.compare(Group(path, 0, 3), sought).faces == 3
     with pytest.raises(UserError, match="changed while it was read"):
         examiner.compare(Group(path, 0, 4), sought)
 
 
-def test_a_judge_without_finite_features_is_refused(tmp_path):
+def test_a_judge_without_finite_features_is_refused(examiner, tmp_path):
     weight = np.full((4, 3, 8, 8), 1e38, np.float32)
     judge = perceptual.load(write_face_network(tmp_path / "inf.onnx", 0, weight=weight))[0]
     path = write_faces(tmp_path / "a.parquet", [encode(Image.new("RGB", (20, 20), "white"))])
-    sought = retrieve.Sought({"emoji": (np.ones((1, 4)), np.ones((1, 4)))}, np.ones((1, 4)))
+    sought = examining.Sought({"emoji": (np.ones((1, 4)), np.ones((1, 4)))}, np.ones((1, 4)))
     with pytest.raises(UserError, match=r"--judge: .*no finite numbers"):
-        retrieve.Examiner(judge, [], 24, gpu=False).compare(Group(path, 0, 1), sought)
+        examining.Examiner(judge, examiner.dtn, 24, gpu=False).compare(Group(path, 0, 1), sought)
+
+
+def test_a_g_that_diverged_is_told(examiner):
+    photos = [examining.Photo("a.parquet", content) for content in faces(2, 0)]
+    assert len(examiner.see(photos, photos).emoji) == 2
+    with torch.no_grad():
+        next(examiner.dtn.g.parameters()).fill_(torch.nan)
+    with pytest.raises(UserError, match="training diverged"):
+        examiner.see(photos, photos)
 
 
 def test_a_faces_features_do_not_depend_on_those_it_comes_with(examiner):

@@ -91,7 +91,7 @@ def retrieval_figure(curves: dict[str, tuple[np.ndarray, int]], rows: Sequence[R
 
     `curves`: ranks and the gallery's size by the names of CURVES.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(19, 8), width_ratios=(1, 1.5), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(19, 6.8), width_ratios=(1, 1.9), layout="constrained")
     gallery = max(size for _, size in curves.values())
     upto = np.unique(np.geomspace(1, gallery, 400).round())
     for name, (ranks, _) in curves.items():
@@ -106,6 +106,7 @@ def retrieval_figure(curves: dict[str, tuple[np.ndarray, int]], rows: Sequence[R
         [100 * share for _, share in points],
         *("x",),
         color="C3",
+        clip_on=False,
         label=f"the paper's emoji, of {paper['gallery']:,}",
     )
     left.set(
@@ -116,8 +117,9 @@ def retrieval_figure(curves: dict[str, tuple[np.ndarray, int]], rows: Sequence[R
         ylabel="probes found up to this rank, %",
         title="Cumulative match: the person's other photo sought by",
     )
+    left.xaxis.set_major_formatter("{x:,.0f}")
     left.grid(alpha=0.3)
-    left.legend(loc="upper left")
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False, fontsize=9)
     _retrieval_sheet(right, rows)
     return figure
 

@@ -9,7 +9,6 @@ OUT/<folder>/        what was made of them (images/ or shards/), summary.json, r
 OUT/work/            the work list of the run that works here
 """
 
-import contextlib
 import io
 import json
 import logging
@@ -30,13 +29,12 @@ import ray
 import ray.data
 from PIL import Image
 from pyarrow import fs
-from ray.exceptions import RayTaskError
 from tqdm import tqdm
 
 from dtn_ray import lease, report, storage
 from dtn_ray.actor import Actor
 from dtn_ray.bulk_job import BulkJob
-from dtn_ray.cluster import connect, worker_resources
+from dtn_ray.cluster import causes, connect, worker_resources
 from dtn_ray.errors import UserError
 from dtn_ray.evaluate.figures import contact_sheet
 from dtn_ray.inventory import open_inventory, read_inventory
@@ -207,7 +205,7 @@ def _sift_inventory(job: BulkJob, ledger: list[Part], work: str | None) -> Itera
     inventory = ray.data.from_items([{"file": i} for i in range(len(files))], override_num_blocks=len(files))
     listed = inventory.map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=0.25)
     plans = listed.sort("key").map_batches(sifted, batch_size=None, batch_format="pyarrow", num_cpus=0.25)
-    with _causes():
+    with causes():
         for row in plans.iter_rows():
             yield pickle.loads(row["plan"])
 
@@ -221,25 +219,13 @@ def apply(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     connect()
     # A fraction, since the work is the store's more than the CPU's; not less, or a small machine starts many processes.
     remote: Any = ray.remote(_call).options(num_cpus=0.5, max_retries=5)
-    with _causes():
+    with causes():
         for future in tqdm([remote.remote(function, item) for item in items], unit="part", desc="keys", leave=False):
             yield ray.get(future)
 
 
 def _call(function: Callable[[T], R], item: T) -> R:
     return function(item)  # a method too, which cannot be a task itself
-
-
-@contextlib.contextmanager
-def _causes() -> Iterator[None]:
-    """A UserError of a task is raised here as it was there."""
-    try:
-        yield
-    except RayTaskError as error:
-        cause: BaseException | None = error.cause
-        while cause and not isinstance(cause, UserError):
-            cause = cause.__cause__
-        raise cause or error from None
 
 
 def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:

@@ -4,7 +4,8 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
 import ray
 import ray.train
 import torch
+from ray.exceptions import RayTaskError
 from ray.train import (
     Checkpoint,
     CheckpointUploadMode,
@@ -37,6 +39,18 @@ def connect() -> None:
     """Joins the cluster that runs this job (or RAY_ADDRESS names); elsewhere starts an embedded Ray."""
     if not ray.is_initialized():
         ray.init(log_to_driver=True, logging_level=logging.WARNING)
+
+
+@contextmanager
+def causes() -> Iterator[None]:
+    """A UserError of a task is raised here as it was there."""
+    try:
+        yield
+    except RayTaskError as error:
+        cause: BaseException | None = error.cause
+        while cause and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        raise cause or error from None
 
 
 def worker_resources(workers: int, cpus: float | None, gpus: float, kind: str = "workers") -> dict[str, float]:

@@ -23,16 +23,16 @@ KNOWN = {
 }
 
 
-def load(uri: str) -> tuple[ImportedF, dict[str, Any]]:
-    """A face network from ONNX, and what a checkpoint keeps of it besides its weights.
+def load(uri: str, option: str = "--f") -> tuple[ImportedF, dict[str, Any]]:
+    """A face network from ONNX, and what a checkpoint keeps of it besides its weights; `option` asked for it.
 
     What it sees is known of the networks in KNOWN; of others, the file beside it tells, NETWORK.json with the fields of
     `Eye`. Raises UserError where a file is missing or damaged, or does not fit.
     """
     if not uri.endswith(".onnx"):
-        raise UserError(f"--f {uri}: faces need a face network as ONNX (NETWORK.onnx)")
+        raise UserError(f"{option} {uri}: faces need a face network as ONNX (NETWORK.onnx)")
     if not storage.exists(uri):
-        raise UserError(f"--f {uri}: no such file")
+        raise UserError(f"{option} {uri}: no such file")
     content = storage.read_bytes(uri)
     digest = hashlib.sha256(content).hexdigest()
     name, eye = KNOWN.get(digest) or (uri.rpartition("/")[2], _declared(uri.removesuffix(".onnx") + ".json"))

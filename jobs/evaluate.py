@@ -3,20 +3,31 @@
 python jobs/evaluate.py CHECKPOINT --data-dir DIR       the test split of s
 
 python jobs/evaluate.py CHECKPOINT --source-file X.mat  any file of SVHN's layout
+
+Of faces, Table 4 (Sec. 5.2); `evaluate.py retrieval --help` lists its options:
+
+python jobs/evaluate.py retrieval CHECKPOINT --probes PROBES --distractors FACES --judge NETWORK.onnx
 """
 
 import io
 import json
+import sys
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
 
 from dtn_ray import cli, storage
+from dtn_ray.evaluate.options import Retrieval
+
+RETRIEVAL = """Table 4 of a DTN of faces: retrieval.json and retrieval.png, the JSON also on the last lines printed.
+
+Each person's other photo is sought by G(x), among any number of distractors, by a face network that is not f; beside it
+by the photo itself (the ceiling) and by another person's emoji (the floor)."""
 
 
 @dataclass(frozen=True)
-class Job:
+class Digits:
     checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
     """A checkpoint of jobs/train.py, or the folder of a finished run (local or s3://)."""
     data_dir: str | None = None
@@ -29,7 +40,24 @@ class Job:
     """Folder or s3:// prefix for scores.json and scores.png."""
 
 
-def main(job: Job) -> dict:
+def parse(arguments: list[str]) -> Digits | Retrieval:
+    """The command line; where the first argument names no kind of evaluation, options are those of `digits`."""
+    if arguments[:1] not in (["digits"], ["retrieval"]):
+        arguments = ["digits", *arguments]
+    digits = Annotated[Digits, tyro.conf.subcommand("digits", description=__doc__)]
+    faces = Annotated[Retrieval, tyro.conf.subcommand("retrieval", description=RETRIEVAL)]
+    return tyro.cli(digits | faces, args=arguments, description=__doc__)
+
+
+def main(job: Digits | Retrieval) -> dict:
+    if isinstance(job, Digits):
+        return score(job)
+    from dtn_ray.evaluate.retrieve import retrieve
+
+    return retrieve(job)
+
+
+def score(job: Digits) -> dict:
     import torch
 
     from dtn_ray.checkpoint import load_trained
@@ -48,4 +76,4 @@ def main(job: Job) -> dict:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: main(tyro.cli(Job, description=__doc__)))
+    cli.run(lambda: main(parse(sys.argv[1:])))

@@ -2,18 +2,23 @@
 
 import gzip
 import io
+import json
 import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import scipy.io
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
 
-from dtn_ray import checkpoint
+from dtn_ray import checkpoint, perceptual
 from dtn_ray.config import (
     DataConfig,
     Experiment,
@@ -21,7 +26,7 @@ from dtn_ray.config import (
     Pretraining,
     to_dict,
 )
-from dtn_ray.dtn import FrozenF
+from dtn_ray.dtn import FrozenF, recalibrate
 
 SMALL_F = Pretraining(width=0.05, augment=replace(Pretraining().augment, invert=0.25), without=(3,))
 SMALL = Experiment(
@@ -49,6 +54,47 @@ def write_dtn(folder: Path, experiment: Experiment = SMALL, *, judge: bool = Tru
         facts["judge"] = to_dict(SMALL_F)
     checkpoint.save(folder, "dtn", experiment, networks, **facts)
     return str(folder)
+
+
+def write_face_network(path: Path, seed: int, features: int = 16, weight: np.ndarray | None = None) -> str:
+    """A face network of one linear layer on 8×8 pixels, random unless given, and beside it what it sees."""
+    if weight is None:
+        weight = np.random.default_rng(seed).normal(size=(features, 3, 8, 8)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "weight"], ["y"], kernel_shape=[8, 8])],
+        "face",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", len(weight), 1, 1])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    path.with_suffix(".json").write_text(json.dumps({"size": 8, "crop": [0.1, 0.1, 0.8]}))
+    return str(path)
+
+
+def write_faces_dtn(folder: Path, f: str, size: int = 24) -> str:
+    """A DTN of faces with random weights, whose g draws emoji that differ."""
+    experiment = Experiment(
+        data=DataConfig(size=size), model=ModelConfig(kind="faces", f=f, width_g=0.02, width_D=0.02, size_D=64)
+    )
+    network, facts = perceptual.load(f)
+    torch.manual_seed(2)
+    dtn = checkpoint.build_dtn(experiment, FrozenF(network, scale=2.5))
+    with torch.no_grad():
+        recalibrate(dtn.g, dtn.f(torch.rand(64, 3, size, size) * 2 - 1))
+        dtn.g.layers[-2].weight.mul_(30)
+    networks: dict[str, nn.Module] = {"f": dtn.f, "g": dtn.g, "D": dtn.D, "g_convert": dtn.g}
+    checkpoint.save(folder, "dtn", experiment, networks, f=facts, f_digest=checkpoint.digest(network), step=12)
+    return str(folder)
+
+
+def write_faces(path: Path, images: list[bytes], rows: int | None = None, **columns: list[Any]) -> str:
+    """A Parquet file of encoded faces in row groups of `rows`, with other columns beside them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table({"image": pa.array(images, pa.binary()), **columns})
+    pq.write_table(table, path, row_group_size=rows or max(len(images), 1))
+    return str(path)
 
 
 def svhn_images(count: int, seed: int = 0) -> np.ndarray:

@@ -135,15 +135,19 @@ def read(window: Window, size: int) -> Iterator[np.ndarray]:
     for i in range(0, len(order), IMAGES_PER_BLOCK):
         some = contents.take(pa.array(order[i : i + IMAGES_PER_BLOCK])).to_pylist()
         try:
-            yield np.stack([_decode(content, size) for content in some])
+            yield np.stack([decode(content, size) for content in some])
         except (OSError, ValueError, TypeError) as error:
             names = ", ".join(sorted({group.uri for group in window.groups}))
             raise UserError(f"{names}: a row that is no image ({error})") from error
 
 
-def _decode(content: bytes, size: int) -> np.ndarray:
+def decode(content: bytes, size: int | None = None) -> np.ndarray:
+    """An encoded image as 3×`size`×`size` uint8, or 3×H×W as it is stored.
+
+    Raises OSError, ValueError or TypeError where it is none.
+    """
     image = Image.open(io.BytesIO(content)).convert("RGB")
-    if image.size != (size, size):
+    if size is not None and image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(image).transpose(2, 0, 1)
 

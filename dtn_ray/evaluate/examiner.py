@@ -1,0 +1,225 @@
+"""What one actor does for Table 4: reads faces, lets the judge see them, and compares them with all that is sought."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
+from torch import Tensor
+
+from dtn_ray import storage
+from dtn_ray.data import stream
+from dtn_ray.data.labelled import to_float, to_uint8
+from dtn_ray.data.stream import Group
+from dtn_ray.dtn import DTN
+from dtn_ray.errors import UserError
+from dtn_ray.evaluate import retrieval
+from dtn_ray.evaluate.retrieval import Counts, Hit
+from dtn_ray.models.imported import ImportedF
+
+# Every pass of a network has the same shape, filled up with black: with another, a face's features differ in their last
+# digits, and so would depend on which faces it comes with. On a CPU few fit the cache best.
+BATCH = {"cpu": 8, "cuda": 256}
+DECODERS = {"cpu": 1, "cuda": 8}  # threads
+FACES_AT_ONCE = 256  # compared with all mates, and the next decoded meanwhile
+FACES_PER_BLOCK = 512
+BLOCKS_PER_GROUP = 8  # more would read a large row group, of which one cannot skip rows, too often
+TOP = 3  # faces kept as the most similar to a probe
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An encoded face and the file it comes from."""
+
+    uri: str
+    image: bytes
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the judge sees of P pairs, each P×features, and G(x), P×3×H×W uint8."""
+
+    x: np.ndarray
+    mates: np.ndarray
+    G_x: np.ndarray
+    G_mates: np.ndarray
+    emoji: np.ndarray
+
+
+@dataclass(frozen=True)
+class Sought:
+    """Probes and mates by what is compared, each P×features, and features whose most similar faces are kept."""
+
+    pairs: dict[str, tuple[np.ndarray, np.ndarray]]
+    shown: np.ndarray
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a part of the gallery tells; sums add up."""
+
+    faces: int
+    counts: dict[str, Counts]
+    best: list[list[Hit]]
+    seconds: dict[str, float]
+    """Of one actor, by what it did."""
+
+    def __add__(self, other: "Found") -> "Found":
+        return Found(
+            self.faces + other.faces,
+            {name: counts + other.counts[name] for name, counts in self.counts.items()},
+            [retrieval.best([*own, *others]) for own, others in zip(self.best, other.best, strict=True)],
+            {name: spent + other.seconds[name] for name, spent in self.seconds.items()},
+        )
+
+    @staticmethod
+    def nothing(sought: Sought) -> "Found":
+        counts = {
+            name: Counts(np.zeros(len(probes), np.int64), np.zeros(len(probes), np.int64))
+            for name, (probes, _) in sought.pairs.items()
+        }
+        return Found(0, counts, [[] for _ in sought.shown], dict.fromkeys(("decode", "judge", "compare"), 0.0))
+
+
+def split(groups: Sequence[Group]) -> list[Group]:
+    """Row groups in blocks of about FACES_PER_BLOCK, large ones in larger blocks."""
+    blocks = []
+    for group in groups:
+        size = max(FACES_PER_BLOCK, -(-group.rows // BLOCKS_PER_GROUP))
+        for i in range(0, group.rows, size):
+            blocks.append(replace(group, start=group.start + i, rows=min(size, group.rows - i)))
+    return blocks
+
+
+@contextmanager
+def readable(uri: str) -> Iterator[None]:
+    """Raises UserError naming a Parquet file that cannot be read."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{uri}: not a readable Parquet file ({error})") from error
+
+
+def read(block: Group) -> Iterator[list[bytes]]:
+    """The block's encoded images in order, at most FACES_AT_ONCE each. Raises UserError where it is damaged."""
+    filesystem, path = storage.resolve(block.uri)
+    at, end = 0, block.start + block.rows
+    with readable(block.uri), pq.ParquetFile(path, filesystem=filesystem) as file:
+        for batch in file.iter_batches(FACES_AT_ONCE, row_groups=[block.index], columns=["image"]):
+            images = batch.column("image")[max(block.start - at, 0) : max(end - at, 0)]
+            if len(images):
+                yield images.to_pylist()
+            at += len(batch)
+            if at >= end:
+                return
+
+
+def decode(photo: Photo) -> np.ndarray:
+    """An aligned face as it is stored, 3×H×H uint8. Raises UserError naming the file where it is none."""
+    try:
+        image = stream.decode(photo.image)
+    except Exception as error:  # Pillow raises whatever the damaged byte leads to
+        raise UserError(f"{photo.uri}: a row that is no image ({error}); write that file anew") from error
+    if image.shape[1] != image.shape[2]:
+        raise UserError(
+            f"{photo.uri}: an image of {image.shape[2]}×{image.shape[1]} pixels; aligned faces are square: "
+            "jobs/ingest.py makes them"
+        )
+    return image
+
+
+class Examiner:
+    """What an actor does with faces: holds the networks. `size`: of the square that G takes."""
+
+    def __init__(self, judge: ImportedF, dtn: DTN, size: int, gpu: bool) -> None:
+        self.device = "cuda" if gpu else "cpu"
+        torch.set_num_threads(1)
+        torch.backends.cudnn.allow_tf32 = False  # its ten bits would reorder faces, otherwise than a CPU does
+        self.judge, self.dtn, self.size = judge.to(self.device).eval(), dtn.to(self.device).eval(), size
+        self.pool = ThreadPoolExecutor(DECODERS[self.device])
+
+    def see(self, x: list[Photo], mates: list[Photo]) -> Seen:
+        """G(x), and what the judge sees of all. Raises UserError for what is no face."""
+        emoji, emoji_of_mates = (self._transfer(photos) for photos in (x, mates))
+        photos, photos_of_mates = ([decode(photo) for photo in some] for some in (x, mates))
+        features = self._features([*photos, *photos_of_mates, *emoji, *emoji_of_mates])
+        of_x, of_mates, of_G_x, of_G_mates = np.split(features, 4)
+        return Seen(of_x, of_mates, of_G_x, of_G_mates, emoji)
+
+    def compare(self, block: Group, sought: Sought) -> Found:
+        """What a block of the gallery tells. Raises UserError for what is no face."""
+        found, began = Found.nothing(sought), time.perf_counter()
+        for contents, decoded in self._read_ahead(block):
+            images = [image.result() for image in decoded]
+            ready = time.perf_counter()
+            features = self._features(images)
+            judged = time.perf_counter()
+            counts = {name: retrieval.count(*pair, features) for name, pair in sought.pairs.items()}
+            hits = _best(sought.shown, features, contents, replace(block, start=block.start + found.faces))
+            done = time.perf_counter()
+            spent = {"decode": ready - began, "judge": judged - ready, "compare": done - judged}
+            found, began = found + Found(len(contents), counts, hits, spent), done
+        if found.faces != block.rows:
+            raise UserError(f"{block.uri}: changed while it was read; run again")
+        return found
+
+    def _read_ahead(self, block: Group) -> Iterator[tuple[list[bytes], list[Future[np.ndarray]]]]:
+        waiting = deque[tuple[list[bytes], list[Future[np.ndarray]]]]()
+        for contents in read(block):
+            photos = [Photo(block.uri, content) for content in contents]
+            waiting.append((contents, [self.pool.submit(decode, photo) for photo in photos]))
+            if len(waiting) > 1:
+                yield waiting.popleft()
+        yield from waiting
+
+    def _transfer(self, photos: list[Photo]) -> np.ndarray:
+        for photo in photos:
+            decode(photo)  # which says what is wrong
+        x = to_float(np.stack([stream.decode(photo.image, self.size) for photo in photos])).to(self.device)
+        emoji = self._in_batches(self.dtn.G, x)
+        if not emoji.isfinite().all():
+            raise UserError("the checkpoint's G(x) are no finite numbers; its training diverged: take an earlier one")
+        return to_uint8(emoji).numpy()
+
+    def _features(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """N×features float32 of images 3×H×H uint8, whose H may differ."""
+        x = (self.judge.eye(to_float(image[None]).to(self.device))[0] for image in images)
+        features = self._in_batches(lambda batch: self.judge.network(batch).flatten(1).float(), x).numpy()
+        if not np.isfinite(features).all():
+            raise UserError("--judge: its features of some face are no finite numbers; give another face network")
+        return features
+
+    @torch.inference_mode()
+    def _in_batches(self, network: Callable[[Tensor], Tensor], x: Iterable[Tensor]) -> Tensor:
+        left, size, found = iter(x), BATCH[self.device], []
+        while some := list(islice(left, size)):
+            filled = torch.stack([*some, *[torch.full_like(some[0], -1)] * (size - len(some))])
+            found.append(network(filled)[: len(some)].cpu())
+        return torch.cat(found)
+
+
+class RemoteExaminer(Examiner):
+    """An actor that can be started again as long as the driver holds the networks."""
+
+    def __init__(self, networks: list[ray.ObjectRef], size: int, gpu: bool) -> None:
+        judge, dtn = ray.get(networks)
+        super().__init__(judge, dtn, size, gpu)
+
+
+def _best(shown: np.ndarray, features: np.ndarray, contents: list[bytes], block: Group) -> list[list[Hit]]:
+    """For each row of `shown`, the most similar of a block's faces."""
+    cosines = retrieval.unit(shown) @ retrieval.unit(features).T
+    places = [(block.uri, block.index, block.start + i) for i in range(len(contents))]
+    likely = np.argsort(-cosines.round(9), axis=1, kind="stable")[:, :TOP]
+    return [
+        retrieval.best([Hit(float(cosines[row, i]), places[i], contents[i]) for i in chosen], TOP)
+        for row, chosen in enumerate(likely)
+    ]

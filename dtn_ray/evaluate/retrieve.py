@@ -1,0 +1,296 @@
+"""Table 4 on Ray: a gallery of any number of faces passes the judge once, and leaves nothing but counts.
+
+Probes and mates are drawn and seen first; their features go to every actor. An actor reads a block of distractors,
+decodes it, lets the judge see it, and returns how many are above each mate, for all that is compared at once.
+"""
+
+import io
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from PIL import Image
+from tqdm import tqdm
+
+from dtn_ray import perceptual, storage
+from dtn_ray.checkpoint import Trained, digest, load_trained
+from dtn_ray.cluster import causes, connect, worker_resources
+from dtn_ray.data import stream
+from dtn_ray.data.stream import Group
+from dtn_ray.errors import UserError
+from dtn_ray.evaluate import retrieval
+from dtn_ray.evaluate.examiner import TOP, Found, Photo, RemoteExaminer, Seen, Sought, readable, split
+from dtn_ray.evaluate.figures import Retrieved, retrieval_figure
+from dtn_ray.evaluate.options import Retrieval
+from dtn_ray.evaluate.retrieval import Hit
+from dtn_ray.images import to_image
+from dtn_ray.models.imported import ImportedF
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+PAIRS_AT_ONCE = 16
+SHOWN = 12  # pairs on the figure
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Photos x and mates x' of the same persons."""
+
+    x: list[Photo]
+    mates: list[Photo]
+    persons: np.ndarray
+    """Whose they are, as numbers; P int64."""
+
+
+def retrieve(job: Retrieval) -> dict[str, Any]:
+    """Measures Table 4 of a faces DTN, writes retrieval.json and retrieval.png, and returns the values.
+
+    Each probe is sought among the distractors and its mate: by G(x) (`emoji`), by x itself (`photo`, the ceiling) and
+    by another person's emoji (`other_emoji`, the floor); and by G(x) among the emoji of all persons' mates
+    (`emoji_to_emoji`). The judge sees G(x) at g's resolution and with 8 bits a pixel, as it would be saved, photos as
+    they are stored; G takes x at the checkpoint's size.
+
+    Raises UserError for a DTN that is none of faces, a judge that is its f, files that are missing, damaged or without
+    what is needed, less than two persons with two photos, or more actors than fit.
+    """
+    _check(job)
+    trained = load_trained(job.checkpoint, job.weights)
+    if trained.experiment.model.kind != "faces":
+        raise UserError(f"{job.checkpoint}: a DTN of digits; retrieval (Table 4) is measured of faces")
+    judge, facts = perceptual.load(job.judge, "--judge")
+    _refuse_f(job, trained, judge, facts)
+    gallery = [group for uri in job.distractors for group in stream.find_groups(uri)]
+    if len({(group.uri, group.index) for group in gallery}) < len(gallery):
+        raise UserError(f"--distractors {' '.join(job.distractors)}: names a file twice; its faces would count twice")
+    probes = read_probes(job)
+
+    connect()
+    blocks = split(gallery)
+    networks: list[ray.ObjectRef] = [ray.put(judge), ray.put(trained.dtn)]
+    actors = _start(job, networks, trained.manifest["preprocessing"]["size"], len(blocks))
+    try:
+        with causes():
+            seen = _see(actors, probes)
+            strangers = retrieval.strangers(probes.persons, job.seed)
+            shown = _shown(probes.persons, job.seed)
+            sought = Sought(
+                {
+                    "emoji": (seen.G_x, seen.mates),
+                    "photo": (seen.x, seen.mates),
+                    "other_emoji": (seen.G_x[strangers], seen.mates),
+                },
+                seen.G_x[shown],
+            )
+            began = time.perf_counter()
+            found = _compare(actors, blocks, sought)
+            seconds = time.perf_counter() - began
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+    # Measures.
+    ranks = {name: counts.ranks() for name, counts in found.counts.items()}
+    among = {name: found.faces + 1 for name in ranks}
+    ranks["emoji_to_emoji"] = retrieval.among_each_other(seen.G_x, seen.G_mates, probes.persons).ranks()
+    own = np.unique(probes.persons, return_inverse=True, return_counts=True)
+    others = len(probes.x) - own[2][own[1]]
+    among["emoji_to_emoji"] = round(float(others.mean())) + 1  # persons with fewer pairs have more others
+    measures = {
+        name: retrieval.summary(each, among[name], probes.persons, job.seed) for name, each in ranks.items()
+    } | {"chance": retrieval.by_chance(found.faces + 1)}
+    print(retrieval.table(_titled(measures)))
+    values = {
+        "checkpoint": job.checkpoint,
+        "weights": job.weights,
+        "model": trained.digest,
+        "judge": {"uri": job.judge, **facts},
+        "probes": job.probes,
+        "identity": job.identity,
+        "pairs_per_person": job.pairs_per_person,
+        "distractors": list(job.distractors),
+        "faces": found.faces,
+        "gallery": found.faces + 1,
+        "seed": job.seed,
+        **measures,
+        "paper": retrieval.PAPER,
+        "seconds": round(seconds, 1),
+        "images_per_second": round(found.faces / seconds, 1),
+        "actors": len(actors),
+        "shares_of_time": {
+            name: round(spent / max(sum(found.seconds.values()), 1e-9), 3) for name, spent in found.seconds.items()
+        },
+    }
+
+    # What is written.
+    curves = {name: (ranks[name], found.faces + 1) for name in found.counts}
+    rows = [_retrieved(probes, seen, ranks["emoji"], found.best[i], pair) for i, pair in enumerate(shown)]
+    picture = io.BytesIO()
+    retrieval_figure(curves, rows).savefig(picture, format="png", dpi=100)
+    record = values | {"ranks": {name: each.tolist() for name, each in ranks.items()}}
+    storage.write_bytes(storage.join(job.out, "retrieval.json"), json.dumps(record, indent=2).encode())
+    storage.write_bytes(storage.join(job.out, "retrieval.png"), picture.getvalue(), "image/png")
+    return values | {"figure": storage.join(job.out, "retrieval.png")}
+
+
+def _check(job: Retrieval) -> None:
+    """Raises UserError for settings that cannot be meant."""
+    if not job.distractors:
+        raise UserError("--distractors: name one Parquet file, folder or s3:// prefix of faces, or many")
+    for name in ("pairs_per_person", "actors"):
+        value = getattr(job, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value} must be at least 1")
+
+
+def _refuse_f(job: Retrieval, trained: Trained, judge: ImportedF, facts: dict[str, Any]) -> None:
+    f = trained.manifest["f"]
+    if facts["sha256"] == f.get("sha256") or digest(judge) == trained.manifest.get("f_digest"):
+        raise UserError(
+            f"--judge {job.judge}: this is {job.checkpoint}'s own f ({facts['name']}). G was trained so that f knows "
+            "the person in G(x) again, and f's ranks would flatter it; the paper's judge is VGG-face for that reason. "
+            "Give another face network."
+        )
+
+
+def read_probes(job: Retrieval) -> Probes:
+    """The photos of the pairs drawn by --seed.
+
+    Raises UserError where --identity is missing, or less than two persons have two photos.
+    """
+    groups = stream.find_groups(job.probes)
+    with ThreadPoolExecutor(8) as pool:
+        columns = list(pool.map(lambda uri: _identities(uri, job.identity), dict.fromkeys(g.uri for g in groups)))
+        identities = [identity for column in columns for identity in column]
+        drawn = retrieval.pairs(identities, job.seed, job.pairs_per_person)
+        numbers = {identities[probe]: number for number, (probe, _) in enumerate(drawn)}
+        if len(numbers) < 2:
+            raise UserError(
+                f"{job.probes}: {len(numbers)} person with two photos or more, by the column `{job.identity}` of its "
+                f"{len(identities)} photos; two are needed at least. --identity names the column of who it is"
+            )
+        ends = np.cumsum([group.rows for group in groups])
+        places = sorted({i for pair in drawn for i in pair})
+        by_group = dict[int, list[int]]()
+        for i in places:
+            by_group.setdefault(int(np.searchsorted(ends, i, side="right")), []).append(i)
+
+        def read(wanted: tuple[int, list[int]]) -> list[Photo]:
+            group = groups[wanted[0]]
+            return _take(group, np.array(wanted[1]) - (ends[wanted[0]] - group.rows))
+
+        photos = dict(zip(places, (p for some in pool.map(read, by_group.items()) for p in some), strict=True))
+    return Probes(
+        [photos[probe] for probe, _ in drawn],
+        [photos[mate] for _, mate in drawn],
+        np.array([numbers[identities[probe]] for probe, _ in drawn]),
+    )
+
+
+def _identities(uri: str, column: str) -> list[Any]:
+    filesystem, path = storage.resolve(uri)
+    with readable(uri):
+        schema = pq.read_schema(path, filesystem=filesystem)
+        if column not in schema.names:
+            raise UserError(
+                f"{uri}: no column `{column}`; it has {', '.join(schema.names)}: --identity names the one of who it is"
+            )
+        if pa.types.is_nested(schema.field(column).type):
+            raise UserError(f"{uri}: column `{column}` holds {schema.field(column).type}; one value a photo is needed")
+        return pq.read_table(path, columns=[column], filesystem=filesystem)[column].to_pylist()
+
+
+def _take(group: Group, rows: np.ndarray) -> list[Photo]:
+    filesystem, path = storage.resolve(group.uri)
+    with readable(group.uri), pq.ParquetFile(path, filesystem=filesystem) as file:
+        images = file.read_row_group(group.index, columns=["image"])["image"].take(pa.array(rows))
+    return [Photo(group.uri, image) for image in images.to_pylist()]
+
+
+def _start(job: Retrieval, networks: list[ray.ObjectRef], size: int, blocks: int) -> list[Any]:
+    """Actors, each with judge and DTN. Raises UserError where the cluster does not hold them."""
+    cluster, gpus = ray.cluster_resources(), 1 if job.gpu else 0
+    number = min(job.actors or max(1, int(cluster.get("GPU" if job.gpu else "CPU", 0))), blocks)
+    worker_resources(number, 1.0, gpus, "actors")
+    remote: Any = ray.remote(RemoteExaminer).options(num_cpus=1, num_gpus=gpus, max_restarts=5, max_task_retries=5)
+    return [remote.remote(networks, size, job.gpu) for _ in range(number)]
+
+
+def _on_all(actors: list[Any], call: Callable[[Any, T], ray.ObjectRef], items: Sequence[T]) -> Iterator[tuple[T, R]]:
+    """Each item with its outcome, as they come; an actor has the next one at hand."""
+    left, under_way = iter(items), dict[ray.ObjectRef, tuple[Any, T]]()
+    for actor in [*actors, *actors]:
+        under_way |= {call(actor, item): (actor, item) for item in islice(left, 1)}
+    while under_way:
+        (done,), _ = ray.wait(list(under_way), num_returns=1)
+        actor, item = under_way.pop(done)
+        under_way |= {call(actor, following): (actor, following) for following in islice(left, 1)}
+        yield item, ray.get(done)
+
+
+def _see(actors: list[Any], probes: Probes) -> Seen:
+    starts = range(0, len(probes.x), PAIRS_AT_ONCE)
+
+    def call(actor: Any, i: int) -> ray.ObjectRef:
+        return actor.see.remote(probes.x[i : i + PAIRS_AT_ONCE], probes.mates[i : i + PAIRS_AT_ONCE])
+
+    parts = dict[int, Seen]()
+    with tqdm(total=len(probes.x), unit="pair", desc="probes") as bar:
+        seen: Seen
+        for i, seen in _on_all(actors, call, starts):
+            parts[i] = seen
+            bar.update(len(seen.x))
+    columns = ("x", "mates", "G_x", "G_mates", "emoji")
+    return Seen(*(np.concatenate([getattr(parts[i], name) for i in starts]) for name in columns))
+
+
+def _compare(actors: list[Any], blocks: list[Group], sought: Sought) -> Found:
+    shared, whole = ray.put(sought), Found.nothing(sought)
+    with tqdm(total=sum(block.rows for block in blocks), unit="image", desc="gallery") as bar:
+        found: Found
+        for _, found in _on_all(actors, lambda actor, block: actor.compare.remote(block, shared), blocks):
+            whole += found
+            bar.update(found.faces)
+    return whole
+
+
+def _shown(persons: np.ndarray, seed: int) -> np.ndarray:
+    """Pairs of some persons, drawn by `seed`, one of each."""
+    _, first = np.unique(persons, return_index=True)
+    return np.sort(np.random.default_rng(seed).permutation(first)[:SHOWN])
+
+
+def _retrieved(probes: Probes, seen: Seen, ranks: np.ndarray, hits: list[Hit], pair: int) -> Retrieved:
+    """What the figure shows of a pair; the mate is in the gallery too."""
+    cosine = float(retrieval.unit(seen.G_x[[pair]])[0] @ retrieval.unit(seen.mates[[pair]])[0])
+    mate = Hit(cosine, ("", 0, 0), probes.mates[pair].image)
+    top = [(_picture(hit.image), hit is mate) for hit in retrieval.best([*hits, mate], TOP)]
+    x, x_mate = (_picture(photos[pair].image) for photos in (probes.x, probes.mates))
+    return Retrieved(x, to_image(seen.emoji[pair]), x_mate, float(ranks[pair]), top)
+
+
+def _picture(content: bytes) -> Image.Image:
+    return to_image(stream.decode(content))
+
+
+def _titled(measures: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The lines of the table, the paper's last."""
+    titles = {
+        "emoji": "emoji → photo",
+        "photo": "photo → photo (ceiling)",
+        "other_emoji": "another person's emoji → photo (floor)",
+        "chance": "chance",
+        "emoji_to_emoji": "emoji → emoji of the other photo",
+    }
+    paper = {"emoji": "the paper: emoji → photo", "manual_emoji": "the paper: emoji made by hand → photo"}
+    return {title: measures[name] for name, title in titles.items()} | {
+        title: retrieval.PAPER[name] for name, title in paper.items()
+    }

@@ -69,7 +69,9 @@ class Face:
     def shifted(self, corner: np.ndarray) -> "Face":
         """The same face in the photo of which its own is the part that begins at `corner`."""
         left, top, width, height = self.box
-        return Face((left + float(corner[0]), top + float(corner[1]), width, height), self.landmarks + corner, self.score)
+        return Face(
+            (left + float(corner[0]), top + float(corner[1]), width, height), self.landmarks + corner, self.score
+        )
 
     def overlap(self, other: "Face") -> float:
         """Intersection over union of the boxes."""

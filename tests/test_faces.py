@@ -32,7 +32,7 @@ def test_landmarks_come_to_lie_on_the_template(scale: float, turn: float, corner
         left, top = (place - 8).round().astype(int)
         spot = aligned[top : top + 17, left : left + 17, i % 3]
         found = np.array([(spot.sum(0) * np.arange(17)).sum(), (spot.sum(1) * np.arange(17)).sum()]) / spot.sum()
-        np.testing.assert_allclose(found + [left, top], place, atol=0.4)
+        np.testing.assert_allclose(found, place - (left, top), atol=0.4)
 
 
 def test_a_face_at_the_edge_is_completed_by_mirroring() -> None:
@@ -57,7 +57,9 @@ def test_the_detectors_file_is_checked(tmp_path, monkeypatch) -> None:
         detector_file(f"{tmp_path}/yunet.onnx")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("dtn_ray.faces.YUNET_URL", "http://127.0.0.1:9/yunet.onnx")
-    with pytest.raises(UserError, match="cannot be fetched from http://127.0.0.1:9/.*: fetch it otherwise, and name"):
+    with pytest.raises(
+        UserError, match=r"cannot be fetched from http://127\.0\.0\.1:9/.*: fetch it otherwise, and name"
+    ):
         detector_file(None)
     monkeypatch.setattr("dtn_ray.faces.YUNET_URL", (tmp_path / "yunet.onnx").as_uri())
     with pytest.raises(UserError, match="cannot be fetched"):

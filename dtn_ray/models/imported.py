@@ -48,7 +48,7 @@ class Eye:
 
 
 class _Clamp(nn.Module):
-    """ONNX's Min or Max of tensors that broadcast; a number among them bounds the others, which hardtanh does fastest."""
+    """ONNX's Min or Max of tensors that broadcast; by a number, as a hardtanh, whose gradient costs least."""
 
     def __init__(self, smallest: bool) -> None:
         super().__init__()

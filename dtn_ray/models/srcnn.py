@@ -43,17 +43,23 @@ class SRCNN(nn.Module):
 # ITU-R BT.601 in studio range (Y from 16 to 235 of 255, Cb and Cr about 128), as MATLAB's rgb2ycbcr, which the
 # super-resolution literature trains and measures with: Y, Cb and Cr of RGB.
 _YCBCR = torch.tensor([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]) / 255
+_RGB = torch.linalg.inv(_YCBCR)
 _OFFSET = torch.tensor([16.0, 128.0, 128.0])[:, None, None] / 255
 
 
 def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
     """N×3×H×W, RGB in [0, 1] to Y, Cb, Cr of BT.601's studio range, of which 255 is 1: Y from 16/255 to 235/255."""
-    return torch.einsum("ij,njhw->nihw", _YCBCR.to(rgb), rgb) + _OFFSET.to(rgb)
+    return _mix(_YCBCR, rgb) + _OFFSET.to(rgb)
 
 
 def ycbcr_to_rgb(ycbcr: Tensor) -> Tensor:
     """The inverse of `rgb_to_ycbcr`; not clipped."""
-    return torch.einsum("ij,njhw->nihw", torch.linalg.inv(_YCBCR).to(ycbcr), ycbcr - _OFFSET.to(ycbcr))
+    return _mix(_RGB, ycbcr - _OFFSET.to(ycbcr))
+
+
+def _mix(matrix: Tensor, x: Tensor) -> Tensor:
+    # Not as a matrix product, which autocast would round to bfloat16.
+    return (matrix.to(x)[:, :, None, None] * x[:, None]).sum(2)
 
 
 def bicubic(x: Tensor, height: int, width: int) -> Tensor:
@@ -87,4 +93,4 @@ def upscale(network: nn.Module, x: Tensor, factor: int, channels: int = 1, enlar
         ycbcr = rgb_to_ycbcr(large)
         y = network(ycbcr[:, :1] if enlarges == 1 else rgb_to_ycbcr(small)[:, :1])
         rgb = ycbcr_to_rgb(torch.cat([y.float(), ycbcr[:, 1:]], 1))
-    return (rgb.clamp(0, 1) * 2 - 1).to(x).contiguous()
+    return (rgb.clamp(0, 1) * 2 - 1).to(x)

@@ -140,7 +140,7 @@ class SuperResolution:
     """How many times the network will enlarge: 2, 3 or 4, or several of them, at the cost of some PSNR for each."""
     middle: Literal[1, 3, 5] = 5
     """Side of the second layer's filters: 9-1-5, 9-3-5 or 9-5-5, the published networks."""
-    steps: int = 40_000
+    steps: int = 12_000
     """Steps of Adam; the paper took SGD with momentum, which needs 10⁸ patches and more."""
     batch_size: int = 16
     """Patches in one step over all workers."""
@@ -149,7 +149,7 @@ class SuperResolution:
     lr: float = 1e-3
     """Highest learning rate, after a short warm-up; from there a cosine leads to 0."""
     bf16: bool = False
-    """Compute in bfloat16 where that is safe (autocast)."""
+    """Compute in bfloat16 where that is safe (autocast), but for the last tenth of the steps."""
     seed: int = 0
     """Decides initialisation, the patches and all that is random."""
 

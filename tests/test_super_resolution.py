@@ -22,6 +22,7 @@ from dtn_ray.config import Run, SuperResolution, fingerprint, from_dict, to_dict
 from dtn_ray.errors import UserError
 from dtn_ray.models.srcnn import SRCNN, bicubic, degrade, rgb_to_ycbcr, upscale, ycbcr_to_rgb
 from dtn_ray.super_resolution import (
+    coarse,
     cut,
     draw_patches,
     make_pairs,
@@ -201,6 +202,12 @@ def test_the_rate_warms_up_and_ends_near_zero():
     config = replace(SMALL, steps=1000, lr=1e-3)
     assert rate(config, 0) == pytest.approx(1e-5) and rate(config, 99) == pytest.approx(1e-3, rel=0.03)
     assert rate(config, 500) == pytest.approx(5e-4) and 0 < rate(config, 999) < 1e-8
+
+
+def test_the_last_tenth_of_the_steps_is_exact():
+    config = replace(SMALL, steps=100, bf16=True)
+    assert [step for step in range(100) if not coarse(config, step)] == [*range(90, 100)]
+    assert not coarse(replace(config, bf16=False), 0)
 
 
 # Images to learn from

@@ -343,6 +343,15 @@ def test_a_training_that_lost_its_worker_ends_with_the_same_weights(trained, tmp
     assert load(resumed.checkpoint).digest == load(outcome.checkpoint).digest
 
 
+@pytest.mark.slow
+def test_two_workers_end_with_the_weights_of_one(trained, tmp_path):
+    config, run, outcome = trained
+    two = train_super_resolution(config, replace(run, storage=str(tmp_path), workers=2))
+    one, other = (load(each.checkpoint).network.state_dict() for each in (outcome, two))
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, atol=1e-4, rtol=0)
+
+
 def test_the_same_call_is_not_run_again_and_other_images_are_refused(trained, tmp_path):
     config, run, outcome = trained
     assert replace(train_super_resolution(config, run), resumed=False).checkpoint == outcome.checkpoint
@@ -377,6 +386,8 @@ def test_the_upscaler_gives_the_size_in_every_layout(tmp_path, factor):
         other = upscaler.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
     assert y.shape == (2, 3, 16 * factor, 12 * factor) and y.abs().max() <= 1
     torch.testing.assert_close(other, y, atol=1e-5, rtol=0)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(upscaler(x), y, atol=1e-5, rtol=0)
     if factor == 1:
         assert torch.equal(y, x)
 

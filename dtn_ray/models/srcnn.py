@@ -58,7 +58,7 @@ def ycbcr_to_rgb(ycbcr: Tensor) -> Tensor:
 
 
 def _mix(matrix: Tensor, x: Tensor) -> Tensor:
-    # Not as a matrix product, which autocast would round to bfloat16.
+    # No matrix product, which autocast would round to bfloat16 and a GPU to TF32.
     return (matrix.to(x)[:, :, None, None] * x[:, None]).sum(2)
 
 
@@ -84,13 +84,16 @@ def upscale(network: nn.Module, x: Tensor, factor: int, channels: int = 1, enlar
 
     `channels`: 1 where the network takes luminance alone, and colour stays bicubic, or 3 where it takes RGB.
     `enlarges`: 1 where it takes what is enlarged already, or `factor` where it enlarges itself.
+    Computes in float32, also under autocast, and returns x's type.
     """
     height, width = factor * x.shape[-2], factor * x.shape[-1]
-    small = (x.float() + 1) / 2
-    large = bicubic(small, height, width)
-    rgb = network(large if enlarges == 1 else small).float() if channels == 3 else None
-    if rgb is None:
-        ycbcr = rgb_to_ycbcr(large)
-        y = network(ycbcr[:, :1] if enlarges == 1 else rgb_to_ycbcr(small)[:, :1])
-        rgb = ycbcr_to_rgb(torch.cat([y.float(), ycbcr[:, 1:]], 1))
-    return (rgb.clamp(0, 1) * 2 - 1).to(x)
+    with torch.autocast(x.device.type, enabled=False):  # bfloat16 is as coarse as 8 bits: 0.1 dB
+        small = (x.float() + 1) / 2
+        large = bicubic(small, height, width)
+        if channels == 3:
+            rgb = network(large if enlarges == 1 else small)
+        else:
+            ycbcr = rgb_to_ycbcr(large)
+            y = network(ycbcr[:, :1] if enlarges == 1 else rgb_to_ycbcr(small)[:, :1])
+            rgb = ycbcr_to_rgb(torch.cat([y, ycbcr[:, 1:]], 1))
+        return (rgb.clamp(0, 1) * 2 - 1).to(x)

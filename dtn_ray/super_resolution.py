@@ -88,7 +88,8 @@ def read_luminances(uri: str, least: int) -> Luminances:
             except (OSError, ValueError) as error:
                 print(f"warning: {storage.join(uri, key)}: left out: {error}", flush=True)
     if not found:
-        there = f"none of {len(keys)} can be used (the warnings above say why)" if keys else f"none of {SUFFIXES}"
+        others = f"no file ends in {', '.join(SUFFIXES)}"
+        there = f"none of {len(keys)} can be used (the warnings above say why)" if keys else others
         raise UserError(f"{uri}: no images there: {there}; give a folder or s3:// prefix of images")
     return found
 

@@ -137,7 +137,7 @@ class SuperResolution:
     test_images: str | None = None
     """Folder or s3:// prefix of images whose PSNR is reported, such as Set5."""
     factors: tuple[int, ...] = (2,)
-    """How many times the network will enlarge: 2, 3 or 4, or several of them, at the cost of some PSNR for each."""
+    """How many times the network will enlarge: 2, 3 or 4; trained for several at once it is worse at each."""
     middle: Literal[1, 3, 5] = 5
     """Side of the second layer's filters: 9-1-5, 9-3-5 or 9-5-5, the published networks."""
     steps: int = 12_000

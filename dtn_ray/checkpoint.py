@@ -3,6 +3,7 @@
 kind `classifier`: a DigitF with its classifier (f or a judge).
 kind `dtn`: f, g (and its average), D, optimisers, the judge where there was one: all that resuming, scoring and
 converting need.
+kind `super_resolution`: an SRCNN.
 """
 
 import hashlib
@@ -21,21 +22,22 @@ from torch import Tensor, nn
 
 import dtn_ray
 from dtn_ray import perceptual, storage
-from dtn_ray.config import Experiment, Pretraining, T, from_dict, to_dict
+from dtn_ray.config import Experiment, Pretraining, SuperResolution, T, from_dict, to_dict
 from dtn_ray.data import CHANNELS
 from dtn_ray.dtn import DTN, FrozenF
 from dtn_ray.errors import UserError
 from dtn_ray.models.digits import DigitD, DigitF, DigitG
 from dtn_ray.models.faces import FaceD, FaceG
 from dtn_ray.models.imported import ImportedF
+from dtn_ray.models.srcnn import SRCNN
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"
 
+Config = Experiment | Pretraining | SuperResolution
 
-def save(
-    folder: str | Path, kind: str, config: Experiment | Pretraining, networks: dict[str, nn.Module], **facts: Any
-) -> None:
+
+def save(folder: str | Path, kind: str, config: Config, networks: dict[str, nn.Module], **facts: Any) -> None:
     """Writes networks and facts (step, metrics, …) into a local folder, the manifest last: it marks a whole one."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,16 +51,19 @@ def save(
         "kind": kind,
         "code_version": dtn_ray.__version__,
         "config": to_dict(config),
-        "preprocessing": {"size": _size(config), "range": [-1, 1], "layout": "NCHW"},
+        "preprocessing": _preprocessing(config),
         "networks": {name: digest(network) for name, network in networks.items()},
         **facts,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
 
 
-def _size(config: Experiment | Pretraining) -> int:
-    """Pixels of the square that x is."""
-    return config.data.size if isinstance(config, Experiment) and config.model.kind == "faces" else 32
+def _preprocessing(config: Config) -> dict[str, Any]:
+    """What the networks take; `size` is the pixels of the square that x is."""
+    if isinstance(config, SuperResolution):
+        return {"luminance": "BT.601, studio range", "range": [0, 1], "layout": "NCHW"}
+    size = config.data.size if isinstance(config, Experiment) and config.model.kind == "faces" else 32
+    return {"size": size, "range": [-1, 1], "layout": "NCHW"}
 
 
 def digest(network: nn.Module) -> str:
@@ -103,7 +108,11 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     if written != FORMAT:
         raise UserError(f"{folder}: checkpoint format {written}, this version of dtn-ray reads format {FORMAT}")
     if found != kind:
-        made_by = {"dtn": "jobs/train.py", "classifier": "jobs/pretrain.py"}
+        made_by = {
+            "dtn": "jobs/train.py",
+            "classifier": "jobs/pretrain.py",
+            "super_resolution": "jobs/super_resolution.py",
+        }
         raise UserError(
             f"{folder}: a checkpoint of kind {found!r}; here one of {made_by[kind]} (kind {kind!r}) is needed"
         )
@@ -135,6 +144,16 @@ def load_classifier(uri: str) -> tuple[DigitF, dict[str, Any]]:
         network = build_classifier(_settings(folder, Pretraining, manifest, "config"))
         load_weights(network, folder, "classifier")
     return network.eval(), manifest
+
+
+def load_srcnn(uri: str) -> tuple[SRCNN, SuperResolution, dict[str, Any]]:
+    """An SRCNN in eval mode, how it was trained, its manifest. Raises UserError where the checkpoint does not serve."""
+    with open_folder(uri) as folder:
+        manifest = read_manifest(folder, "super_resolution")
+        config = _settings(folder, SuperResolution, manifest, "config")
+        network = SRCNN(config.middle)
+        load_weights(network, folder, "srcnn")
+    return network.eval(), config, manifest
 
 
 def build_classifier(config: Pretraining) -> DigitF:

@@ -51,6 +51,6 @@ def _before(job: Conversion, content: bytes, row: Row) -> Image.Image:
     """x as G saw it."""
     if not row["faces"]:
         return to_image(decode(content, SHOWN // 2, job.max_pixels))
-    pixels, scale = photo(content, 2 * SHOWN, job.max_pixels)
+    pixels, scale = photo(content, job.max_pixels, 2 * SHOWN)
     landmarks = np.reshape(row["faces"][0]["landmarks"], (5, 2))
     return Image.fromarray(align(pixels, (landmarks + 0.5) / scale - 0.5, SHOWN))

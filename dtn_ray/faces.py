@@ -189,12 +189,12 @@ class FaceFinder:
 
         Faces are told in pixels of the upright photo. Raises ValueError as `images.photo` does.
         """
-        pixels, scale = photo(content, 2 * LONGEST_SIDE, self.max_pixels)
+        pixels, scale = photo(content, self.max_pixels, 2 * LONGEST_SIDE)
         found = [face for face in self._own(pixels) if face.box[2] * scale >= self.min_face]
         found = found[:1] if self.largest else found
         small = TEMPLATE_EYES * self.size
         if scale > 1 and any(face.eyes < small for face in found):  # the full photo has more of them
-            full, _ = photo(content, self.max_pixels, self.max_pixels)
+            full, _ = photo(content, self.max_pixels)
             refined = [self._own.refine(full, face.scaled(scale)) for face in found]
             return [(face, align(full, face.landmarks, self.size)) for face in refined]
         return [(face.scaled(scale), align(pixels, face.landmarks, self.size)) for face in found]

@@ -20,23 +20,23 @@ OVERSAMPLING = 2
 
 def decode(content: bytes, size: int, max_pixels: int) -> np.ndarray:
     """An encoded image's central square: 3×`size`×`size` uint8, RGB, upright. Raises ValueError as `photo` does."""
-    image = _upright(content, OVERSAMPLING * size, max_pixels)[0]
+    image = _upright(content, max_pixels, OVERSAMPLING * size)[0]
     image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def photo(content: bytes, at_least: int, max_pixels: int) -> tuple[np.ndarray, float]:
+def photo(content: bytes, max_pixels: int, at_least: int | None = None) -> tuple[np.ndarray, float]:
     """An encoded image as H×W×3 uint8, RGB, upright, and how many times larger than this it is.
 
-    A large JPEG comes at half, a quarter or an eighth of its size, its shorter side still of `at_least` pixels. Any
+    With `at_least`, a large JPEG comes at half, a quarter or an eighth of its size, its sides still so many pixels. Any
     mode of Pillow's (grayscale, palette, CMYK, alpha on white, 16-bit) becomes RGB; of an animation, the first frame.
     Raises ValueError with the reason where the image is empty, damaged, unknown or of more than `max_pixels`.
     """
-    image, scale = _upright(content, at_least, max_pixels)
+    image, scale = _upright(content, max_pixels, at_least)
     return np.array(image), scale
 
 
-def _upright(content: bytes, at_least: int, max_pixels: int) -> tuple[Image.Image, float]:
+def _upright(content: bytes, max_pixels: int, at_least: int | None) -> tuple[Image.Image, float]:
     if not content:
         raise ValueError("empty file")
     try:
@@ -44,7 +44,8 @@ def _upright(content: bytes, at_least: int, max_pixels: int) -> tuple[Image.Imag
         width, height = image.size
         if width * height > max_pixels:
             raise ValueError(f"{width}×{height} pixels, more than the limit of {max_pixels}")
-        image.draft(image.mode, (at_least, at_least))
+        if at_least:
+            image.draft(image.mode, (at_least, at_least))
         scale = max(width, height) / max(image.size)
         image = ImageOps.exif_transpose(image)
         if image.mode == "F":  # as scanners and simulations write it: 0 is black, the brightest value white

@@ -57,7 +57,7 @@ def ingest(job: Ingestion) -> dict[str, Any]:
 
 def _before(job: Ingestion, content: bytes, row: Row) -> Image.Image:
     """The photo whole, with a frame around each face."""
-    pixels, scale = photo(content, 2 * SHOWN, job.max_pixels)
+    pixels, scale = photo(content, job.max_pixels, 2 * SHOWN)
     image = Image.fromarray(pixels)
     draw, line = ImageDraw.Draw(image), max(2, max(image.size) // 60)
     for face in row["faces"]:

@@ -1,0 +1,119 @@
+"""Enlarging what g draws to print quality: a trained SRCNN, or a super-resolution network brought along as ONNX."""
+
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dtn_ray import checkpoint, storage
+from dtn_ray.errors import UserError
+from dtn_ray.models.srcnn import upscale
+
+FACTORS = (1, 2, 3, 4)
+TRIALS = ((2, 32), (1, 64))  # images and pixels of their sides: a network must take any
+
+
+@dataclass(frozen=True)
+class SuperResolver:
+    """A super-resolution network, and what is known of it."""
+
+    network: nn.Module
+    """N×`channels`×H×W in [0, 1] to the same, `enlarges` times as large."""
+    uri: str
+    digest: str
+    """SHA-256 of the weights, or of the ONNX file."""
+    factors: tuple[int, ...]
+    """How many times it can enlarge, besides 1."""
+    channels: int = 1
+    """1: luminance as `rgb_to_ycbcr` gives it; 3: RGB."""
+    enlarges: int = 1
+    """How many times larger its output is; 1: it takes what bicubic interpolation enlarged."""
+
+
+def load(uri: str) -> SuperResolver:
+    """A checkpoint (or finished run) of jobs/super_resolution.py, or NETWORK.onnx.
+
+    A network from ONNX takes luminance N×1×H×W (BT.601's studio range) or RGB N×3×H×W in [0, 1], of any N, H and W,
+    and gives as many channels, of the same size (it then sharpens what bicubic interpolation enlarged, by 2, 3 or 4)
+    or 2 to 4 times as large (it then serves for that factor alone); a trial run tells which.
+
+    Raises UserError where there is no such file, or it does not serve.
+    """
+    if not storage.exists(uri):
+        raise UserError(f"{uri}: not there; give a checkpoint of jobs/super_resolution.py, or NETWORK.onnx")
+    if not uri.endswith(".onnx"):
+        network, config, manifest = checkpoint.load_srcnn(uri)
+        return SuperResolver(network, uri, manifest["networks"]["srcnn"], tuple(sorted(config.factors)))
+    content = storage.read_bytes(uri)
+    imported = _imported(content, uri)
+    channels, enlarges = _tried(imported, uri)
+    factors = (2, 3, 4) if enlarges == 1 else (enlarges,)
+    return SuperResolver(imported, uri, hashlib.sha256(content).hexdigest(), factors, channels, enlarges)
+
+
+def _imported(content: bytes, uri: str) -> nn.Module:
+    import onnx  # seconds to import, and seldom needed
+    from onnx2torch import convert
+
+    try:
+        return convert(onnx.load(io.BytesIO(content))).eval()
+    except Exception as error:  # protobuf, onnx and onnx2torch have no common one
+        raise UserError(f"{uri}: not an ONNX network that can be used here: {error}") from error
+
+
+def _tried(network: nn.Module, uri: str) -> tuple[int, int]:
+    """The channels that a network takes, and how many times it enlarges. Raises UserError where it does neither."""
+    problems = []
+    for channels in (1, 3):
+        try:
+            (enlarges,) = set(_trials(network, channels))
+            return channels, enlarges
+        except Exception as error:  # a network may raise anything where it does not fit
+            problems.append(f"{channels} channel{'s' * (channels > 1)}: {' '.join(str(error).split())[:200]}")
+    raise UserError(
+        f"{uri}: not a super-resolution network: it must take N×1×H×W or N×3×H×W of any N, H and W, and give the same, "
+        f"or 2 to 4 times as large. Tried with {'; with '.join(problems)}"
+    )
+
+
+@torch.no_grad()
+def _trials(network: nn.Module, channels: int) -> Iterator[int]:
+    for count, side in TRIALS:
+        found = network(torch.full((count, channels, side, side), 0.5))
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        times = shape[-1] // side if isinstance(shape, tuple) and shape else 0
+        if times not in FACTORS or shape != (count, channels, times * side, times * side):
+            raise ValueError(f"{count}×{channels}×{side}×{side} gives {shape}")
+        yield times
+
+
+class Upscaler(nn.Module):
+    """Enlarges images N×3×H×W in [-1, 1] `factor` times, 1 to 4; 1 leaves them as they are.
+
+    Raises UserError for a factor that the network does not serve for: trained on another blur than it gets, it would
+    draw too much or too little of every edge, and nothing in its output would tell.
+    """
+
+    def __init__(self, resolver: SuperResolver, factor: int) -> None:
+        super().__init__()
+        if factor not in FACTORS:
+            raise UserError(f"images can be enlarged 1, 2, 3 or 4 times, not {factor} times")
+        if factor > 1 and factor not in resolver.factors:
+            served = " or ".join(map(str, resolver.factors))
+            raise UserError(
+                f"{resolver.uri}: serves to enlarge {served} times, not {factor}; choose that, or a network trained by "
+                f"jobs/super_resolution.py --factors {factor}"
+            )
+        self.network, self.factor = resolver.network, factor
+        self.channels, self.enlarges = resolver.channels, resolver.enlarges
+        self.digest = hashlib.sha256(f"{resolver.digest} {factor}".encode()).hexdigest()
+        """Of the network and the factor: what else than x decides the output."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N×3×H×W in [-1, 1] to N×3×`factor`·H×`factor`·W in [-1, 1], of x's type."""
+        if self.factor == 1:
+            return x
+        return upscale(self.network, x, self.factor, self.channels, self.enlarges)

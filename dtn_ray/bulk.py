@@ -136,7 +136,16 @@ def _check(job: BulkJob) -> None:
         raise UserError(f"--limit {job.limit} must be at least 0")
     if job.lease_seconds <= 0:
         raise UserError(f"--lease-seconds {job.lease_seconds} must be more than 0")
-    for name in ("batch_size", "threads", "actors", "max_actors", "actors_per_gpu", "max_pixels", "max_bytes"):
+    for name in (
+        "batch_size",
+        "threads",
+        "actors",
+        "max_actors",
+        "actors_per_gpu",
+        "max_pixels",
+        "max_bytes",
+        "upscale",
+    ):
         value = getattr(job, name, None)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value} must be at least 1")

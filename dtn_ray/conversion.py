@@ -40,6 +40,11 @@ class Conversion(BulkJob):
     aligned: bool = False
     """For a DTN of faces: the images are aligned faces already, as jobs/ingest.py makes them."""
 
+    upscale: int = 1
+    """For a DTN of faces: write images so many times larger than G draws them, up to 4 (Sec. 5.2), which takes …"""
+    super_resolution: str | None = None
+    """… a checkpoint of jobs/super_resolution.py, or another network as ONNX."""
+
     @property
     def gpus_per_actor(self) -> float:
         return 1 / self.actors_per_gpu if self.gpu else 0.0

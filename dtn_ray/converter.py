@@ -17,23 +17,40 @@ from dtn_ray.faces import FaceFinder, detector_file
 from dtn_ray.images import decode
 from dtn_ray.pipeline import NO_FACE, Found, Picture, Pipeline, Row
 from dtn_ray.shards import FACE, SCHEMA
+from dtn_ray.upscaling import Upscaler, load
 
 
 def finds_faces(job: Conversion, trained: Trained) -> bool:
     """Whether x are the faces of a photo, or the image as it is. Raises UserError for options that do not fit G."""
     of_faces = trained.experiment.model.kind == "faces"
     if not of_faces:
-        for name in ("detector", "aligned"):
+        for name in ("detector", "aligned", "super_resolution"):
             if getattr(job, name):
-                raise UserError(f"--{name} is for a DTN of faces, but {job.checkpoint} is one of digits")
+                option = name.replace("_", "-")
+                raise UserError(f"--{option} is for a DTN of faces, but {job.checkpoint} is one of digits")
     return of_faces and not job.aligned
+
+
+def upscaler(job: Conversion) -> Upscaler | None:
+    """What enlarges G's images; None for nothing. Raises UserError where a network is missing or does not serve."""
+    if job.upscale == 1 and job.super_resolution is None:
+        return None
+    if job.super_resolution is None:
+        raise UserError(
+            f"--upscale {job.upscale} needs a network: --super-resolution with a checkpoint of "
+            "jobs/super_resolution.py, or NETWORK.onnx"
+        )
+    if job.upscale == 1:
+        raise UserError("--super-resolution needs --upscale 2, 3 or 4")
+    return Upscaler(load(job.super_resolution), job.upscale)
 
 
 def identity(job: Conversion, trained: Trained) -> str:
     """SHA-256 of all that decides the outputs for a photo: G's digest, where G is all."""
-    if not finds_faces(job, trained):
-        return trained.digest
-    return hashlib.sha256(json.dumps([trained.digest, "faces", job.faces]).encode()).hexdigest()
+    enlarged = upscaler(job)
+    parts = ["faces", job.faces] if finds_faces(job, trained) else []
+    parts += [enlarged.digest] if enlarged else []
+    return hashlib.sha256(json.dumps([trained.digest, *parts]).encode()).hexdigest() if parts else trained.digest
 
 
 class Converter(Pipeline):
@@ -57,6 +74,8 @@ class Converter(Pipeline):
         self.gpu, self.bf16 = job.gpu, job.bf16
         self.device = "cuda" if job.gpu else "cpu"
         self.dtn = trained.dtn.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        enlarged = upscaler(job)
+        self.upscaler = enlarged and enlarged.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.pass_through: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = self._pass_through
         if job.compile:
             self.pass_through = torch.compile(self._pass_through)
@@ -84,7 +103,8 @@ class Converter(Pipeline):
     def _pass_through(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         f_x = self.dtn.f(x)
         G_x = self.dtn.g(f_x if self.dtn.with_f else x)
-        return G_x, (f_x.float() - self.dtn.f(G_x).float()).norm(dim=1)
+        scores = (f_x.float() - self.dtn.f(G_x).float()).norm(dim=1)
+        return (self.upscaler(G_x) if self.upscaler else G_x), scores
 
     def metadata(self, file: Row) -> dict[str, str]:
         return {"model": self.model} | super().metadata(file)

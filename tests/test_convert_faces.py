@@ -11,14 +11,16 @@ from files import encode, write_face_network, write_faces_dtn
 from objects import Objects
 from PIL import Image
 
-from dtn_ray import storage
+from dtn_ray import checkpoint, storage
 from dtn_ray.checkpoint import load_trained
+from dtn_ray.config import SuperResolution
 from dtn_ray.conversion import Conversion
 from dtn_ray.convert import convert
 from dtn_ray.converter import Converter
 from dtn_ray.data.labelled import to_float, to_uint8
 from dtn_ray.errors import UserError
 from dtn_ray.faces import FaceFinder
+from dtn_ray.models.srcnn import SRCNN, upscale
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,30 @@ def test_shards_hold_a_row_for_each_face(model, photos, yunet, tmp_path, ray_clu
     ledger = {row["key"]: row for row in pq.read_table(tmp_path / "out/ledger").to_pylist()}
     assert [face["output"].partition("#")[2] for face in ledger["deep/three.png"]["faces"]] == ["0", "1", "2"]
     assert ledger["one.jpg"]["output"].endswith("#3")
+
+
+def test_images_are_enlarged_before_they_are_written(model, portrait, tmp_path, ray_cluster) -> None:
+    storage.write_bytes(f"{tmp_path}/in/a.png", encode(portrait.crop((0, 0, 512, 512)).resize((48, 48))))
+    torch.manual_seed(0)
+    config = SuperResolution("photos", factors=(2,))
+    network = SRCNN(config.middle)
+    checkpoint.save(tmp_path / "sr", "super_resolution", config, {"srcnn": network})
+    plain = Conversion(model, f"{tmp_path}/in", f"{tmp_path}/out", aligned=True)
+    large = replace(plain, upscale=2, super_resolution=f"{tmp_path}/sr")
+    folders = [convert(job)["folder"] for job in (plain, large)]
+    before, after = (Image.open(f"{folder}/images/a.png.png") for folder in folders)
+    assert (before.size, after.size) == ((64, 64), (128, 128))
+    x = to_float(np.asarray(before)[None].transpose(0, 3, 1, 2))
+    with torch.no_grad():
+        expected = to_uint8(upscale(network, x, 2))[0].permute(1, 2, 0).numpy()
+    assert np.abs(np.asarray(after).astype(int) - expected).mean() < 1, "but for the rounding of what was written"
+    for options, message in (
+        ({"upscale": 2}, "--upscale 2 needs a network"),
+        ({"super_resolution": f"{tmp_path}/sr"}, "--super-resolution needs --upscale"),
+        ({"upscale": 3, "super_resolution": f"{tmp_path}/sr"}, "serves to enlarge 2 times, not 3"),
+    ):
+        with pytest.raises(UserError, match=message):
+            convert(replace(plain, **options))
 
 
 def test_faces_aligned_already_need_no_detector(model, portrait, tmp_path) -> None:

@@ -43,7 +43,7 @@ from dtn_ray.data.augment import augment
 from dtn_ray.data.feed import T_STREAM
 from dtn_ray.data.labelled import LabelledImages, to_float
 from dtn_ray.data.order import batch_indices, step_seed
-from dtn_ray.dtn import DTNTrainer, FrozenF, feature_scale
+from dtn_ray.dtn import DTNTrainer, FrozenF, moments
 from dtn_ray.errors import UserError
 
 GOAL = 0.97
@@ -105,7 +105,7 @@ def bare_trainer(experiment: Experiment, s: LabelledImages) -> DTNTrainer:
     torch.set_num_threads(1)
     torch.manual_seed(experiment.seed)
     f, _ = checkpoint.load_classifier(experiment.model.f or "")
-    dtn = checkpoint.build_dtn(experiment, FrozenF(f, feature_scale(f, to_float(s.images[:4096]))))
+    dtn = checkpoint.build_dtn(experiment, FrozenF(f, moments(f, [to_float(s.images[:4096])]).scale))
     return DTNTrainer(dtn, experiment.loss, experiment.optim)
 
 

@@ -24,7 +24,7 @@ import dtn_ray
 from dtn_ray import perceptual, storage
 from dtn_ray.config import Experiment, Pretraining, SuperResolution, T, from_dict, to_dict
 from dtn_ray.data import CHANNELS
-from dtn_ray.dtn import DTN, FrozenF
+from dtn_ray.dtn import DTN, FrozenF, Moments
 from dtn_ray.errors import UserError
 from dtn_ray.models.digits import DigitD, DigitF, DigitG
 from dtn_ray.models.faces import FaceD, FaceG
@@ -213,7 +213,7 @@ def load_trained(uri: str, weights: str = "convert") -> Trained:
     with open_folder(uri) as folder:
         manifest = read_manifest(folder, "dtn")
         experiment = _settings(folder, Experiment, manifest, "config")
-        f = FrozenF(_network_f(folder, experiment, manifest))
+        f = _empty_f(_network_f(folder, experiment, manifest), experiment)
         load_weights(f, folder, "f")
         dtn = build_dtn(experiment, f)
         load_weights(dtn.g, folder, "g_convert" if weights == "convert" else "g")
@@ -223,6 +223,12 @@ def load_trained(uri: str, weights: str = "convert") -> Trained:
             load_weights(judge, folder, "judge")
             judge.eval()
     return Trained(dtn.eval(), judge, experiment, manifest)
+
+
+def _empty_f(network: nn.Module, experiment: Experiment) -> FrozenF:
+    """f with the buffers that its file will fill."""
+    nothing = Moments(torch.zeros(network.features), 1.0)  # type: ignore[call-overload]
+    return FrozenF(network, domains=(nothing, nothing) if experiment.model.feature_scale == "per-domain" else None)
 
 
 def _network_f(folder: Path, experiment: Experiment, manifest: dict[str, Any]) -> nn.Module:

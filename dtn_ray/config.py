@@ -56,8 +56,9 @@ class ModelConfig:
     """Checkpoint of f from jobs/pretrain.py; without one, f is trained first, on s's labels."""
     judge: str | None = None
     """Checkpoint of the judge, for the accuracy; without one, it is trained first, on t's labels."""
-    feature_scale: Literal["unit", "none"] = "unit"
-    """Divide f's features by one number so that they have unit variance over s, or leave them as they are."""
+    feature_scale: Literal["unit", "none", "per-domain"] = "unit"
+    """Divide f's features by one number so that they have unit variance over s, or leave them as they are; per-domain:
+    take each domain's own mean off, and divide by its own number."""
     width_g: float = 1.0
     """Filters of g, relative to the paper's."""
     width_D: float = 1.0

@@ -103,7 +103,7 @@ class Converter(Pipeline):
     def _pass_through(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         f_x = self.dtn.f(x)
         G_x = self.dtn.g(f_x if self.dtn.with_f else x)
-        scores = (f_x.float() - self.dtn.f(G_x).float()).norm(dim=1)
+        scores = (f_x.float() - self.dtn.f(G_x, True).float()).norm(dim=1)
         return (self.upscaler(G_x) if self.upscaler else G_x), scores
 
     def metadata(self, file: Row) -> dict[str, str]:

@@ -6,7 +6,7 @@ L_D                                              minimised over D
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,6 +20,8 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 from dtn_ray import losses
 from dtn_ray.data.augment import Augment, augment
 from dtn_ray.models.layers import PerDomain
+
+R1_EVERY = 4  # steps; Karras et al. (2020) take it each 16th, in far longer trainings
 
 Schedule = Literal["constant", "linear", "cosine"]
 Wrap = Callable[[nn.Module], nn.Module]
@@ -47,31 +49,63 @@ class LossConfig:
     """Whether Eq. 7 adds pixels up, as printed, or takes their mean."""
     augment_G: Augment = field(default_factory=Augment)
     """Random changes to G(x) before f in L_CONST, against fine patterns that only f can see; the paper makes none."""
+    augment_D: Augment = field(default_factory=Augment)
+    """Random changes to all that D sees, real or not (Zhao et al. 2020), against D's learning a small t by heart; the
+    paper makes none."""
+    r1: float = 0.0
+    """Weight of D's gradient penalty on t (Mescheder et al. 2018), taken each R1_EVERY-th step; the paper has none."""
+    warm_up: int = 0
+    """First steps in which g minimises L_TID and L_TV alone, and D rests: g draws t before it is told what to draw. The
+    paper has none."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of f's features over a domain."""
+
+    mean: Tensor | None
+    """One number for each feature; None where it is not taken off."""
+    scale: float
+    """The root of their mean variance."""
 
 
 class FrozenF(nn.Module):
-    """f as the DTN uses it: fixed weights, always in eval mode, its features divided by one scale.
+    """f as the DTN uses it: fixed weights, always in eval mode, its features in a unit of their own.
 
     Gradients flow through it to its input, never into its weights: L_CONST reaches g through f(G(x)), not f.
     `scale` (a buffer, one number) sets the unit in which d measures: α means the same for any f once the features have
     unit variance over s. The paper's α was tuned to the features of its own f, whose scale it does not tell.
+
+    With `domains` (the moments of s and of t), each domain's features have its own mean taken off and are divided by
+    its own scale. It is the simplest "explicit domain adaptation step" of Sec. 6, which the paper found unnecessary for
+    its f, and which others need: where all of t lies on one side of s, as emoji do for a face network, L_CONST asks G
+    above all for what no image of t can give, and g sees of s nothing that it learned from t.
     """
 
     scale: Tensor
+    mean_s: Tensor | None
+    mean_t: Tensor | None
+    scale_t: Tensor | None
 
-    def __init__(self, network: nn.Module, scale: float = 1.0) -> None:
+    def __init__(self, network: nn.Module, scale: float = 1.0, domains: tuple[Moments, Moments] | None = None) -> None:
         super().__init__()
         self.network = network.requires_grad_(False)
-        self.register_buffer("scale", torch.tensor(float(scale)))
+        s, t = domains or (Moments(None, scale), Moments(None, scale))
+        self.register_buffer("scale", torch.tensor(float(s.scale)))
+        self.register_buffer("mean_s", s.mean)
+        self.register_buffer("mean_t", t.mean)
+        self.register_buffer("scale_t", torch.tensor(float(t.scale)) if domains else None)
         self.eval()
 
     def train(self, mode: bool = True) -> "FrozenF":
         return super().train(False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """f(x)/scale: images N×C×H×W in [-1, 1] to N×features."""
-        features: Tensor = self.network.represent(x)  # type: ignore[operator]
-        return features.float() / self.scale
+    def forward(self, x: Tensor, of_t: bool = False) -> Tensor:
+        """f(x) in its unit: images N×C×H×W in [-1, 1] of s, or of t as G's are, to N×features."""
+        features: Tensor = self.network.represent(x).float()  # type: ignore[operator]
+        if self.mean_s is None or self.mean_t is None or self.scale_t is None:
+            return features / self.scale
+        return (features - self.mean_t) / self.scale_t if of_t else (features - self.mean_s) / self.scale
 
 
 class DTN(nn.Module):
@@ -95,9 +129,9 @@ class DTN(nn.Module):
         self.f, self.g, self.D, self.D2 = f, g, D, D2
         self.with_f, self.binary = with_f, binary
 
-    def G(self, x: Tensor) -> Tensor:
-        """G = g ∘ f: images N×C×H×W in [-1, 1] to images of the target domain in [-1, 1]."""
-        return self.g(self.f(x) if self.with_f else x)
+    def G(self, x: Tensor, of_t: bool = False) -> Tensor:
+        """G = g ∘ f: images N×C×H×W in [-1, 1] of s, or of t, to images of the target domain in [-1, 1]."""
+        return self.g(self.f(x, of_t) if self.with_f else x)
 
     @staticmethod
     def as_drawn(t: Tensor, G_x: Tensor) -> Tensor:
@@ -192,18 +226,21 @@ class DTNTrainer:
             lr = self.optim.lr_g if name == "g" else self.optim.lr_D
             optimizer.param_groups[0]["lr"] = lr * self.optim.rate(step)
 
-        # G(x) for x in s and in t. The baseline has no use for G(t).
-        x = [s] if self.dtn.binary else [s, t]
+        warming_up = step < self.loss.warm_up
+        # G(x) for x in s and in t. The baseline has no use for G(t), nor has the warm-up for G(s).
+        x = {False: s} if self.dtn.binary else {True: t} if warming_up else {False: s, True: t}
         with self._autocast():
             with torch.no_grad():
-                f_x = [self.f(images) for images in x]
-            G_x = [image.float() for image in self.g(*(f_x if self.dtn.with_f else x))]
+                f_x = [self.f(images, of_t) for of_t, images in x.items()]
+            G_x = [image.float() for image in self.g(*(f_x if self.dtn.with_f else x.values()))]
         t = self.dtn.as_drawn(t, G_x[-1])
+        if warming_up:
+            return self._warm_up(G_x[0], t)
         metrics: dict[str, Tensor] = {}
 
         # Update D on G's images as they are: no gradient reaches g.
         if self.loss.gan:
-            metrics |= self._update_D([image.detach() for image in G_x], t)
+            metrics |= self._update_D([image.detach() for image in G_x], t, step)
         if self.D2 is not None:
             metrics |= self._update_D2(G_x[1].detach(), t)
 
@@ -218,17 +255,36 @@ class DTNTrainer:
         L_g = sum(
             (weights[name] * term for name, term in terms.items() if weights[name]), torch.zeros((), device=s.device)
         )
-        self._minimise("g", L_g)
-        if self.ema is not None:
-            self.ema.update_parameters(self.dtn.g)
+        self._update_g(L_g)
         metrics |= {name: term.detach() for name, term in terms.items()}
         return metrics | {"L_g": L_g.detach()}
 
-    def _update_D(self, G_x: list[Tensor], t: Tensor) -> dict[str, Tensor]:
+    def _warm_up(self, G_t: Tensor, t: Tensor) -> dict[str, Tensor]:
+        L_tid = losses.L_tid(t, G_t)
+        L_tv = losses.L_tv(G_t, self.loss.tv_exponent, self.loss.tv_reduction)
+        L_g = self.loss.beta * L_tid + self.loss.gamma * L_tv
+        self._update_g(L_g)
+        return {"L_tid": L_tid.detach(), "L_tv": L_tv.detach(), "L_g": L_g.detach()}
+
+    def _update_g(self, L_g: Tensor) -> None:
+        self._minimise("g", L_g)
+        if self.ema is not None:
+            self.ema.update_parameters(self.dtn.g)
+
+    def _update_D(self, G_x: list[Tensor], t: Tensor, step: int) -> dict[str, Tensor]:
+        seen = [augment(images, self.loss.augment_D) for images in (*G_x, t)]
+        penalised = bool(self.loss.r1) and step % R1_EVERY == 0
+        if penalised:
+            seen[-1] = seen[-1].detach().requires_grad_()
         with self._autocast():
-            logits = [value.float() for value in self.D(*G_x, t)]
+            logits = [value.float() for value in self.D(*seen)]
         L_d = losses.R_gan(*logits) if self.dtn.binary else losses.L_d(*logits)
-        self._minimise("D", L_d)
+        if not penalised:
+            self._minimise("D", L_d)
+            return {"L_d": L_d.detach()}
+        R_1 = losses.R_1(logits[-1], seen[-1])
+        # As often as it is left out, so much heavier it weighs.
+        self._minimise("D", L_d + R1_EVERY * self.loss.r1 * R_1)
         return {"L_d": L_d.detach()}
 
     def _update_D2(self, G_t: Tensor, t: Tensor) -> dict[str, Tensor]:
@@ -243,10 +299,11 @@ class DTNTrainer:
         """The terms of L_G before their weights; one whose weight is 0 is still measured, without gradients."""
         with frozen(self.dtn.D), frozen(self.dtn.D2), self._autocast():
             with torch.set_grad_enabled(bool(self.loss.gan)):
-                logits = [value.float() for value in self.D_for_g(*G_x)]
+                seen = [augment(images, self.loss.augment_D) for images in G_x]
+                logits = [value.float() for value in self.D_for_g(*seen)]
                 L_gan_g = losses.R_gan_g(*logits) if self.dtn.binary else losses.L_gan_g(*logits)
             with torch.set_grad_enabled(bool(self.loss.alpha)):
-                f_G_s = self.f(augment(G_x[0], self.loss.augment_G))
+                f_G_s = self.f(augment(G_x[0], self.loss.augment_G), True)
             terms = {"L_gan_g": L_gan_g, "L_const": losses.L_const(f_s, f_G_s, self.loss.d)}
             if not self.dtn.binary:
                 terms["L_tid"] = (
@@ -300,10 +357,10 @@ def frozen(network: nn.Module | None) -> Iterator[None]:
 
 
 @torch.no_grad()
-def feature_scale(network: nn.Module, images: Tensor, batch_size: int = 512) -> float:
-    """The scale that gives f unit variance over images N×C×H×W in [-1, 1]: the root of its features' mean variance."""
-    features = torch.cat([network.represent(batch).float() for batch in images.split(batch_size)])  # type: ignore[operator]
-    return float(features.var(dim=0).mean().sqrt())
+def moments(network: nn.Module, batches: Iterable[Tensor]) -> Moments:
+    """Of f's features over batches of images N×C×H×W in [-1, 1]; divided by that scale, they have unit variance."""
+    features = torch.cat([network.represent(batch).float() for batch in batches])  # type: ignore[operator]
+    return Moments(features.mean(0), float(features.var(dim=0).mean().sqrt()))
 
 
 @torch.no_grad()

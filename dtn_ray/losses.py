@@ -72,6 +72,15 @@ def L_d(logits_G_s: Tensor, logits_G_t: Tensor, logits_t: Tensor) -> Tensor:
     return _cross_entropy(logits_G_s, G_OF_S) + _cross_entropy(logits_G_t, G_OF_T) + _cross_entropy(logits_t, REAL_T)
 
 
+def R_1(logits_t: Tensor, t: Tensor) -> Tensor:
+    """Gradient penalty of D on real images (Mescheder et al. 2018): E_t ‖∇ D(t)‖² / 2; a scalar. Not in the paper.
+
+    Logits N×classes of D on t N×C×H×W, which must require gradients. Of the ternary D, the logit of real t counts.
+    """
+    (gradient,) = torch.autograd.grad(logits_t[:, -1].sum(), t, create_graph=True)
+    return gradient.square().sum((1, 2, 3)).mean() / 2
+
+
 def L_gan_g(logits_G_s: Tensor, logits_G_t: Tensor) -> Tensor:
     """Eq. 4, L_GANG: -E_s log D3(G(x)) - E_t log D3(G(x)); a scalar. At chance it is 2 ln 3."""
     return _cross_entropy(logits_G_s, REAL_T) + _cross_entropy(logits_G_t, REAL_T)

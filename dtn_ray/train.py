@@ -25,7 +25,7 @@ from dtn_ray.data.augment import augment
 from dtn_ray.data.feed import InMemory, Streamed
 from dtn_ray.data.labelled import LabelledImages, to_float
 from dtn_ray.data.order import step_seed
-from dtn_ray.dtn import DTNTrainer, FrozenF, collapse_warning, feature_scale, recalibrate
+from dtn_ray.dtn import DTNTrainer, FrozenF, Moments, collapse_warning, moments, recalibrate
 from dtn_ray.errors import UserError
 from dtn_ray.models.layers import synchronise_batch_norm
 from dtn_ray.pretrain import pretrain
@@ -68,15 +68,12 @@ def train(experiment: Experiment, run: Run) -> Finished:
         raise UserError("--binary is the baseline of Sec. 3, which has no L_TID: it needs --beta 0 and --d2 mse")
     prepare = _prepare_faces if experiment.model.kind == "faces" else _prepare_digits
     prepared = prepare(experiment, run)
-    scale = 1.0
-    if experiment.model.feature_scale == "unit":
-        scale = feature_scale(prepared.f, to_float(prepared.examples), batch_size=128)
-    facts = prepared.facts | {"feature_scale": scale}
+    f = _in_its_unit(prepared, experiment.model.feature_scale)
+    facts = prepared.facts | {"feature_scale": f.scale.item()}
     print(", ".join(f"{name} {value}" for name, value in facts.items() if isinstance(value, int | float)))
 
     connect()
-    f, calibration = FrozenF(prepared.f, scale), prepared.examples[:CALIBRATION]
-    shared = (prepared.feed, calibration, prepared.validation, prepared.labels, f, prepared.judge)
+    shared = (prepared.feed, prepared.s[:CALIBRATION], prepared.validation, prepared.labels, f, prepared.judge)
     config = {
         "experiment": experiment,
         "run": run,
@@ -95,8 +92,10 @@ class Prepared:
     name: str
     """Of the run."""
     feed: InMemory | Streamed
-    examples: np.ndarray
-    """Images of s, N×C×H×W uint8, some thousand."""
+    s: np.ndarray
+    """Some thousand of its images, N×C×H×W uint8."""
+    t: np.ndarray
+    """Of its own too."""
     validation: np.ndarray
     """Images of s that training does not see, N×C×H×W uint8."""
     labels: np.ndarray | None
@@ -134,7 +133,8 @@ def _prepare_digits(experiment: Experiment, run: Run) -> Prepared:
         "f_digest": checkpoint.digest(f),
         "judge": judge_manifest["config"],
     }
-    return Prepared(name, InMemory(s, t), s.images[:SCALING], held.images, held.labels, f, judge, facts)
+    some_s, some_t = s.images[:SCALING], t.images[:SCALING]
+    return Prepared(name, InMemory(s, t), some_s, some_t, held.images, held.labels, f, judge, facts)
 
 
 def _prepare_faces(experiment: Experiment, run: Run) -> Prepared:
@@ -151,9 +151,21 @@ def _prepare_faces(experiment: Experiment, run: Run) -> Prepared:
     counts = {name: sum(group.rows for group in groups) for name, groups in (("s_images", s), ("t_images", t))}
     name = run.name or f"dtn-faces-{fingerprint(experiment)}"
     validation = stream.sample(held, chosen.validation, chosen.size)
-    examples = stream.sample(s, SCALING, chosen.size)
+    some_s, some_t = (stream.sample(groups, SCALING, chosen.size) for groups in (s, t))
     facts = counts | {"f": facts, "f_digest": checkpoint.digest(f)}
-    return Prepared(name, Streamed(s, t, chosen.size), examples, validation, None, f, None, facts)
+    return Prepared(name, Streamed(s, t, chosen.size), some_s, some_t, validation, None, f, None, facts)
+
+
+def _in_its_unit(prepared: Prepared, feature_scale: str) -> FrozenF:
+    if feature_scale == "none":
+        return FrozenF(prepared.f)
+
+    def of(images: np.ndarray) -> Moments:
+        return moments(prepared.f, (to_float(images[i : i + 128]) for i in range(0, len(images), 128)))
+
+    if feature_scale == "unit":
+        return FrozenF(prepared.f, of(prepared.s).scale)
+    return FrozenF(prepared.f, domains=(of(prepared.s), of(prepared.t)))
 
 
 def load_domains(experiment: Experiment) -> tuple[LabelledImages, LabelledImages]:
@@ -224,7 +236,7 @@ def _loop(settings: dict[str, Any]) -> None:
             rate = progress.update(done, values)
             for name, value in (values | {"images_per_second": rate}).items():
                 board.add_scalar(name, value, done)
-            warning = collapse_warning(values.get("L_d", 0.0), values["L_gan_g"])
+            warning = collapse_warning(values.get("L_d", 0.0), values.get("L_gan_g", 0.0))
             if warning and not experiment.model.binary:
                 print(f"warning: {warning}", flush=True)
 
@@ -278,7 +290,7 @@ def validate(
         x = to_float(s[i : i + VALIDATION]).to(trainer.device)
         f_x = trainer.dtn.f(x)
         G_x = g(f_x if trainer.dtn.with_f else x)
-        L_const += len(x) / len(s) * losses.L_const(f_x, trainer.dtn.f(G_x)).item()
+        L_const += len(x) / len(s) * losses.L_const(f_x, trainer.dtn.f(G_x, True)).item()
         if judge is not None and labels is not None:
             right += float((judge(G_x).argmax(1).cpu().numpy() == labels[i : i + VALIDATION]).sum())
         if not pairs:

@@ -4,7 +4,9 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
+from dtn_ray.data.augment import Augment
 from dtn_ray.dtn import (
     DTN,
     DTNTrainer,
@@ -13,9 +15,10 @@ from dtn_ray.dtn import (
     OptimConfig,
     collapse_warning,
     ema_with_warm_up,
-    feature_scale,
+    moments,
     recalibrate,
 )
+from dtn_ray.losses import R_1
 from dtn_ray.models.digits import DigitD, DigitF, DigitG
 
 
@@ -78,7 +81,7 @@ def test_D_is_updated_without_a_gradient_for_g():
     trainer = DTNTrainer(dtn, LossConfig(), OptimConfig())
     s, t = batches()
     images = [dtn.G(s), dtn.G(t)]
-    trainer._update_D([image.detach() for image in images], t)
+    trainer._update_D([image.detach() for image in images], t, step=1)
     assert all(parameter.grad is None for parameter in dtn.g.parameters())
     assert any(parameter.grad is not None for parameter in dtn.D.parameters())
 
@@ -140,7 +143,7 @@ def test_learning_rate_falls_by_the_schedule():
 def test_feature_scale_gives_unit_variance():
     x, _ = batches(64)
     f = DigitF(width=0.1).eval()
-    scaled = FrozenF(f, feature_scale(f, x))(x)
+    scaled = FrozenF(f, moments(f, x.split(7)).scale)(x)
     assert scaled.var(dim=0).mean().item() == pytest.approx(1, rel=1e-4)
 
 
@@ -168,3 +171,64 @@ def test_networks_have_the_shapes_of_sec_5_1():
     assert image.shape == (2, 1, 32, 32) and image.abs().max() <= 1
     assert D(image).shape == (2, 3)
     assert sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in D.layers) == 4
+
+
+class Flat(nn.Module):
+    """A stand-in for f: its features are an image's channel means."""
+
+    features = 3
+
+    def represent(self, x):
+        return x.mean((2, 3))
+
+
+def test_each_domain_has_its_own_mean_and_scale():
+    s, t = torch.rand(50, 3, 4, 4) * 0.2 + 0.5, torch.rand(50, 3, 4, 4) * 0.1 - 0.8
+    f = FrozenF(Flat(), domains=(moments(Flat(), s.split(10)), moments(Flat(), [t])))
+    for images, of_t in ((s, False), (t, True)):
+        features = f(images, of_t)
+        torch.testing.assert_close(features.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+        torch.testing.assert_close(features.var(0).mean(), torch.ones(()))
+    by_hand = (t[0].mean((1, 2)) - t.mean((0, 2, 3))) / t.mean((2, 3)).var(0).mean().sqrt()
+    torch.testing.assert_close(f(t[:1], True)[0], by_hand)
+    assert set(f.state_dict()) == {"scale", "mean_s", "mean_t", "scale_t"}
+    assert set(FrozenF(Flat(), 2.0).state_dict()) == {"scale"}
+    torch.testing.assert_close(FrozenF(Flat(), 2.0)(t, True), t.mean((2, 3)) / 2)
+
+
+def test_the_warm_up_minimises_L_tid_alone_and_leaves_D_as_it_is():
+    dtn = make()
+    trainer = DTNTrainer(dtn, LossConfig(warm_up=2), OptimConfig(lr_g=1e-3))
+    s, t = batches()
+    before = {name: value.clone() for name, value in dtn.D.state_dict().items()}
+    first, second, third = (trainer.step(s, t, step) for step in range(3))
+    assert set(first) == set(second) == {"L_tid", "L_tv", "L_g"} and "L_d" in third and "L_const" in third
+    assert second["L_tid"] < first["L_tid"]
+    torch.testing.assert_close(first["L_g"], 15 * first["L_tid"])
+    assert any((before[name] != value).any() for name, value in dtn.D.state_dict().items()), "in the third"
+    dtn = make()
+    DTNTrainer(dtn, LossConfig(warm_up=1), OptimConfig()).step(s, t, 0)
+    assert all((before[name] == value).all() for name, value in dtn.D.state_dict().items()), "not in the first"
+
+
+def test_what_D_sees_is_changed_at_random_and_its_gradient_on_t_is_penalised():
+    s, t = batches()
+    seen = {}
+    for name, loss in {"plain": LossConfig(), "augmented": LossConfig(augment_D=Augment(brightness=0.5))}.items():
+        dtn = make()
+        seen[name] = []
+        dtn.D.register_forward_pre_hook(lambda _, args, name=name: seen[name].append(args[0].detach()))
+        torch.manual_seed(1)
+        DTNTrainer(dtn, loss, OptimConfig()).step(s, t, 1)
+    assert len(seen["plain"]) == len(seen["augmented"]) == 5, "G(s), G(t), t; then G(s), G(t) for g"
+    assert all((a - b).abs().max() > 0.1 for a, b in zip(seen["plain"], seen["augmented"], strict=True))
+
+    norms = {}
+    for r1 in (0.0, 100.0):
+        dtn = make()
+        trainer = DTNTrainer(dtn, LossConfig(r1=r1), OptimConfig(lr_D=1e-3))
+        for step in range(0, 40, 4):
+            trainer.step(s, t, step)
+        real = t.clone().requires_grad_()
+        norms[r1] = R_1(dtn.D(real), real).item()
+    assert norms[100.0] < 0.5 * norms[0.0]

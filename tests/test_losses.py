@@ -86,3 +86,10 @@ def test_L_tv_of_a_flat_image_has_a_finite_gradient():
     z = torch.zeros(1, 1, 4, 4, requires_grad=True)
     losses.L_tv(z).backward()
     assert torch.isfinite(z.grad).all()
+
+
+def test_R_1_is_half_the_squared_gradient_of_the_logit_of_t():
+    t = torch.tensor([[[[1.0, 2.0]]], [[[0.0, -1.0]]]], requires_grad=True)
+    logits = torch.stack([t.sum((1, 2, 3)), 7 * t.sum((1, 2, 3)), (t**2).sum((1, 2, 3))], dim=1)
+    # ∇ of x² + y² is (2x, 2y): squared norms 20 and 4, half of their mean is 6.
+    torch.testing.assert_close(losses.R_1(logits, t), torch.tensor(6.0))

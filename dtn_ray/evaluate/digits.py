@@ -105,13 +105,13 @@ def _in_batches(function: Callable[[Tensor], Tensor], images: np.ndarray, batch_
 
 def _l_const(dtn: DTN, images: np.ndarray, batch_size: int, device: str) -> float:
     def per_image(x: Tensor) -> Tensor:
-        return (dtn.f(x) - dtn.f(dtn.G(x))).square().mean(1)
+        return (dtn.f(x) - dtn.f(dtn.G(x), True)).square().mean(1)
 
     return _in_batches(per_image, images, batch_size, device).mean().item()
 
 
 def _l_tid(dtn: DTN, images: np.ndarray, batch_size: int, device: str) -> float:
     def per_image(x: Tensor) -> Tensor:
-        return torch.stack([losses.L_tid(image, other) for image, other in zip(x, dtn.G(x), strict=True)])
+        return torch.stack([losses.L_tid(image, other) for image, other in zip(x, dtn.G(x, True), strict=True)])
 
     return _in_batches(per_image, images, batch_size, device).mean().item()

@@ -52,8 +52,9 @@ class ModelConfig:
 
     kind: Literal["digits", "faces"] = "digits"
     """Those of Sec. 5.1 or of Sec. 5.2."""
-    f: str | None = None
-    """Checkpoint of f from jobs/pretrain.py; without one, f is trained first, on s's labels."""
+    f: Annotated[str | None, tyro.conf.arg(aliases=["--perceptual"])] = None
+    """The perceptual network. Digits: a checkpoint of jobs/pretrain.py; without one, f is trained first, on s's labels.
+    Faces: any face network as ONNX, of which NETWORK.json beside it tells what it sees, unless it is known."""
     judge: str | None = None
     """Checkpoint of the judge, for the accuracy; without one, it is trained first, on t's labels."""
     feature_scale: Literal["unit", "none", "per-domain"] = "unit"
@@ -200,6 +201,7 @@ def embedded() -> Experiment:
 def paper_faces() -> Experiment:
     """Sec. 5.2 and nothing beyond it: α = 100, β = 1, γ = 0.05, and Eq. 7 as printed."""
     return Experiment(
+        data=DataConfig(source="", target=""),
         model=ModelConfig(kind="faces"),
         loss=LossConfig(alpha=100.0, beta=1.0, gamma=0.05, tv_exponent=1.0),
     )
@@ -209,6 +211,10 @@ PRESETS = {
     "embedded": (embedded, "embedded digits: nothing to download, minutes on two CPU cores (the default)"),
     "digits": (digits, "the paper's digits (Sec. 5.1): SVHN to MNIST, read from --data-dir"),
     "paper-digits": (paper_digits, "the same as the paper tells it: one rate for g and D, no average of g"),
+    "paper-faces": (
+        paper_faces,
+        "the paper's faces (Sec. 5.2): --source and --target are Parquet files, --f a face network",
+    ),
 }
 
 

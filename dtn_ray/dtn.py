@@ -92,8 +92,8 @@ class FrozenF(nn.Module):
         self.network = network.requires_grad_(False)
         s, t = domains or (Moments(None, scale), Moments(None, scale))
         self.register_buffer("scale", torch.tensor(float(s.scale)))
-        self.register_buffer("mean_s", s.mean)
-        self.register_buffer("mean_t", t.mean)
+        self.register_buffer("mean_s", s.mean if s.mean is None else s.mean.clone())
+        self.register_buffer("mean_t", t.mean if t.mean is None else t.mean.clone())
         self.register_buffer("scale_t", torch.tensor(float(t.scale)) if domains else None)
         self.eval()
 

@@ -140,7 +140,12 @@ def _prepare_digits(experiment: Experiment, run: Run) -> Prepared:
 def _prepare_faces(experiment: Experiment, run: Run) -> Prepared:
     chosen, model = experiment.data, experiment.model
     if model.f is None:
-        raise UserError("faces need a face network as f: --f NETWORK.onnx, or a checkpoint of jobs/pretrain.py faces")
+        raise UserError("faces need a face network as f: --f NETWORK.onnx")
+    if not (chosen.source and chosen.target):
+        raise UserError(
+            "faces need --source and --target: folders or s3:// prefixes of Parquet files with a column image, as "
+            "jobs/ingest.py and jobs/make_emoji.py write them"
+        )
     if model.binary or not model.with_f or experiment.loss.d2 == "gan":
         raise UserError("--binary, --no-with-f and --d2 gan are for the digits' tables")
     s, t = stream.find_groups(chosen.source), stream.find_groups(chosen.target)

@@ -11,7 +11,6 @@ OUT/work/            the work list of the run that works here
 
 import io
 import json
-import logging
 import pickle
 import time
 import uuid
@@ -34,7 +33,7 @@ from tqdm import tqdm
 from dtn_ray import lease, report, storage
 from dtn_ray.actor import Actor
 from dtn_ray.bulk_job import BulkJob
-from dtn_ray.cluster import causes, connect, worker_resources
+from dtn_ray.cluster import causes, connect, quiet_ray_data, worker_resources
 from dtn_ray.errors import UserError
 from dtn_ray.evaluate.figures import contact_sheet
 from dtn_ray.inventory import open_inventory, read_inventory
@@ -201,7 +200,7 @@ def _sift_inventory(job: BulkJob, ledger: list[Part], work: str | None) -> Itera
     """The plans of parts of an inventory, of any size: Ray Data sorts it, since it may be in any order."""
     files, filters = open_inventory(job.inventory), Filters.of(job)
     connect()
-    _one_progress_bar()
+    quiet_ray_data()
 
     def read(batch: pa.Table) -> Iterator[pa.Table]:
         for i in batch["file"].to_pylist():
@@ -249,7 +248,7 @@ def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
     blocks = _blocks(plan, job.limit, whole=bulk.shards != "none")
     actors = min(actors, len(blocks))
     worker_resources(actors, cpus, gpus, "actors")
-    _one_progress_bar()
+    quiet_ray_data()
     outcomes = (
         ray.data.from_items(
             [dict(zip(("uri", "start", "stop"), block, strict=True)) for block in blocks],
@@ -319,15 +318,6 @@ def _judge(job: BulkJob, latest: deque[str | None]) -> None:
             f"--max-failure-rate {job.max_failure_rate}; most often: {Counter(reasons).most_common(1)[0][0]}. "
             "Once that is mended, the same command goes on with what is missing."
         )
-
-
-def _one_progress_bar() -> None:
-    """Leaves the console to this module's bar: Ray Data's bars and plans go to its log file alone, warnings to both."""
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that they are off
-    for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setLevel(logging.WARNING)
 
 
 def _estimate(bulk: Bulk, plan: Plan) -> dict[str, Any]:

@@ -16,6 +16,7 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
 
 import ray
+import ray.data
 import ray.train
 import torch
 from ray.exceptions import RayTaskError
@@ -51,6 +52,15 @@ def causes() -> Iterator[None]:
         while cause and not isinstance(cause, UserError):
             cause = cause.__cause__
         raise cause or error from None
+
+
+def quiet_ray_data() -> None:
+    """Leaves the console to our progress lines: Ray Data's bars and plans go to its log file, warnings to both."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that they are off
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.WARNING)
 
 
 def worker_resources(workers: int, cpus: float | None, gpus: float, kind: str = "workers") -> dict[str, float]:

@@ -22,7 +22,7 @@ from dtn_ray.cluster import Finished, connect, report, run_training, use_assigne
 from dtn_ray.config import Experiment, Run, classifier_of, fingerprint, to_dict
 from dtn_ray.data import stream
 from dtn_ray.data.augment import augment
-from dtn_ray.data.feed import InMemory, Streamed
+from dtn_ray.data.feed import InMemory
 from dtn_ray.data.labelled import LabelledImages, to_float
 from dtn_ray.data.order import step_seed
 from dtn_ray.dtn import DTNTrainer, FrozenF, Moments, collapse_warning, moments, recalibrate
@@ -30,6 +30,7 @@ from dtn_ray.errors import UserError
 from dtn_ray.models.layers import synchronise_batch_norm
 from dtn_ray.pretrain import pretrain
 from dtn_ray.progress import Progress
+from dtn_ray.streaming import Streamed
 
 CALIBRATION = 2048  # images of s that give g's batch norm its statistics for conversion
 SCALING = 4096  # … and that f's features are scaled by

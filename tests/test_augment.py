@@ -54,6 +54,7 @@ def test_augmentation_is_decided_by_torchs_seed():
         {"shift": 0.3},
         {"contrast": 0.5},
         {"brightness": 0.5},
+        {"noise": 0.2},
     ],
     ids=str,
 )
@@ -147,6 +148,7 @@ def test_brightness_adds_and_is_cut_off_at_white(largest_draws):
         ({"scale": (1.2, 0.8)}, "least ≤ greatest"),
         ({"aspect": -0.1}, "aspect -0.1"),
         ({"invert": 1.5}, "invert 1.5"),
+        ({"noise": -1.0}, "noise -1.0"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(options, named):

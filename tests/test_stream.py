@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from dtn_ray.data import stream
-from dtn_ray.data.feed import Streamed
 from dtn_ray.data.stream import Group, Window
 from dtn_ray.errors import UserError
+from dtn_ray.streaming import Streamed
 
 GROUPS = [Group("a", 0, 5), Group("a", 1, 3), Group("b", 0, 7), Group("b", 1, 1), Group("c", 0, 4)]
 ROWS = 20

@@ -30,12 +30,15 @@ class Augment:
     """Largest change of brightness, on the scale of [-1, 1] images."""
     invert: float = 0.0
     """Probability of inverting the colours: makes f see dark on light and light on dark alike."""
+    noise: float = 0.0
+    """Standard deviation of white noise, on the scale of [-1, 1] images."""
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1]:
             raise UserError(f"--augment.scale {self.scale[0]} {self.scale[1]}: needs 0 < least ≤ greatest")
-        if self.aspect < 0:
-            raise UserError(f"--augment.aspect {self.aspect}: needs at least 0")
+        for name in ("aspect", "noise"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--augment.{name} {getattr(self, name)}: needs at least 0")
         if not 0 <= self.invert <= 1:
             raise UserError(f"--augment.invert {self.invert}: a probability, from 0 to 1")
 
@@ -68,4 +71,6 @@ def augment(images: Tensor, options: Augment) -> Tensor:
         gain, bias, sign = (value.view(-1, 1, 1, 1).to(images) for value in (gain, bias, sign))
         mean = images.mean(dim=(1, 2, 3), keepdim=True)
         images = (((images - mean) * gain + mean + bias) * sign).clamp(-1, 1)
+    if options.noise:
+        images = (images + options.noise * torch.randn(images.shape).to(images)).clamp(-1, 1)
     return images

@@ -1,4 +1,4 @@
-"""Images in Parquet files, of any number, streamed by Ray Data in an order that is arithmetic.
+"""Images in Parquet files, of any number, in an order that is arithmetic; streaming.py streams them.
 
 A stream is an endless sequence of windows, each some row groups shuffled together. Which window comes when, who reads
 it, and what is left after a restart with another number of workers, are pure functions of the seed and of how many rows
@@ -9,8 +9,7 @@ import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain, count, islice
-from typing import Any
+from itertools import chain, count
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +19,7 @@ from PIL import Image
 from dtn_ray import storage
 from dtn_ray.errors import UserError
 
-IMAGES_PER_BLOCK = 256  # what a task hands over at once: 18 MB at 152 pixels
-GROUPS_AT_ONCE = 64  # windows given to Ray Data together; the next follow without a pause in reading
+IMAGES_PER_BLOCK = 256  # decoded at once: 18 MB at 152 pixels
 
 
 @dataclass(frozen=True)
@@ -150,29 +148,3 @@ def decode(content: bytes, size: int | None = None) -> np.ndarray:
     if size is not None and image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(image).transpose(2, 0, 1)
-
-
-def batches(sequence: Iterator[Window], rank: int, workers: int, batch_size: int, size: int) -> Iterator[np.ndarray]:
-    """One worker's endless batches N×3×`size`×`size` uint8 of every `workers`-th window, read ahead by Ray Data."""
-    import ray.data
-
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-
-    def blocks(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        for window in batch["item"]:
-            yield from ({"image": images} for images in read(window, size))
-
-    own, held = islice(sequence, rank, None, workers), np.empty((0, 3, size, size), np.uint8)
-    while some := list(islice(own, GROUPS_AT_ONCE)):
-        stream = ray.data.from_items([{"item": window} for window in some], override_num_blocks=len(some)).map_batches(
-            blocks,  # type: ignore[arg-type]
-            batch_size=1,
-            num_cpus=0.25,
-        )
-        for found in stream.iter_batches(batch_size=None, prefetch_batches=4):
-            held = np.concatenate([held, found["image"]])
-            while len(held) >= batch_size:
-                yield held[:batch_size]
-                held = held[batch_size:]

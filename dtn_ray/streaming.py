@@ -1,0 +1,61 @@
+"""Ray Data: streams sets of any size from Parquet files to a training's workers."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import ray.data
+
+from dtn_ray.cluster import quiet_ray_data
+from dtn_ray.data import stream
+from dtn_ray.data.feed import T_STREAM, Batches, Stages
+
+GROUPS_AT_ONCE = 64  # windows given to Ray Data together; the next follow without a pause in reading
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Sets of any size in Parquet files, of which a worker holds a few windows at a time: the faces."""
+
+    s: list[stream.Group]
+    t: list[stream.Group]
+    size: int
+    """Pixels of the square that images are scaled to."""
+
+    def batches(self, done: Stages, rank: int, workers: int, batch_size: int, seed: int) -> Batches:
+        """As InMemory's. No row of an epoch comes twice or never, also if the number of workers changes on the way."""
+
+        def share(groups: list[stream.Group], seed: int) -> Iterator[np.ndarray]:
+            left = stream.windows(groups, seed)
+            for before, steps in done:
+                left = stream.left_after(left, before, steps * batch_size // before)
+            return batches(left, rank, workers, batch_size // workers, self.size)
+
+        return zip(share(self.s, seed), share(self.t, seed + T_STREAM), strict=True)
+
+
+def batches(
+    windows: Iterator[stream.Window], rank: int, workers: int, batch_size: int, size: int
+) -> Iterator[np.ndarray]:
+    """One worker's endless batches N×3×`size`×`size` uint8 of every `workers`-th window, read ahead by Ray Data."""
+    ray.data.DataContext.get_current().execution_options.preserve_order = True
+    quiet_ray_data()
+
+    def blocks(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for window in batch["item"]:
+            yield from ({"image": some} for some in stream.read(window, size))
+
+    own, held = islice(windows, rank, None, workers), np.empty((0, 3, size, size), np.uint8)
+    while some := list(islice(own, GROUPS_AT_ONCE)):
+        images = ray.data.from_items([{"item": window} for window in some], override_num_blocks=len(some)).map_batches(
+            blocks,  # type: ignore[arg-type]
+            batch_size=1,
+            num_cpus=0.25,
+        )
+        for found in images.iter_batches(batch_size=None, prefetch_batches=4):
+            held = np.concatenate([held, found["image"]])
+            while len(held) >= batch_size:
+                yield held[:batch_size]
+                held = held[batch_size:]

@@ -63,10 +63,13 @@ def quiet_ray_data() -> None:
             handler.setLevel(logging.WARNING)
 
 
-def worker_resources(workers: int, cpus: float | None, gpus: float, kind: str = "workers") -> dict[str, float]:
+def worker_resources(
+    workers: int, cpus: float | None, gpus: float, kind: str = "workers", spare: int = 0
+) -> dict[str, float]:
     """What each of `workers` workers takes, which the command line counts as --`kind`.
 
-    `cpus` None: an even share of the nodes, or one CPU beside a GPU.
+    `cpus` None: an even share of the nodes less `spare` CPUs of each, or one CPU beside a GPU. So many CPUs must be left
+    on some node, for tasks that the workers wait for.
 
     Fails at once where the cluster cannot hold them, instead of waiting for nodes that never come: raises UserError
     with both numbers. A worker never spans nodes.
@@ -83,7 +86,13 @@ def worker_resources(workers: int, cpus: float | None, gpus: float, kind: str = 
     if cpus is None and not gpus:
         # The most that lets all workers fit, if the nodes are alike.
         on_a_node = -(-workers // len(nodes))
-        each["CPU"] = max(1.0, min(node.get("CPU", 0) for node in nodes) // on_a_node)
+        each["CPU"] = max(1.0, (min(node.get("CPU", 0) for node in nodes) - spare) // on_a_node)
+    total = sum(node.get("CPU", 0) for node in nodes)
+    if total < workers * each["CPU"] + spare:
+        raise UserError(
+            f"{workers} {kind}, each with {_amounts(each)}, leave no CPU to read the data with: the cluster has {total:g}. "
+            "Lower --cpus-per-worker or --workers, or add nodes."
+        )
     return each
 
 
@@ -125,9 +134,16 @@ class Finished:
 
 
 def run_training(
-    loop: Callable[[dict[str, Any]], None], config: dict[str, Any], run: Run, name: str, identity: dict[str, Any]
+    loop: Callable[[dict[str, Any]], None],
+    config: dict[str, Any],
+    run: Run,
+    name: str,
+    identity: dict[str, Any],
+    spare: int = 0,
 ) -> Finished:
     """Runs a Ray Train loop under `--storage`/name, or goes on with it where it stopped.
+
+    `spare`: CPUs that its workers leave to tasks that they wait for.
 
     `identity` is what decides the result: a folder of the same name with another identity is refused. A finished run
     is not run again. Raises UserError where the cluster is too small or the training fails for good.
@@ -137,7 +153,7 @@ def run_training(
     if finished is not None:
         return finished
     connect()
-    resources = worker_resources(run.workers, run.cpus_per_worker, run.gpu)
+    resources = worker_resources(run.workers, run.cpus_per_worker, run.gpu, spare=spare)
     filesystem, root = storage.resolve(run.storage)
     storage.write_bytes(storage.join(folder, "experiment.json"), json.dumps(identity, indent=2).encode())
     trainer = TorchTrainer(

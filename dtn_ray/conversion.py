@@ -45,6 +45,10 @@ class Conversion(BulkJob):
     super_resolution: str | None = None
     """… a checkpoint of jobs/super_resolution.py, or another network as ONNX."""
 
+    person: str = ""
+    """Regular expression whose first group (or whole match) in the key tells who is in the photo: also write one image
+    of each person, that of the photo with the lowest score (Eq. 8)."""
+
     @property
     def gpus_per_actor(self) -> float:
         return 1 / self.actors_per_gpu if self.gpu else 0.0

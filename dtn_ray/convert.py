@@ -2,6 +2,7 @@
 
 OUT/<model>/images/<key>.png        G(x); <model> is the beginning of the digest of all that decides it
 OUT/<model>/shards/                 or many of them together
+OUT/<model>/people/                 one image of each person, if --person tells who is who (people.py)
 """
 
 from dataclasses import replace
@@ -12,10 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from dtn_ray import people
 from dtn_ray.bulk import Bulk, run
 from dtn_ray.checkpoint import load_trained
 from dtn_ray.conversion import Conversion
-from dtn_ray.converter import Converter, finds_faces, identity, model_folder
+from dtn_ray.converter import Converter, finds_faces, identity, model_folder, upscaler
 from dtn_ray.faces import align, detector_file
 from dtn_ray.images import decode, photo, to_image
 from dtn_ray.pipeline import Row
@@ -30,21 +32,24 @@ def convert(job: Conversion) -> dict[str, Any]:
     """
     trained = load_trained(job.checkpoint)  # the wrong checkpoint fails here, not in every actor
     detector = detector_file(job.detector) if finds_faces(job, trained) else None
-    model = identity(job, trained)
+    model = identity(job, trained, upscaler(job))
     if job.dry_run:
         job = replace(job, gpu=job.gpu and torch.cuda.is_available())
-    return run(
-        Bulk(
-            job,
-            identity=model,
-            folder=model_folder(model),
-            make=partial(Converter, job, detector),
-            before=partial(_before, job),
-            facts={"checkpoint": job.checkpoint},
-            shards=job.shards,
-            format=job.format,
-        )
+    bulk = Bulk(
+        job,
+        identity=model,
+        folder=model_folder(model),
+        make=partial(Converter, job, detector),
+        before=partial(_before, job),
+        facts={"checkpoint": job.checkpoint},
+        shards=job.shards,
+        format=job.format,
     )
+    if not job.person:
+        return run(bulk)
+    people.pattern_of(job)
+    summary = run(bulk)
+    return summary if job.dry_run else summary | people.choose(job, bulk.ledger, bulk.folder)
 
 
 def _before(job: Conversion, content: bytes, row: Row) -> Image.Image:

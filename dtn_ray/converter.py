@@ -45,9 +45,8 @@ def upscaler(job: Conversion) -> Upscaler | None:
     return Upscaler(load(job.super_resolution), job.upscale)
 
 
-def identity(job: Conversion, trained: Trained) -> str:
+def identity(job: Conversion, trained: Trained, enlarged: Upscaler | None) -> str:
     """SHA-256 of all that decides the outputs for a photo: G's digest, where G is all."""
-    enlarged = upscaler(job)
     parts = ["faces", job.faces] if finds_faces(job, trained) else []
     parts += [enlarged.digest] if enlarged else []
     return hashlib.sha256(json.dumps([trained.digest, *parts]).encode()).hexdigest() if parts else trained.digest
@@ -64,7 +63,8 @@ class Converter(Pipeline):
         if threads is not None:
             torch.set_num_threads(threads)
         trained = load_trained(job.checkpoint)
-        self.model, self.size = identity(job, trained), trained.manifest["preprocessing"]["size"]
+        enlarged = upscaler(job)
+        self.model, self.size = identity(job, trained, enlarged), trained.manifest["preprocessing"]["size"]
         self.folder, self.format, self.shards = model_folder(self.model), job.format, job.shards
         self.finder: FaceFinder | None = None
         if finds_faces(job, trained):
@@ -74,7 +74,6 @@ class Converter(Pipeline):
         self.gpu, self.bf16 = job.gpu, job.bf16
         self.device = "cuda" if job.gpu else "cpu"
         self.dtn = trained.dtn.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        enlarged = upscaler(job)
         self.upscaler = enlarged and enlarged.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.pass_through: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = self._pass_through
         if job.compile:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from dtn_ray.errors import UserError
 from dtn_ray.faces import YUNET, FaceFinder, detector_file
 from dtn_ray.ingestion import Ingestion
+from dtn_ray.keys import person_of
 from dtn_ray.pipeline import NO_FACE, Found, Picture, Pipeline, Row
 from dtn_ray.shards import FACE, SCHEMA
 
@@ -58,6 +59,5 @@ class Ingester(Pipeline):
     def shard_row(self, file: Row, number: int, picture: Picture, content: bytes) -> Row:
         row = super().shard_row(file, number, picture, content) | {"face": number, **(picture.face or {})}
         if self.pattern:
-            match = self.pattern.search(file["key"])
-            row["identity"] = match and match[1 if match.re.groups else 0]
+            row["identity"] = person_of(self.pattern, file["key"])
         return row

@@ -39,3 +39,9 @@ def _folder(name: str, format: str) -> str:
     if name in (".", ".."):
         return name.replace(".", "%2E")
     return f"{name}%2F" if not name or name.lower().endswith(f".{format}") else name
+
+
+def person_of(pattern: re.Pattern[str], key: str) -> str | None:
+    """Who is in the photo of a key: the pattern's first group, or whole match, where it is found; None for nobody."""
+    match = pattern.search(key)
+    return match and match[1 if pattern.groups else 0]

@@ -83,7 +83,8 @@ def train(experiment: Experiment, run: Run) -> Finished:
         "folder": storage.join(run.storage, prepared.name),
     }
     identity = {"kind": "dtn", "config": to_dict(experiment), "f": facts["f_digest"]}
-    return run_training(_loop, config, run, prepared.name, identity)
+    streamed = isinstance(prepared.feed, Streamed)
+    return run_training(_loop, config, run, prepared.name, identity, spare=1 if streamed else 0)
 
 
 @dataclass(frozen=True)

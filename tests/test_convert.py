@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +110,27 @@ def test_a_classifier_is_not_a_transfer_network(classifier, tmp_path):
     put(str(tmp_path), {"a.png": encoded(np.zeros((32, 32), np.uint8))})
     with pytest.raises(UserError, match="kind 'classifier'"):
         convert(Conversion(classifier, str(tmp_path), str(tmp_path.parent / "out")))
+
+
+def test_one_image_per_person_is_that_of_the_lowest_score(made, tmp_path, ray_cluster):
+    images = data.load("handwritten-digits", "test").images[:9, 0]
+    keys = [f"{person}/{i}.png" for i, person in enumerate(["ann", "ann", "ann", "ben", "ben", "cleo", "ann", "ben"])]
+    put(f"{tmp_path}/in", {key: encoded(pixels) for key, pixels in zip([*keys, "8.png"], images, strict=True)})
+    job = Conversion(f"{made}/dtn", f"{tmp_path}/in", f"{tmp_path}/out", person=r"^(\w+)/")
+    summary = convert(job)
+    assert (summary["converted"], summary["people"]) == (9, 3)
+    rows = pq.read_table(tmp_path / "out/ledger").to_pylist()
+    folder = Path(summary["people_folder"])
+    chosen = {row["person"]: row for row in pq.read_table(folder).to_pylist()}
+    assert {person: row["photos"] for person, row in chosen.items()} == {"ann": 4, "ben": 3, "cleo": 1}
+    for person, row in chosen.items():
+        expected = min((each for each in rows if each["key"].startswith(f"{person}/")), key=lambda each: each["score"])
+        assert (row["key"], row["output"]) == (expected["key"], expected["output"])
+        assert (folder / f"{person}.png").read_bytes() == (tmp_path / "out" / expected["output"]).read_bytes()
+    assert convert(job)["people"] == 3 and len(pq.read_table(folder)) == 3
+    for options, message in (
+        ({"person": "("}, "--person .: not a reg"),
+        ({"shards": "parquet"}, "leave one of the two"),
+    ):
+        with pytest.raises(UserError, match=message):
+            convert(replace(job, **options))

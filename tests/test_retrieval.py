@@ -173,17 +173,6 @@ def test_the_match_curve_and_chance():
     }
 
 
-def test_equation_8_takes_the_photo_whose_emoji_is_nearest():
-    f_x = np.array([[0, 0], [1, 1], [5, 5], [2, 2]], np.float32)
-    f_G_x = np.array([[0, 2], [1, 2], [5, 4], [9, 9]], np.float32)
-    assert retrieval.best_photo(f_x, f_G_x) == 1  # the third is as near, and comes later
-    assert retrieval.best_photo(f_x[2:], f_G_x[2:]) == 0
-    with pytest.raises(ValueError, match="Eq"):
-        retrieval.best_photo(f_x[:0], f_G_x[:0])
-    with pytest.raises(ValueError, match="Eq"):
-        retrieval.best_photo(f_x * np.nan, f_G_x)
-
-
 # On files
 
 

@@ -173,17 +173,6 @@ def match_curve(ranks: np.ndarray, upto: np.ndarray) -> np.ndarray:
     return np.searchsorted(np.sort(ranks), upto, side="right") / len(ranks)
 
 
-def best_photo(f_x: np.ndarray, f_G_x: np.ndarray) -> int:
-    """Eq. 8: of a person's photos x, the index of the one whose emoji shows it best, argmin ‖f(x) - f(G(x))‖.
-
-    `f_x`, `f_G_x`: N×features. Of equals, the first. Raises ValueError for no photos, or features that are nan.
-    """
-    distances = np.linalg.norm(f_x.astype(np.float64) - f_G_x, axis=1)
-    if not len(distances) or np.isnan(distances).any():
-        raise ValueError("Eq. 8 chooses among one photo or more, whose features are numbers")
-    return int(distances.argmin())
-
-
 def table(values: dict[str, dict[str, Any]]) -> str:
     """Measures by name as lines of text, as Table 4 has them, with their intervals."""
 

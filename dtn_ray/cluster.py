@@ -68,8 +68,8 @@ def worker_resources(
 ) -> dict[str, float]:
     """What each of `workers` workers takes, which the command line counts as --`kind`.
 
-    `cpus` None: an even share of the nodes less `spare` CPUs of each, or one CPU beside a GPU. So many CPUs must be left
-    on some node, for tasks that the workers wait for.
+    `cpus` None: an even share of the nodes, or one CPU beside a GPU. `spare`: CPUs to leave to tasks that the workers
+    wait for.
 
     Fails at once where the cluster cannot hold them, instead of waiting for nodes that never come: raises UserError
     with both numbers. A worker never spans nodes.
@@ -90,8 +90,8 @@ def worker_resources(
     total = sum(node.get("CPU", 0) for node in nodes)
     if total < workers * each["CPU"] + spare:
         raise UserError(
-            f"{workers} {kind}, each with {_amounts(each)}, leave no CPU to read the data with: the cluster has {total:g}. "
-            "Lower --cpus-per-worker or --workers, or add nodes."
+            f"{workers} {kind}, each with {_amounts({'CPU': each['CPU']})}, leave no CPU to read the data with: the "
+            f"cluster has {total:g}. Lower --cpus-per-worker or --{kind}, or add nodes."
         )
     return each
 

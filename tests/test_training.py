@@ -106,7 +106,7 @@ def test_workers_share_a_node_evenly(ray_cluster):
     assert worker_resources(3, None, False) == {"CPU": 1}
     assert worker_resources(1, None, False, spare=1) == {"CPU": 3}
     assert worker_resources(3, None, False, spare=1) == {"CPU": 1}
-    with pytest.raises(UserError, match="4 workers, each with 1 CPU, leave no CPU to read the data with: .* has 4"):
+    with pytest.raises(UserError, match=r"4 workers, each with 1 CPU, leave no CPU to read the data with: .* has 4"):
         worker_resources(4, None, False, spare=1)
 
 

@@ -1,7 +1,7 @@
 """Ray Data: one emoji per person, that which shows its photo best (Eq. 8), of any number of persons.
 
-OUT/<model>/people/<person>.png    a copy of the image chosen
-OUT/<model>/people/*.parquet       columns person, key, output, score, and photos: how many there were to choose from
+OUT/<model>/people/images/<person>.png    a copy of the image chosen
+OUT/<model>/people/table/*.parquet        columns person, key, output, score, and photos: how many there were
 """
 
 import io
@@ -51,9 +51,9 @@ def best(photos: pa.Table) -> pa.Table:
 def choose(job: Conversion, ledger: Ledger, folder: str) -> dict[str, Any]:
     """Writes the image of each person in a ledger that is compacted; returns how many they are, and where."""
     pattern, people, parts = pattern_of(job), storage.join(job.out, folder, "people"), ledger.parts()
-    for key in storage.list_keys(people):
-        if key.endswith(".parquet"):  # of an earlier run
-            storage.delete(storage.join(people, key))
+    table = storage.join(people, "table")
+    for key in storage.list_keys(table):  # of an earlier run
+        storage.delete(storage.join(table, key))
 
     def photos(batch: dict[str, Any]) -> pa.Table:
         rows = pa.concat_tables([_photos(part, pattern) for part in batch["item"]])
@@ -63,7 +63,7 @@ def choose(job: Conversion, ledger: Ledger, folder: str) -> dict[str, Any]:
         files = []
         for row in chosen.to_pylist():
             content = storage.read_bytes(storage.join(job.out, row["output"]))
-            uri = storage.join(people, output_key(row["person"], job.format))
+            uri = storage.join(people, "images", output_key(row["person"], job.format))
             files.append(storage.NewFile(uri, content, CONTENT_TYPES[job.format]))
         for error in storage.write_many(files):
             if error:
@@ -71,7 +71,7 @@ def choose(job: Conversion, ledger: Ledger, folder: str) -> dict[str, Any]:
         if len(chosen):
             buffer = io.BytesIO()
             pq.write_table(chosen, buffer)
-            storage.write_bytes(storage.join(people, f"{uuid.uuid4().hex}.parquet"), buffer.getvalue())
+            storage.write_bytes(storage.join(table, f"{uuid.uuid4().hex}.parquet"), buffer.getvalue())
         return pa.table({"people": [len(chosen)]})
 
     count = 0

@@ -121,13 +121,13 @@ def test_one_image_per_person_is_that_of_the_lowest_score(made, tmp_path, ray_cl
     assert (summary["converted"], summary["people"]) == (9, 3)
     rows = pq.read_table(tmp_path / "out/ledger").to_pylist()
     folder = Path(summary["people_folder"])
-    chosen = {row["person"]: row for row in pq.read_table(folder).to_pylist()}
+    chosen = {row["person"]: row for row in pq.read_table(folder / "table").to_pylist()}
     assert {person: row["photos"] for person, row in chosen.items()} == {"ann": 4, "ben": 3, "cleo": 1}
     for person, row in chosen.items():
         expected = min((each for each in rows if each["key"].startswith(f"{person}/")), key=lambda each: each["score"])
         assert (row["key"], row["output"]) == (expected["key"], expected["output"])
-        assert (folder / f"{person}.png").read_bytes() == (tmp_path / "out" / expected["output"]).read_bytes()
-    assert convert(job)["people"] == 3 and len(pq.read_table(folder)) == 3
+        assert (folder / f"images/{person}.png").read_bytes() == (tmp_path / "out" / expected["output"]).read_bytes()
+    assert convert(job)["people"] == 3 and len(pq.read_table(folder / "table")) == 3
     for options, message in (
         ({"person": "("}, "--person .: not a reg"),
         ({"shards": "parquet"}, "leave one of the two"),

@@ -208,8 +208,8 @@ def paper_faces() -> Experiment:
 
 
 def faces() -> Experiment:
-    """Sec. 5.2 with what clean emoji needed here (docs/results/faces.md), at a size that a CPU core trains in half an
-    hour: each domain's features centred, g that learns to draw t first, D that sees 64×64 pixels."""
+    """Sec. 5.2 with what emoji needed in trials (docs/faces.md), at a size that a CPU core trains in half an hour: each
+    domain's features centred, g that learns to draw t first, D that sees 64×64 pixels."""
     paper = paper_faces()
     return replace(
         paper,

@@ -41,7 +41,6 @@ LISTING = pa.schema(
         "modified": pa.timestamp("us", "UTC"),
     }
 )
-ADVICE = "Check that the bucket is there, the endpoint (AWS_ENDPOINT_URL) and the credentials."
 PAGE = 1000  # S3 gives no more keys at once
 FOLDER_PAGES = 10  # of a folder with more entries, the names are cut
 LAST = chr(0x10FFFF)  # the last character: what begins with a character lies before it and this
@@ -68,6 +67,12 @@ def _endpoint() -> str | None:
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
+def _advice() -> str:
+    """What to do where a store refuses; what its library raises does not always tell which one was asked."""
+    endpoint = f"AWS_ENDPOINT_URL, {_endpoint()}" if _endpoint() else "AWS_ENDPOINT_URL, not set: Amazon's"
+    return f"Check that the bucket is there, the endpoint ({endpoint}) and the credentials."
+
+
 def join(uri: str, *names: str) -> str:
     """Appends path components to a URI."""
     return posixpath.join(uri, *names)
@@ -79,7 +84,7 @@ def kind(uri: str) -> fs.FileType:
     try:
         return filesystem.get_file_info(path).type
     except OSError as error:
-        raise UserError(f"{uri}: the store cannot be read: {error}. {ADVICE}") from error
+        raise UserError(f"{uri}: the store cannot be read: {error}. {_advice()}") from error
 
 
 def exists(uri: str) -> bool:
@@ -118,7 +123,7 @@ def list_pages(uri: str, stretch: Stretch | None = None) -> Iterator[pa.Table]:
     try:
         yield from _pages_s3(uri, stretch or Stretch()) if uri.startswith("s3://") else _pages_local(uri)
     except (OSError, ClientError, BotoCoreError) as error:
-        raise UserError(f"{uri}: cannot be listed: {error}. {ADVICE}") from error
+        raise UserError(f"{uri}: cannot be listed: {error}. {_advice()}") from error
 
 
 def _pages_s3(uri: str, stretch: Stretch) -> Iterator[pa.Table]:
@@ -198,7 +203,7 @@ def stretches(uri: str, parts: int) -> list[Stretch]:
                 found += [stretch for inside, _ in opened for stretch in inside]
                 unopened = [folder for _, folders in opened for folder in folders]
     except (OSError, ClientError, BotoCoreError) as error:
-        raise UserError(f"{uri}: cannot be listed: {error}. {ADVICE}") from error
+        raise UserError(f"{uri}: cannot be listed: {error}. {_advice()}") from error
     return sorted([*found, *map(Stretch, unopened)], key=lambda stretch: (stretch.folder, stretch.after or ""))
 
 
@@ -497,7 +502,7 @@ def read_versioned(uri: str) -> tuple[bytes, str | None]:
     except (OSError, ClientError, BotoCoreError) as error:
         if isinstance(error, ClientError) and error.response["Error"]["Code"] in ("NoSuchKey", "404"):
             return b"", None
-        raise UserError(f"{uri}: cannot be read: {error}. {ADVICE}") from error
+        raise UserError(f"{uri}: cannot be read: {error}. {_advice()}") from error
 
 
 def compare_and_swap(uri: str, version: str | None, content: bytes) -> str | None:
@@ -515,9 +520,9 @@ def compare_and_swap(uri: str, version: str | None, content: bytes) -> str | Non
             # 409: another write came in between; 404: there is nothing that could match.
             if error.response["ResponseMetadata"]["HTTPStatusCode"] in (404, 409, 412):
                 return None
-            raise UserError(f"{uri}: cannot be written: {error}. {ADVICE}") from error
+            raise UserError(f"{uri}: cannot be written: {error}. {_advice()}") from error
         except BotoCoreError as error:
-            raise UserError(f"{uri}: cannot be written: {error}. {ADVICE}") from error
+            raise UserError(f"{uri}: cannot be written: {error}. {_advice()}") from error
     folder = Path(resolve(uri)[1]).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)

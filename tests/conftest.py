@@ -52,6 +52,7 @@ def ray_cluster(s3_server, s3_proxy):
         for name, value in s3_server.items():
             patch.setenv(name, value)
         patch.setenv("AWS_ENDPOINT_URL", s3_proxy.endpoint)
+        patch.setenv("RAY_worker_niceness", "0")  # or they come last on a machine of two cores
         ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)  # never one that runs here already
         yield
         ray.shutdown()

@@ -316,6 +316,7 @@ def test_the_checkpoint_is_data_and_enlarges(trained, drawings):
         assert values == pytest.approx(reported[key.removesuffix(".png")], abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_training_that_lost_its_worker_ends_with_the_same_weights(trained, tmp_path, monkeypatch):
     config, run, outcome = trained
     mark = tmp_path / "once"

@@ -53,6 +53,7 @@ def ray_cluster(s3_server, s3_proxy):
             patch.setenv(name, value)
         patch.setenv("AWS_ENDPOINT_URL", s3_proxy.endpoint)
         patch.setenv("RAY_worker_niceness", "0")  # or they come last on a machine of two cores
+        patch.setenv("RAY_raylet_start_wait_time_s", "120")  # of Ray's 30, a busy machine needs more
         ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)  # never one that runs here already
         yield
         ray.shutdown()

@@ -3,6 +3,7 @@
 kind `classifier`: a DigitF with its classifier (f or a judge).
 kind `dtn`: f, g (and its average), D, optimisers, the judge where there was one: all that resuming, scoring and
 converting need.
+kind `face_network`: a DeepFace with its classifier.
 kind `super_resolution`: an SRCNN.
 """
 
@@ -22,19 +23,19 @@ from torch import Tensor, nn
 
 import dtn_ray
 from dtn_ray import perceptual, storage
-from dtn_ray.config import Experiment, Pretraining, SuperResolution, T, from_dict, to_dict
+from dtn_ray.config import Experiment, FacePretraining, Pretraining, SuperResolution, T, from_dict, to_dict
 from dtn_ray.data import CHANNELS
 from dtn_ray.dtn import DTN, FrozenF, Moments
 from dtn_ray.errors import UserError
 from dtn_ray.models.digits import DigitD, DigitF, DigitG
-from dtn_ray.models.faces import FaceD, FaceG
+from dtn_ray.models.faces import DeepFace, FaceD, FaceG
 from dtn_ray.models.imported import ImportedF
 from dtn_ray.models.srcnn import SRCNN
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"
 
-Config = Experiment | Pretraining | SuperResolution
+Config = Experiment | Pretraining | FacePretraining | SuperResolution
 
 
 def save(folder: str | Path, kind: str, config: Config, networks: dict[str, nn.Module], **facts: Any) -> None:
@@ -62,6 +63,8 @@ def _preprocessing(config: Config) -> dict[str, Any]:
     """What the networks take; `size` is the pixels of the square that x is."""
     if isinstance(config, SuperResolution):
         return {"luminance": "BT.601, studio range", "range": [0, 1], "layout": "NCHW"}
+    if isinstance(config, FacePretraining):
+        return {"size": DeepFace.size, "range": [-1, 1], "layout": "NCHW"}
     size = config.data.size if isinstance(config, Experiment) and config.model.kind == "faces" else 32
     return {"size": size, "range": [-1, 1], "layout": "NCHW"}
 
@@ -111,6 +114,7 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
         made_by = {
             "dtn": "jobs/train.py",
             "classifier": "jobs/pretrain.py",
+            "face_network": "jobs/pretrain.py faces",
             "super_resolution": "jobs/super_resolution.py",
         }
         raise UserError(
@@ -144,6 +148,25 @@ def load_classifier(uri: str) -> tuple[DigitF, dict[str, Any]]:
         network = build_classifier(_settings(folder, Pretraining, manifest, "config"))
         load_weights(network, folder, "classifier")
     return network.eval(), manifest
+
+
+def load_face_network(uri: str, option: str = "--f") -> tuple[ImportedF | DeepFace, dict[str, Any]]:
+    """f of faces: any network as ONNX, or a checkpoint's DeepFace without its classifier; and what a DTN's manifest
+    keeps of it. `option` asked for it. Raises UserError where it does not serve."""
+    if uri.endswith(".onnx"):
+        return perceptual.load(uri, option)
+    with open_folder(uri) as folder:
+        manifest = read_manifest(folder, "face_network")
+        config = _settings(folder, FacePretraining, manifest, "config")
+        network = build_deepface(config, manifest.get("people", 0))
+        load_weights(network, folder, "face_network")
+    network.classifier = None
+    return network.eval(), {"name": "DeepFace", "config": manifest["config"]}
+
+
+def build_deepface(config: FacePretraining, people: int) -> DeepFace:
+    """The network that a pretraining on so many people trains, freshly initialised; as f, of 0 people."""
+    return DeepFace(people, config.width, config.dropout, config.features)
 
 
 def load_srcnn(uri: str) -> tuple[SRCNN, SuperResolution, dict[str, Any]]:
@@ -234,6 +257,8 @@ def _empty_f(network: nn.Module, experiment: Experiment) -> FrozenF:
 def _network_f(folder: Path, experiment: Experiment, manifest: dict[str, Any]) -> nn.Module:
     if experiment.model.kind == "digits":
         return build_classifier(replace(_settings(folder, Pretraining, manifest, "f"), dropout=0.0))
+    if "config" in (manifest.get("f") or {}):
+        return build_deepface(_settings(folder, FacePretraining, manifest["f"], "config"), 0)
     path = folder / "f.onnx"
     try:
         content, values = path.read_bytes(), manifest["f"]["eye"]

@@ -54,7 +54,8 @@ class ModelConfig:
     """Those of Sec. 5.1 or of Sec. 5.2."""
     f: Annotated[str | None, tyro.conf.arg(aliases=["--perceptual"])] = None
     """The perceptual network. Digits: a checkpoint of jobs/pretrain.py; without one, f is trained first, on s's labels.
-    Faces: any face network as ONNX, of which NETWORK.json beside it tells what it sees, unless it is known."""
+    Faces: any face network as ONNX, of which NETWORK.json beside it tells what it sees, unless it is known; or a
+    checkpoint of jobs/pretrain.py faces."""
     judge: str | None = None
     """Checkpoint of the judge, for the accuracy; without one, it is trained first, on t's labels."""
     feature_scale: Literal["unit", "none", "per-domain"] = "unit"
@@ -124,6 +125,45 @@ class Pretraining:
         )
     )
     """Random changes to the training images; inverted colours make f useful on t as well as on s."""
+    bf16: bool = False
+    """Compute in bfloat16 where that is safe (autocast)."""
+    seed: int = 0
+    """Decides initialisation, the order of the data and all that is random."""
+
+
+@dataclass(frozen=True)
+class FacePretraining:
+    """One training of DeepFace (Taigman et al. 2014) to tell people apart: f of Sec. 5.2."""
+
+    faces: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FACES")]
+    """Aligned faces: Parquet files with columns image and identity below a folder or s3:// prefix, or a folder of
+    images with a subfolder for each person."""
+    test_faces: str | None = None
+    """Faces of the same layout to test on, best of people who are not in FACES; without, some of FACES are held out."""
+    held_out: int = 1000
+    """Faces held out where there are no --test-faces (at most a tenth); of --test-faces, so many are taken."""
+    width: float = 1.0
+    """Filters and units, relative to the published network's, whose weights take 400 MB."""
+    features: int = 256
+    """Numbers in f(x); the paper's f has 256."""
+    epochs: float = 15.0
+    """Passes over the faces."""
+    batch_size: int = 64
+    """Images in one step over all workers."""
+    lr: float = 1e-3
+    """Highest learning rate of AdamW, on a one-cycle schedule."""
+    weight_decay: float = 0.05
+    """AdamW's weight decay."""
+    dropout: float = 0.5
+    """Dropout after F7, as published."""
+    label_smoothing: float = 0.0
+    """Label smoothing of the cross-entropy."""
+    augment: Augment = field(
+        default_factory=lambda: Augment(
+            rotation=5, scale=(0.92, 1.08), shift=0.04, contrast=0.3, brightness=0.2, mirror=0.5
+        )
+    )
+    """Random changes to the training images."""
     bf16: bool = False
     """Compute in bfloat16 where that is safe (autocast)."""
     seed: int = 0

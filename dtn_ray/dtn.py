@@ -57,6 +57,13 @@ class LossConfig:
     warm_up: int = 0
     """First steps in which g minimises L_TID and L_TV alone, and D rests: g draws t before it is told what to draw. The
     paper has none."""
+    ramp: int = 0
+    """Steps after those in which α grows from 0 to its weight: a g whose images D tells from t at a glance is otherwise
+    drawn to patterns that f alone sees. The paper has none."""
+
+    def alpha_at(self, step: int) -> float:
+        """α at a step (from 0)."""
+        return self.alpha * min(1.0, (step + 1 - self.warm_up) / self.ramp) if self.ramp else self.alpha
 
 
 @dataclass(frozen=True)
@@ -248,7 +255,7 @@ class DTNTrainer:
         terms = self._terms_of_L_G(G_x, f_x[0], t)
         weights = {
             "L_gan_g": self.loss.gan,
-            "L_const": self.loss.alpha,
+            "L_const": self.loss.alpha_at(step),
             "L_tid": self.loss.beta,
             "L_tv": self.loss.gamma,
         }
@@ -364,7 +371,7 @@ def moments(network: nn.Module, batches: Iterable[Tensor]) -> Moments:
 
 
 @torch.no_grad()
-def recalibrate(g: nn.Module, inputs: Tensor, batch_size: int = 500) -> None:
+def recalibrate(g: nn.Module, inputs: Tensor, batch_size: int = 128) -> None:
     """Sets g's batch norm statistics to those of `inputs` (f(x) for x in s) alone.
 
     Trained on s and t in separate passes, g's running statistics are a mixture of both domains', while conversion sees

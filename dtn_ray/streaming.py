@@ -1,10 +1,11 @@
 """Ray Data: streams sets of any size from Parquet files to a training's workers."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
@@ -15,39 +16,74 @@ from dtn_ray.cluster import causes, quiet_ray_data
 from dtn_ray.data import stream
 from dtn_ray.data.feed import T_STREAM, Batches, Stages
 
-# Rows given to Ray Data together. It reads ahead of the training as far as a third of the machine's memory goes; of
-# these, decoded at 152 pixels, it can hold 1.1 GB. (Its own limit on the object store made streams stand still.)
-ROWS_AT_ONCE = 16_384
+# Rows that Ray Data reads together, while the training has those before: of these, decoded at 152 pixels, 570 MB. An
+# execution of Ray Data that waits for its consumer takes a third of a core; one that ends takes nothing.
+ROWS_AT_ONCE = 8192
+ROWS_AT_FIRST = 1024  # and twice as many each time, so that a training begins soon
+ROWS_PER_TASK = 512
 BLOCK = 16 << 20  # bytes that are handed over together; of Ray Data's 128 MB, a reader would hold many
 READ_AHEAD = 8  # batches that wait for the worker
+
+Columns = dict[str, np.ndarray]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Streamed:
     """Sets of any size in Parquet files, of which some windows are held at a time: the faces."""
 
-    s: list[stream.Group]
-    t: list[stream.Group]
+    s: Sequence[stream.Rows]
+    t: Sequence[stream.Rows]
     size: int
     """Pixels of the square that images are scaled to."""
 
     def batches(self, done: Stages, rank: int, workers: int, batch_size: int, seed: int) -> Batches:
         """As InMemory's. No row of an epoch comes twice or never, also if the number of workers changes on the way."""
-        readers = [
-            Reader.options(  # type: ignore[attr-defined]
-                num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(_node(), soft=True)
-            ).remote(groups, own_seed, done, rank, workers, batch_size, self.size)
+        s, t = (
+            batches(groups, own_seed, done, rank, workers, batch_size, self.size)
             for groups, own_seed in ((self.s, seed), (self.t, seed + T_STREAM))
-        ]
-        return zip(*map(_ahead, readers), strict=True)
+        )
+        return ((of_s["image"], of_t["image"]) for of_s, of_t in zip(s, t, strict=True))
 
 
-def _node() -> str:
-    return ray.get_runtime_context().get_node_id()
+@dataclass(frozen=True)
+class StreamedPeople:
+    """Faces of people, of any number, in Parquet files or folders: what DeepFace learns from."""
+
+    groups: list[stream.Rows]
+    people: list[str]
+    """Who is meant by 0, 1, …"""
+    size: int
+    """Pixels of the square that images are scaled to."""
+
+    def __len__(self) -> int:
+        return sum(group.rows for group in self.groups)
+
+    def batches(self, done: Stages, rank: int, workers: int, batch_size: int, seed: int) -> Batches:
+        """This worker's shares of the global batches, N×3×`size`×`size` uint8 and N int64, after what is done."""
+        numbers = {name: i for i, name in enumerate(self.people)}
+        shares = batches(self.groups, seed, done, rank, workers, batch_size, self.size, ["identity"])
+        return ((share["image"], np.array([numbers[str(name)] for name in share["identity"]])) for share in shares)
 
 
-def _ahead(reader: Any) -> Iterator[np.ndarray]:
-    """A reader's batches, of which some are always under way."""
+def batches(
+    groups: Sequence[stream.Rows],
+    seed: int,
+    done: Stages,
+    rank: int,
+    workers: int,
+    batch_size: int,
+    size: int,
+    columns: Sequence[str] = (),
+) -> Iterator[Columns]:
+    """One worker's shares of the global batches of one set, after what is done; endless.
+
+    `image` N×3×`size`×`size` uint8, and other columns as they are stored. Raises UserError for what cannot be read.
+    """
+    node = ray.get_runtime_context().get_node_id()
+    reader = Reader.options(  # type: ignore[attr-defined]
+        num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True)
+    ).remote(groups, seed, done, rank, workers, batch_size, size, columns)
     waiting = deque(reader.next.remote() for _ in range(READ_AHEAD))
     while True:
         with causes():
@@ -60,58 +96,76 @@ def _ahead(reader: Any) -> Iterator[np.ndarray]:
 class Reader:
     """Holds one worker's stream of one set.
 
-    In a process of its own: Ray Data's threads never rest, and beside them a step took several times as long.
+    In a process of its own: beside Ray Data's threads a step took several times as long.
     """
 
     def __init__(
         self,
-        groups: list[stream.Group],
+        groups: Sequence[stream.Rows],
         seed: int,
         done: Stages,
         rank: int,
         workers: int,
         batch_size: int,
         size: int,
+        columns: Sequence[str],
     ) -> None:
         left = stream.windows(groups, seed)
         for before, steps in done:
             left = stream.left_after(left, before, steps * batch_size // before)
-        self.batches = _batches(islice(left, rank, None, workers), batch_size // workers, size)
+        self.batches = _batches(islice(left, rank, None, workers), batch_size // workers, size, columns)
 
-    def next(self) -> np.ndarray:
+    def next(self) -> Columns:
         return next(self.batches)
 
 
-def _batches(windows: Iterator[stream.Window], batch_size: int, size: int) -> Iterator[np.ndarray]:
-    """The images of windows in endless batches N×3×`size`×`size` uint8, read ahead by Ray Data."""
+def _batches(windows: Iterator[stream.Window], batch_size: int, size: int, columns: Sequence[str]) -> Iterator[Columns]:
+    """The rows of windows in endless batches."""
+    held: Columns = {}
+    for decoded in _one_ahead(_decoded(some, size, columns) for some in _together(windows)):
+        found: Columns
+        for found in decoded.iter_batches(batch_size=None, prefetch_batches=0):  # type: ignore[assignment]
+            held = {name: np.concatenate([held[name], rows]) if held else rows for name, rows in found.items()}
+            while len(held["image"]) >= batch_size:
+                yield {name: rows[:batch_size] for name, rows in held.items()}
+                held = {name: rows[batch_size:] for name, rows in held.items()}
+
+
+def _decoded(windows: list[stream.Window], size: int, columns: Sequence[str]) -> ray.data.Dataset:
+    """The rows of some windows, by Ray Data, in the object store."""
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.target_max_block_size = BLOCK
     quiet_ray_data()
 
-    def blocks(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        for window in batch["item"]:
-            yield from ({"image": some} for some in stream.read(window, size))
+    def read(batch: dict[str, Any]) -> Iterator[Columns]:
+        for i in batch["id"]:
+            yield from stream.read(windows[i], size, columns)
 
-    held = np.empty((0, 3, size, size), np.uint8)
-    while some := list(_together(windows)):
-        images = ray.data.from_items([{"item": window} for window in some], override_num_blocks=len(some)).map_batches(
-            blocks,  # type: ignore[arg-type]
-            batch_size=1,
-            num_cpus=0.25,
-        )
-        for found in images.iter_batches(batch_size=None, prefetch_batches=4):
-            held = np.concatenate([held, found["image"]])
-            while len(held) >= batch_size:
-                yield held[:batch_size]
-                held = held[batch_size:]
+    tasks = min(len(windows), -(-sum(window.rows for window in windows) // ROWS_PER_TASK))
+    numbers = ray.data.range(len(windows), override_num_blocks=tasks)
+    return numbers.map_batches(read, batch_size=1, num_cpus=0.25).materialize()  # type: ignore[arg-type]
 
 
-def _together(windows: Iterator[stream.Window]) -> Iterator[stream.Window]:
-    """The next windows, of ROWS_AT_ONCE rows or little more."""
-    rows = 0
-    for window in windows:
-        yield window
-        rows += window.rows
-        if rows >= ROWS_AT_ONCE:
-            return
+def _one_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """The same items, of which the next is made while one is used."""
+    source = iter(items)
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, source)
+        while True:
+            item = following.result()
+            following = thread.submit(next, source)
+            yield item
+            del item  # or a third would be held
+
+
+def _together(windows: Iterator[stream.Window]) -> Iterator[list[stream.Window]]:
+    """The endless sequence in parts of ROWS_AT_FIRST rows, twice as many, …, ROWS_AT_ONCE, or little more."""
+    wanted = ROWS_AT_FIRST
+    while True:
+        some, rows = list[stream.Window](), 0
+        while rows < wanted:
+            some.append(next(windows))
+            rows += some[-1].rows
+        yield some
+        wanted = min(2 * wanted, ROWS_AT_ONCE)

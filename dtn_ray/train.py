@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 
-from dtn_ray import checkpoint, data, losses, perceptual, storage
+from dtn_ray import checkpoint, data, losses, storage
 from dtn_ray.cluster import Finished, connect, report, run_training, use_assigned_cpus
 from dtn_ray.config import Experiment, Run, classifier_of, fingerprint, to_dict
 from dtn_ray.data import stream
@@ -34,7 +34,7 @@ from dtn_ray.streaming import Streamed
 
 CALIBRATION = 2048  # images of s that give g's batch norm its statistics for conversion
 SCALING = 4096  # … and that f's features are scaled by
-VALIDATION = 256  # at once
+VALIDATION = 64  # at once: what f computes on the way takes tens of megabytes a face
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _prepare_digits(experiment: Experiment, run: Run) -> Prepared:
 def _prepare_faces(experiment: Experiment, run: Run) -> Prepared:
     chosen, model = experiment.data, experiment.model
     if model.f is None:
-        raise UserError("faces need a face network as f: --f NETWORK.onnx")
+        raise UserError("faces need a face network as f: --f NETWORK.onnx, or a checkpoint of jobs/pretrain.py faces")
     if not (chosen.source and chosen.target):
         raise UserError(
             "faces need --source and --target: folders or s3:// prefixes of Parquet files with a column image, as "
@@ -150,15 +150,15 @@ def _prepare_faces(experiment: Experiment, run: Run) -> Prepared:
         )
     if model.binary or not model.with_f or experiment.loss.d2 == "gan":
         raise UserError("--binary, --no-with-f and --d2 gan are for the digits' tables")
-    s, t = stream.find_groups(chosen.source), stream.find_groups(chosen.target)
-    s, held = stream.hold_out(s, chosen.validation)
+    t = stream.find_groups(chosen.target)
+    s, held = stream.hold_out(stream.find_groups(chosen.source), chosen.validation)
     if not held:
         raise UserError(f"nothing to validate on: --validation must be at least 1, and {chosen.source} hold 10 images")
-    f, facts = perceptual.load(model.f)
-    counts = {name: sum(group.rows for group in groups) for name, groups in (("s_images", s), ("t_images", t))}
+    f, facts = checkpoint.load_face_network(model.f)
+    counts = {name: sum(group.rows for group in groups) for name, groups in (("s_images", s), ("t_images", [*t]))}
     name = run.name or f"dtn-faces-{fingerprint(experiment)}"
-    validation = stream.sample(held, chosen.validation, chosen.size)
-    some_s, some_t = (stream.sample(groups, SCALING, chosen.size) for groups in (s, t))
+    validation = stream.sample(held, chosen.validation, chosen.size)["image"]
+    some_s, some_t = (stream.sample(groups, SCALING, chosen.size)["image"] for groups in (s, t))
     facts = counts | {"f": facts, "f_digest": checkpoint.digest(f)}
     return Prepared(name, Streamed(s, t, chosen.size), some_s, some_t, validation, None, f, None, facts)
 

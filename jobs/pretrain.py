@@ -1,29 +1,53 @@
-"""Trains f, or a judge, as a digit classifier, and reports its error on the test split.
+"""Trains f, or a judge, as a classifier of digits, and reports its error on the test split.
 
 python jobs/pretrain.py --dataset svhn --data-dir DIR
+
+DeepFace, f of faces, on people; `pretrain.py faces --help` lists its options:
+
+python jobs/pretrain.py faces FACES
 """
 
+import sys
 from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
 
 from dtn_ray import cli
-from dtn_ray.config import Pretraining, Run, Unprefixed
+from dtn_ray.config import FacePretraining, Pretraining, Run, Unprefixed
+
+FACES = """Trains DeepFace to tell people apart, and reports how well it names and tells apart faces held out.
+
+FACES: aligned faces, as jobs/ingest.py --identity writes them, or a folder with a subfolder for each person."""
 
 
 @dataclass(frozen=True)
-class Job:
+class Digits:
     config: Annotated[Pretraining, Unprefixed] = field(default_factory=Pretraining)
     run: Annotated[Run, Unprefixed] = field(default_factory=Run)
 
 
-def main(job: Job) -> dict:
-    from dtn_ray.pretrain import pretrain
+@dataclass(frozen=True)
+class Faces:
+    config: Annotated[FacePretraining, Unprefixed]
+    run: Annotated[Run, Unprefixed] = field(default_factory=Run)
 
-    outcome = pretrain(job.config, job.run)
+
+def parse(arguments: list[str]) -> Digits | Faces:
+    """The command line; where the first argument names no kind of classifier, options are those of `digits`."""
+    if arguments[:1] not in (["digits"], ["faces"]):
+        arguments = ["digits", *arguments]
+    digits = Annotated[Digits, tyro.conf.subcommand("digits", description=__doc__)]
+    faces = Annotated[Faces, tyro.conf.subcommand("faces", description=FACES)]
+    return tyro.cli(digits | faces, args=arguments, description=__doc__)  # type: ignore[operator]
+
+
+def main(job: Digits | Faces) -> dict:
+    from dtn_ray.pretrain import pretrain, pretrain_faces
+
+    outcome = pretrain_faces(job.config, job.run) if isinstance(job, Faces) else pretrain(job.config, job.run)
     return {"checkpoint": outcome.checkpoint, **outcome.metrics}
 
 
 if __name__ == "__main__":
-    cli.run(lambda: main(tyro.cli(Job, description=__doc__)))
+    cli.run(lambda: main(parse(sys.argv[1:])))

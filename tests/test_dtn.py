@@ -211,6 +211,14 @@ def test_the_warm_up_minimises_L_tid_alone_and_leaves_D_as_it_is():
     assert all((before[name] == value).all() for name, value in dtn.D.state_dict().items()), "not in the first"
 
 
+def test_alpha_grows_to_its_weight_once_the_warm_up_is_over():
+    loss = LossConfig(alpha=8.0, beta=0.0, gan=0.0, warm_up=2, ramp=4)
+    assert [loss.alpha_at(step) for step in (2, 3, 4, 5, 6, 99)] == [2, 4, 6, 8, 8, 8]
+    assert LossConfig(alpha=8.0, warm_up=2).alpha_at(2) == 8
+    terms = DTNTrainer(make(), loss, OptimConfig()).step(*batches(), 3)
+    torch.testing.assert_close(terms["L_g"], 4 * terms["L_const"])
+
+
 def test_what_D_sees_is_changed_at_random_and_its_gradient_on_t_is_penalised():
     s, t = batches()
     seen = {}

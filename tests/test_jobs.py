@@ -101,7 +101,7 @@ def test_pretraining_options(job, monkeypatch):
         "--workers",
         "2",
     ]
-    parsed = module.tyro.cli(module.Job, args=options)
+    parsed = module.parse(options)
     default = Pretraining()
     assert parsed.config == replace(
         default, dataset="svhn", data_dir="s3://b/d", without=(5,), augment=replace(default.augment, invert=0.0)

@@ -105,14 +105,18 @@ def test_groups_are_found_and_what_is_no_set_is_refused(shards, tmp_path) -> Non
         stream.find_groups(shards)
 
 
+def grey(blocks: Iterator[dict[str, np.ndarray]]) -> np.ndarray:
+    return np.concatenate([block["image"] for block in blocks])[:, 0, 0, 0]
+
+
 def test_a_window_is_read_in_its_order_and_a_row_that_is_no_image_is_named(shards, tmp_path) -> None:
     window = Window(tuple(stream.find_groups(shards)[1:3]), (0, 0, 0))
-    values = np.concatenate(list(stream.read(window, 8)))[:, 0, 0, 0]
+    values = grey(stream.read(window, 8))
     assert sorted(values) == list(range(10, 30)) and list(values) != sorted(values)
     later = Window(window.groups, window.seed, start=7)
-    assert (np.concatenate(list(stream.read(later, 8)))[:, 0, 0, 0] == values[7:]).all()
+    assert (grey(stream.read(later, 8)) == values[7:]).all()
     pq.write_table(pa.table({"image": [b"text"]}), tmp_path / "bad.parquet")
-    with pytest.raises(UserError, match=r"bad.parquet: a row that is no image"):
+    with pytest.raises(UserError, match=r"bad.parquet, row 0 of row group 0: not an image"):
         list(stream.read(Window((Group(f"{shards}/bad.parquet", 0, 1),), (0,)), 8))
 
 

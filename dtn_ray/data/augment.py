@@ -30,6 +30,8 @@ class Augment:
     """Largest change of brightness, on the scale of [-1, 1] images."""
     invert: float = 0.0
     """Probability of inverting the colours: makes f see dark on light and light on dark alike."""
+    mirror: float = 0.0
+    """Probability of changing left and right."""
     noise: float = 0.0
     """Standard deviation of white noise, on the scale of [-1, 1] images."""
 
@@ -39,8 +41,9 @@ class Augment:
         for name in ("aspect", "noise"):
             if getattr(self, name) < 0:
                 raise UserError(f"--augment.{name} {getattr(self, name)}: needs at least 0")
-        if not 0 <= self.invert <= 1:
-            raise UserError(f"--augment.invert {self.invert}: a probability, from 0 to 1")
+        for name in ("invert", "mirror"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"--augment.{name} {getattr(self, name)}: a probability, from 0 to 1")
 
 
 def augment(images: Tensor, options: Augment) -> Tensor:
@@ -71,6 +74,9 @@ def augment(images: Tensor, options: Augment) -> Tensor:
         gain, bias, sign = (value.view(-1, 1, 1, 1).to(images) for value in (gain, bias, sign))
         mean = images.mean(dim=(1, 2, 3), keepdim=True)
         images = (((images - mean) * gain + mean + bias) * sign).clamp(-1, 1)
+    if options.mirror:
+        mirrored = (torch.rand(count) < options.mirror).view(-1, 1, 1, 1).to(images.device)
+        images = torch.where(mirrored, images.flip(3), images)
     if options.noise:
         images = (images + options.noise * torch.randn(images.shape).to(images)).clamp(-1, 1)
     return images

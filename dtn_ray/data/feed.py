@@ -12,6 +12,7 @@ from dtn_ray.data.order import batch_indices, worker_slice
 T_STREAM = 1_000_003
 
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
+"""Images of s and of t; of a classifier's training, images and labels."""
 Stages = Sequence[tuple[int, int]]
 """What a training has done already: numbers of workers, and of steps taken by them, in order."""
 
@@ -30,4 +31,22 @@ class InMemory:
             s = worker_slice(batch_indices(len(self.s), batch_size, step, seed), rank, workers)
             t = worker_slice(batch_indices(len(self.t), batch_size, step, seed + T_STREAM), rank, workers)
             yield self.s.images[s], self.t.images[t]
+            step += 1
+
+
+@dataclass(frozen=True)
+class InMemoryLabelled:
+    """A set that every worker holds whole, for the training of a classifier: the digits."""
+
+    train: LabelledImages
+
+    def __len__(self) -> int:
+        return len(self.train)
+
+    def batches(self, done: Stages, rank: int, workers: int, batch_size: int, seed: int) -> Batches:
+        """This worker's shares of the global batches, N×C×H×W uint8 and N int64, after what is done; endless."""
+        step = sum(steps for _, steps in done)
+        while True:
+            indices = worker_slice(batch_indices(len(self.train), batch_size, step, seed), rank, workers)
+            yield self.train.images[indices], self.train.labels[indices]
             step += 1

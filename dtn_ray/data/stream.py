@@ -14,12 +14,14 @@ from itertools import chain, count
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dtn_ray import storage
 from dtn_ray.errors import UserError
+from dtn_ray.images import FORMATS, SUFFIXES
 
 IMAGES_PER_BLOCK = 256  # decoded at once: 18 MB at 152 pixels
+FILES_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,62 @@ class Group:
     rows: int
     start: int = 0
 
+    def table(self, columns: list[str]) -> pa.Table:
+        """Its rows, as they are stored."""
+        filesystem, path = storage.resolve(self.uri)
+        with pq.ParquetFile(path, filesystem=filesystem) as file:
+            return file.read_row_group(self.index, columns=columns).slice(self.start, self.rows)
+
+    def name(self, row: int) -> str:
+        """Of one of its rows."""
+        return f"{self.uri}, row {self.start + row} of row group {self.index}"
+
+
+@dataclass(frozen=True)
+class Files:
+    """Images below a folder, each in a subfolder of its own person."""
+
+    uri: str
+    keys: tuple[str, ...]
+    rows: int
+    start: int = 0
+
+    def table(self, columns: list[str]) -> pa.Table:
+        """`image` and `identity` of its rows. Raises UserError where a file cannot be read."""
+        keys = self.keys[self.start : self.start + self.rows]
+        images = storage.read_many([storage.join(self.uri, key) for key in keys])
+        for image in images:
+            if isinstance(image, OSError):
+                raise UserError(str(image))
+        return pa.table({"image": images, "identity": [*map(person, keys)]}).select(columns)
+
+    def name(self, row: int) -> str:
+        """Of one of its rows."""
+        return storage.join(self.uri, self.keys[self.start + row])
+
+
+Rows = Group | Files
+
 
 @dataclass(frozen=True)
 class Window:
     """Some row groups, shuffled together, less the first `start` rows, which were taken already."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[Rows, ...]
     seed: tuple[int, ...]
     start: int = 0
 
     @property
     def rows(self) -> int:
         return sum(group.rows for group in self.groups) - self.start
+
+    def name(self, row: int) -> str:
+        """Where a row is stored, by its number before they were shuffled."""
+        for group in self.groups:
+            if row < group.rows:
+                return group.name(row)
+            row -= group.rows
+        raise IndexError(row)
 
 
 def find_groups(uri: str) -> list[Group]:
@@ -75,10 +121,52 @@ def _groups(uri: str) -> list[Group]:
     return [Group(uri, i, footer.row_group(i).num_rows) for i in range(footer.num_row_groups)]
 
 
-def hold_out(groups: Sequence[Group], count: int) -> tuple[list[Group], list[Group]]:
+def find_people(uri: str) -> list[Rows]:
+    """Faces of people: Parquet files with columns `image` and `identity`, or a folder with a subfolder for each person.
+
+    Files of a folder come in a random order, always the same. Raises UserError where there are none.
+    """
+    keys = [] if uri.endswith(".parquet") else storage.list_keys(uri)
+    if not uri.endswith(".parquet") and not any(key.endswith(".parquet") for key in keys):
+        keys = sorted(key for key in keys if key.lower().endswith(SUFFIXES) and "/" in key)
+        if not keys:
+            raise UserError(f"{uri}: neither Parquet files there nor folders of images, one for each person")
+        order = np.random.default_rng(0).permutation(len(keys))
+        parts = [tuple(keys[j] for j in order[i : i + FILES_AT_ONCE]) for i in range(0, len(keys), FILES_AT_ONCE)]
+        return [Files(uri, part, len(part)) for part in parts]
+    groups = find_groups(uri)
+    for file in {group.uri for group in groups}:
+        filesystem, path = storage.resolve(file)
+        names = pq.read_schema(path, filesystem=filesystem).names
+        if "identity" not in names:
+            raise UserError(f"{file}: no column `identity`, which tells who is who; it has {', '.join(names)}")
+    return list(groups)
+
+
+def identities(groups: Sequence[Rows]) -> list[str]:
+    """All people of some groups, sorted; reads nothing but their column `identity`."""
+    with ThreadPoolExecutor(32) as pool:
+        return sorted({name for names in pool.map(_identities, groups) for name in names})
+
+
+def _identities(group: Rows) -> set[str]:
+    if isinstance(group, Files):
+        return {person(key) for key in group.keys[group.start : group.start + group.rows]}
+    found = group.table(["identity"])["identity"].unique().to_pylist()
+    if None in found:
+        raise UserError(f"{group.uri}: rows without an identity; leave them out, or they would be one person")
+    return {str(each) for each in found}
+
+
+def person(key: str) -> str:
+    """Whose folder a key lies in."""
+    return key.rpartition("/")[0]
+
+
+def hold_out(groups: Sequence[Rows], count: int) -> tuple[list[Rows], list[Rows]]:
     """(the rest, the last `count` rows); at most a tenth of all is held out."""
     count = min(count, sum(group.rows for group in groups) // 10)
-    rest, held = list(groups), list[Group]()
+    rest, held = list(groups), list[Rows]()
     while count:
         last = rest.pop()
         taken = min(count, last.rows)
@@ -89,15 +177,16 @@ def hold_out(groups: Sequence[Group], count: int) -> tuple[list[Group], list[Gro
     return rest, held
 
 
-def sample(groups: Sequence[Group], count: int, size: int) -> np.ndarray:
-    """About `count` images of evenly spread groups, or all there are: N×3×`size`×`size` uint8."""
+def sample(groups: Sequence[Rows], count: int, size: int, columns: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """About `count` rows of evenly spread groups, or all there are, as `read` gives them."""
     each = -(-count // min(len(groups), 8))
     chosen = [groups[i] for i in np.unique(np.linspace(0, len(groups) - 1, 8).astype(int))]
     some = Window(tuple(replace(group, rows=min(group.rows, each)) for group in chosen), (0,))
-    return np.concatenate(list(read(some, size)))[:count]
+    found = list(read(some, size, columns))
+    return {name: np.concatenate([rows[name] for rows in found])[:count] for name in ("image", *columns)}
 
 
-def windows(groups: Sequence[Group], seed: int, size: int = 2) -> Iterator[Window]:
+def windows(groups: Sequence[Rows], seed: int, size: int = 2) -> Iterator[Window]:
     """The endless sequence: in each epoch every row group once, in an order of its own, `size` in a window."""
     for epoch in count():
         order = np.random.default_rng([seed, epoch]).permutation(len(groups))
@@ -118,25 +207,22 @@ def left_after(sequence: Iterator[Window], workers: int, rows: int) -> Iterator[
     return chain(left, sequence)
 
 
-def read(window: Window, size: int) -> Iterator[np.ndarray]:
-    """The window's images in order, N×3×`size`×`size` uint8 each, N at most IMAGES_PER_BLOCK.
+def read(window: Window, size: int, columns: Sequence[str] = ()) -> Iterator[dict[str, np.ndarray]]:
+    """The window's rows in order: `image` N×3×`size`×`size` uint8, N at most IMAGES_PER_BLOCK, and other columns.
 
     Raises UserError for a row that is no image: shards hold none, unless damaged.
     """
-    tables = []
-    for group in window.groups:
-        filesystem, path = storage.resolve(group.uri)
-        with pq.ParquetFile(path, filesystem=filesystem) as file:
-            tables.append(file.read_row_group(group.index, columns=["image"]).slice(group.start, group.rows))
-    contents = pa.concat_tables(tables)["image"]
-    order = np.random.default_rng(window.seed).permutation(len(contents))[window.start :]
+    rows = pa.concat_tables([group.table(["image", *columns]) for group in window.groups])
+    order = np.random.default_rng(window.seed).permutation(len(rows))[window.start :]
     for i in range(0, len(order), IMAGES_PER_BLOCK):
-        some = contents.take(pa.array(order[i : i + IMAGES_PER_BLOCK])).to_pylist()
-        try:
-            yield np.stack([decode(content, size) for content in some])
-        except (OSError, ValueError, TypeError) as error:
-            names = ", ".join(sorted({group.uri for group in window.groups}))
-            raise UserError(f"{names}: a row that is no image ({error})") from error
+        some = rows.take(pa.array(order[i : i + IMAGES_PER_BLOCK]))
+        images = np.empty((len(some), 3, size, size), np.uint8)
+        for place, row in enumerate(some["image"]):
+            try:
+                images[place] = decode(row.as_py(), size)
+            except (OSError, ValueError, TypeError) as error:
+                raise UserError(f"{window.name(order[i + place])}: not an image that can be read") from error
+        yield {"image": images} | {name: some[name].to_numpy() for name in columns}
 
 
 def decode(content: bytes, size: int | None = None) -> np.ndarray:
@@ -144,7 +230,7 @@ def decode(content: bytes, size: int | None = None) -> np.ndarray:
 
     Raises OSError, ValueError or TypeError where it is none.
     """
-    image = Image.open(io.BytesIO(content)).convert("RGB")
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(content), formats=FORMATS)).convert("RGB")
     if size is not None and image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(image).transpose(2, 0, 1)

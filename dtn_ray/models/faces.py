@@ -50,6 +50,7 @@ class DeepFace(nn.Module):
     size = 152
 
     def __init__(self, classes: int, width: float = 1.0, dropout: float = 0.5, features: int = 256) -> None:
+        """`classes` 0: without the classifier, as f."""
         super().__init__()
         wide, narrow = scaled(32, width), scaled(16, width)
         units = scaled(4096, width)
@@ -62,7 +63,7 @@ class DeepFace(nn.Module):
             *(nn.Flatten(), nn.Linear(narrow * 21 * 21, units), nn.ReLU(), nn.Dropout(dropout)),
             nn.Linear(units, features),
         )
-        self.classifier = nn.Linear(features, classes)
+        self.classifier = nn.Linear(features, classes) if classes else None
         self.features = features
 
     def represent(self, x: Tensor) -> Tensor:
@@ -72,6 +73,7 @@ class DeepFace(nn.Module):
         return self.layers(x)
 
     def forward(self, x: Tensor) -> Tensor:
+        assert self.classifier is not None
         return self.classifier(self.represent(x))
 
 

@@ -13,28 +13,20 @@ installed (pip install daft).
 """
 
 import asyncio
-import contextlib
 import importlib.util
 import io
 import json
-import os
 import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import boto3
 import numpy as np
 import obstore
-import psutil
 import torch
 import tyro
 from PIL import Image
@@ -48,12 +40,10 @@ from dtn_ray.images import decode, encode
 
 sys.path.insert(0, str(Path(__file__).parent))
 import peers
+from harness import ROOT, Turn, best, jpeg, seaweedfs, upload, watch
 
-ROOT = Path(__file__).parent.parent
 PHOTOS = {"20KB": ((240, 320), 10_000), "300KB": ((1000, 1500), 3000), "12MP": ((3000, 4000), 400)}
 DISTINCT = 200  # contents, each under many keys
-SAMPLE_SECONDS = 2  # reading the memory of Ray's processes takes a tenth of a second
-LIMIT_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -72,53 +62,6 @@ class Options:
     """A DTN; by default an untrained one of the embedded size, which is as fast."""
     out: str | None = None
     """A file for all numbers, as JSON."""
-
-
-@contextlib.contextmanager
-def seaweedfs(folder: Path) -> Iterator[None]:
-    """An S3 server, to which the standard variables lead."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(8)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    names = [f"{name}.port{kind}" for kind in ("", ".grpc") for name in ("master", "volume", "filer", "s3")]
-    (folder / "s3.json").write_text(
-        json.dumps(
-            {
-                "identities": [
-                    {
-                        "name": "bench",
-                        "credentials": [{"accessKey": "bench", "secretKey": "not-a-secret"}],
-                        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-                    }
-                ]
-            }
-        )
-    )
-    command = [
-        str(Path(sys.executable).with_name("weed")),
-        *("server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"),
-        *("-master.volumeSizeLimitMB=1024", "-volume.max=100", "-filer", "-s3", f"-s3.config={folder / 's3.json'}"),
-        *("-s3.port.iceberg=0", "-s3.port.lance=0"),
-        *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
-    ]
-    os.environ |= {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports[3]}",
-        "AWS_ACCESS_KEY_ID": "bench",
-        "AWS_SECRET_ACCESS_KEY": "not-a-secret",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
-        try:
-            for _ in range(120):
-                with contextlib.suppress(Exception):
-                    boto3.client("s3").create_bucket(Bucket="bench")
-                    break
-                time.sleep(0.5)
-            yield
-        finally:
-            server.kill()
 
 
 def untrained(folder: Path) -> str:
@@ -150,68 +93,9 @@ def photos(shape: tuple[int, int], count: int = 16) -> list[bytes]:
     return made
 
 
-def jpeg(image: Image.Image, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="jpeg", quality=quality)
-    return buffer.getvalue()
-
-
-def upload(prefix: str, contents: list[bytes], count: int) -> None:
-    store = peers.obstore_of("bench")
-    with ThreadPoolExecutor(32) as pool:
-        keys = [f"{prefix}/{i % 10}/{i:08}.jpg" for i in range(count)]
-        list(pool.map(lambda i: obstore.put(store, keys[i], contents[i % len(contents)]), range(count)))
-
-
-@dataclass
-class Turn:
-    """What one run took."""
-
-    seconds: float
-    peak: int
-    """Bytes, of all processes."""
-    largest: int
-    """Bytes of the largest process."""
-
-
 def command(contender: str, model: str, source: str, out: str) -> list[str]:
     script = ["jobs/convert.py"] if contender == "dtn-ray" else ["benchmarks/peers.py", contender]
     return [sys.executable, str(ROOT / script[0]), *script[1:], model, source, out]
-
-
-def watch(command: list[str]) -> Turn:
-    """Runs a command to its end and watches its memory. Raises RuntimeError where it fails."""
-    began = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as log:
-        job = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
-        peak, largest = 0, 0
-        while job.returncode is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                job.wait(SAMPLE_SECONDS)
-            sizes = [memory(process) for process in family(job.pid)]
-            peak, largest = max(peak, sum(sizes)), max(largest, *sizes, 0)
-            if job.returncode is None and time.perf_counter() - began > LIMIT_SECONDS:
-                for process in family(job.pid):
-                    process.kill()
-        seconds = time.perf_counter() - began
-        if job.returncode:
-            log.seek(0)
-            raise RuntimeError(f"{command} failed or took over {LIMIT_SECONDS} s:\n{log.read()[-3000:]}")
-    return Turn(seconds, peak, largest)
-
-
-def family(pid: int) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.Error):
-        parent = psutil.Process(pid)
-        return [*parent.children(recursive=True), parent]
-    return []
-
-
-def memory(process: psutil.Process) -> int:
-    """Bytes, each shared page divided among those who share it."""
-    with contextlib.suppress(psutil.Error, OSError):
-        return int(process.memory_full_info().pss)
-    return 0
 
 
 def compare(options: Options, model: str, name: str, count: int, startup: dict[str, float]) -> dict[str, Any]:
@@ -280,15 +164,6 @@ def stages(model: str) -> dict[str, float]:
         "PUT": 1000 / put,
         "GET, asynchronous": 1000 / best(lambda: asyncio.run(gather())),
     }
-
-
-def best(function: Callable[[], Any], times: int = 3) -> float:
-    seconds = []
-    for _ in range(times):
-        began = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
 
 
 def main(options: Options) -> dict[str, Any]:

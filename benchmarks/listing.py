@@ -31,6 +31,7 @@ from dtn_ray.ledger import ROWS_PER_SET, Ledger
 
 sys.path.insert(0, str(Path(__file__).parent))
 import convert
+import harness
 import peers
 
 FEW = 64
@@ -98,12 +99,12 @@ def by_hand(source: str, ledger: str) -> None:
 def measure(options: Options, model: str) -> dict[str, Any]:
     folder = model_folder(digest := load_trained(model).digest)
 
-    def job(count: int) -> convert.Turn:
+    def job(count: int) -> harness.Turn:
         source, out = f"s3://bench/{count}", f"s3://bench/out-{count}"
-        return convert.watch([*convert.command("dtn-ray", model, source, out), "--limit", str(FEW)])
+        return harness.watch([*convert.command("dtn-ray", model, source, out), "--limit", str(FEW)])
 
-    def script(count: int) -> convert.Turn:
-        return convert.watch(
+    def script(count: int) -> harness.Turn:
+        return harness.watch(
             [sys.executable, __file__, f"s3://bench/{count}", f"s3://bench/out-{count}/ledger/{folder}"]
         )
 
@@ -126,7 +127,7 @@ def measure(options: Options, model: str) -> dict[str, Any]:
 def main(options: Options) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp())
     try:
-        with convert.seaweedfs(folder):
+        with harness.seaweedfs(folder):
             result = measure(options, convert.untrained(folder / "dtn"))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -40,7 +40,7 @@ class Model:
     def __call__(self, images: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         f_x = self.dtn.f(to_float(np.stack(images)).contiguous(memory_format=torch.channels_last))
         G_x = self.dtn.g(f_x)
-        return to_uint8(G_x).numpy(), (f_x - self.dtn.f(G_x)).norm(dim=1).numpy()
+        return to_uint8(G_x).numpy(), (f_x - self.dtn.f(G_x, True)).norm(dim=1).numpy()
 
 
 def split(uri: str) -> tuple[str, str]:

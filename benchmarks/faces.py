@@ -107,28 +107,28 @@ def faces_written(out: str) -> int:
 
 def stages(options: Options) -> dict[str, dict[str, float]]:
     """Milliseconds a photo of each stage, in one thread."""
-    yunet = Path(options.detector).read_bytes()
-    finder, found = FaceFinder(yunet, 1 << 30), {}
-    for name, shape in SHAPES.items():
-        contents = people(shape, 8)
-        decoded = [photo(content, 1 << 30, 1280)[0] for content in contents]
-        located = [finder._own(pixels) for pixels in decoded]
-        pairs = [(pixels, face) for pixels, faces in zip(decoded, located, strict=True) for face in faces]
-        aligned = [align(pixels, face.landmarks) for pixels, face in pairs]
+    finder = FaceFinder(Path(options.detector).read_bytes(), 1 << 30)
+    return {name: stages_of(finder, people(shape, 8)) for name, shape in SHAPES.items()}
 
-        def milliseconds(function: Any, some: int = len(contents)) -> float:
-            return round(1000 * best(function) / some, 2)
 
-        found[name] = {
-            "faces a photo": len(aligned) / len(contents),
-            "decode": milliseconds(lambda: [photo(content, 1 << 30, 1280) for content in contents]),
-            "decode whole": milliseconds(lambda: [photo(content, 1 << 30) for content in contents]),
-            "detect": milliseconds(lambda: [finder._own(pixels) for pixels in decoded]),
-            "align": milliseconds(lambda: [align(pixels, face.landmarks) for pixels, face in pairs]),
-            "encode": milliseconds(lambda: [encode(face.transpose(2, 0, 1), "jpeg") for face in aligned]),
-            "all": milliseconds(lambda: [finder(content) for content in contents]),
-        }
-    return found
+def stages_of(finder: FaceFinder, contents: list[bytes]) -> dict[str, float]:
+    decoded = [photo(content, 1 << 30, 1280)[0] for content in contents]
+    located = [finder._own(pixels) for pixels in decoded]
+    pairs = [(pixels, face) for pixels, faces in zip(decoded, located, strict=True) for face in faces]
+    aligned = [align(pixels, face.landmarks) for pixels, face in pairs]
+
+    def milliseconds(function: Any) -> float:
+        return round(1000 * best(function) / len(contents), 2)
+
+    return {
+        "faces a photo": len(aligned) / len(contents),
+        "decode": milliseconds(lambda: [photo(content, 1 << 30, 1280) for content in contents]),
+        "decode whole": milliseconds(lambda: [photo(content, 1 << 30) for content in contents]),
+        "detect": milliseconds(lambda: [finder._own(pixels) for pixels in decoded]),
+        "align": milliseconds(lambda: [align(pixels, face.landmarks) for pixels, face in pairs]),
+        "encode": milliseconds(lambda: [encode(face.transpose(2, 0, 1), "jpeg") for face in aligned]),
+        "all": milliseconds(lambda: [finder(content) for content in contents]),
+    }
 
 
 def measure(options: Options) -> dict[str, Any]:

@@ -21,12 +21,12 @@ def run(job: Callable[[], dict[str, Any] | None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted; the same command goes on from what was saved", file=sys.stderr)
         sys.exit(130)
     if result is not None:
         print(json.dumps(result, indent=2))
 
 
 def _terminated(signum: int, frame: object) -> None:
-    print("terminated; the same command goes on from the last checkpoint", file=sys.stderr)
+    print("terminated; the same command goes on from what was saved", file=sys.stderr)
     sys.exit(128 + signum)

@@ -2,7 +2,7 @@
 
 OUT/<model>/images/<key>.png        G(x); <model> is the beginning of the digest of all that decides it
 OUT/<model>/shards/                 or many of them together
-OUT/<model>/people/                 one image of each person, if --person tells who is who (people.py)
+OUT/<model>/people/                 one image of each person, if --person or --people tells who is who (people.py)
 """
 
 from dataclasses import replace
@@ -45,9 +45,9 @@ def convert(job: Conversion) -> dict[str, Any]:
         shards=job.shards,
         format=job.format,
     )
-    if not job.person:
+    if not (job.person or job.people):
         return run(bulk)
-    people.pattern_of(job)
+    people.who(job)
     summary = run(bulk)
     return summary if job.dry_run else summary | people.choose(job, bulk.ledger, bulk.folder)
 

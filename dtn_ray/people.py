@@ -7,12 +7,15 @@ OUT/<model>/people/table/*.parquet        columns person, key, output, score, an
 import io
 import re
 import uuid
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray.data
+from pyarrow import dataset
 
 from dtn_ray import storage
 from dtn_ray.cluster import causes, connect, quiet_ray_data
@@ -28,14 +31,51 @@ CHOSEN = pa.schema(
 TASK_CPUS = 0.5
 
 
-def pattern_of(job: Conversion) -> re.Pattern[str]:
-    """--person, checked. Raises UserError for one that cannot be meant."""
+Who = Callable[[pa.ChunkedArray], pa.Array]
+"""Persons (string) of sorted keys; null for nobody."""
+
+
+def who(job: Conversion) -> Who:
+    """--person or --people, checked. Raises UserError for what cannot be meant."""
     if job.shards != "none":
-        raise UserError("--person copies images, which --shards puts together: leave one of the two out")
+        raise UserError("--person and --people copy images, which --shards puts together: leave one of the two out")
+    if job.person and job.people:
+        raise UserError("--person and --people both tell who is who: leave one of the two out")
+    if job.people:
+        _table(job.people)
+        return partial(_by_table, job.people)
     try:
-        return re.compile(job.person)
+        return partial(_by_pattern, re.compile(job.person))
     except re.error as error:
         raise UserError(f"--person {job.person}: not a regular expression: {error}") from error
+
+
+def _by_pattern(pattern: re.Pattern[str], keys: pa.ChunkedArray) -> pa.Array:
+    return pa.array([person_of(pattern, key) for key in keys.to_pylist()], pa.string())
+
+
+def _by_table(uri: str, keys: pa.ChunkedArray) -> pa.Array:
+    near = (pc.field("key") >= keys[0]) & (pc.field("key") <= keys[-1])
+    try:
+        rows = _table(uri).to_table(columns=["key", "person"], filter=near)
+        found = pc.call_function("index_in", [keys], pc.SetLookupOptions(rows["key"]))
+        return rows["person"].cast(pa.string()).take(found)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"--people {uri}: cannot be read: {error}") from error
+
+
+def _table(uri: str) -> dataset.Dataset:
+    filesystem, path = storage.resolve(uri)
+    try:
+        table = dataset.dataset(path, filesystem=filesystem, format="csv" if uri.endswith(".csv") else "parquet")
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"--people {uri}: neither a Parquet nor a CSV file that can be read: {error}") from error
+    missing = {"key", "person"} - {*table.schema.names}
+    if missing:
+        names = ", ".join(table.schema.names)
+        raise UserError(f"--people {uri}: no column {' and '.join(sorted(missing))}, only {names}")
+    keys = pa.field("key", pa.string())
+    return table.replace_schema(pa.schema([keys if each.name == "key" else each for each in table.schema]))
 
 
 def best(photos: pa.Table) -> pa.Table:
@@ -50,13 +90,13 @@ def best(photos: pa.Table) -> pa.Table:
 
 def choose(job: Conversion, ledger: Ledger, folder: str) -> dict[str, Any]:
     """Writes the image of each person in a ledger that is compacted; returns how many they are, and where."""
-    pattern, people, parts = pattern_of(job), storage.join(job.out, folder, "people"), ledger.parts()
+    persons, people, parts = who(job), storage.join(job.out, folder, "people"), ledger.parts()
     table = storage.join(people, "table")
     for key in storage.list_keys(table):  # of an earlier run
         storage.delete(storage.join(table, key))
 
     def photos(batch: dict[str, Any]) -> pa.Table:
-        rows = pa.concat_tables([_photos(part, pattern) for part in batch["item"]])
+        rows = pa.concat_tables([_photos(part, persons) for part in batch["item"]])
         return rows.append_column(CHOSEN.field("photos"), pa.array([1] * len(rows), pa.int64()))
 
     def write(chosen: pa.Table) -> pa.Table:
@@ -79,7 +119,8 @@ def choose(job: Conversion, ledger: Ledger, folder: str) -> dict[str, Any]:
         connect()
         quiet_ray_data()
         converted = ray.data.from_items([{"item": part} for part in parts], override_num_blocks=len(parts))
-        each = converted.map_batches(photos, batch_size=1, num_cpus=TASK_CPUS).groupby("person")  # type: ignore[arg-type]
+        found = converted.map_batches(photos, batch_size=1, num_cpus=TASK_CPUS)  # type: ignore[arg-type]
+        each = found.groupby("person", num_partitions=len(parts))
         chosen = each.map_groups(best, batch_format="pyarrow", num_cpus=TASK_CPUS)
         with causes():
             written = chosen.map_batches(write, batch_size=1000, batch_format="pyarrow", num_cpus=TASK_CPUS)
@@ -87,7 +128,7 @@ def choose(job: Conversion, ledger: Ledger, folder: str) -> dict[str, Any]:
     return {"people": count, "people_folder": people}
 
 
-def _photos(part: Part, pattern: re.Pattern[str]) -> pa.Table:
+def _photos(part: Part, persons: Who) -> pa.Table:
     rows = read_range([part]).filter(pc.field("status") == "converted").select(["key", "output", "score"])
-    persons = pa.array([person_of(pattern, key) for key in rows["key"].to_pylist()], pa.string())
-    return rows.add_column(0, CHOSEN.field("person"), persons).filter(pc.field("person").is_valid())
+    found = persons(rows["key"]) if len(rows) else pa.array([], pa.string())
+    return rows.add_column(0, CHOSEN.field("person"), found).filter(pc.field("person").is_valid())

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -128,7 +129,20 @@ def test_one_image_per_person_is_that_of_the_lowest_score(made, tmp_path, ray_cl
         assert (row["key"], row["output"]) == (expected["key"], expected["output"])
         assert (folder / f"images/{person}.png").read_bytes() == (tmp_path / "out" / expected["output"]).read_bytes()
     assert convert(job)["people"] == 3 and len(pq.read_table(folder / "table")) == 3
+    # By a table: others, and one who has no photo here.
+    csv = tmp_path / "people.csv"
+    csv.write_text("person,key,note\n7,ann/0.png,x\n7,8.png,y\n8,ben/3.png,z\n9,gone.png,z\n")
+    assert convert(replace(job, person="", people=str(csv)))["people"] == 2
+    chosen = {row["person"]: row for row in pq.read_table(folder / "table").to_pylist()}
+    assert {person: row["photos"] for person, row in chosen.items()} == {"7": 2, "8": 1}
+    assert chosen["8"]["key"] == "ben/3.png"
+    (tmp_path / "text.parquet").write_text("text")
+    pq.write_table(pa.table({"key": ["a"]}), tmp_path / "keys.parquet")
     for options, message in (
+        ({"people": str(csv)}, "both tell who is who"),
+        ({"person": "", "people": f"{tmp_path}/gone.csv"}, r"--people .*gone\.csv: neither"),
+        ({"person": "", "people": f"{tmp_path}/text.parquet"}, r"--people .*text\.parquet: neither"),
+        ({"person": "", "people": f"{tmp_path}/keys.parquet"}, "no column person, only key"),
         ({"person": "("}, "--person .: not a reg"),
         ({"shards": "parquet"}, "leave one of the two"),
     ):

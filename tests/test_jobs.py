@@ -210,11 +210,11 @@ def fail(error: BaseException):
     ("job", "code", "message"),
     [
         (lambda: fail(UserError("a.mat: no such file")), 2, "error: a.mat: no such file\n"),
-        (lambda: fail(KeyboardInterrupt()), 130, "interrupted; the same command goes on from the last checkpoint\n"),
+        (lambda: fail(KeyboardInterrupt()), 130, "interrupted; the same command goes on from what was saved\n"),
         (
             lambda: os.kill(os.getpid(), signal.SIGTERM),
             143,
-            "terminated; the same command goes on from the last checkpoint\n",
+            "terminated; the same command goes on from what was saved\n",
         ),
     ],
     ids=["user error", "Ctrl-C", "SIGTERM"],

@@ -5,8 +5,8 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 
 from dtn_ray import storage
-from dtn_ray.config import Run
+from dtn_ray.config import Run, from_dict, to_dict
 from dtn_ray.errors import UserError
 
 
@@ -145,8 +145,10 @@ def run_training(
 
     `spare`: CPUs that its workers leave to tasks that they wait for.
 
-    `identity` is what decides the result: a folder of the same name with another identity is refused. A finished run
-    is not run again. Raises UserError where the cluster is too small or the training fails for good.
+    `identity` is what decides the result, plain values and dataclasses: a folder of the same name with another identity
+    is refused; a setting that did not exist then counts as its default. A finished run is not run again.
+
+    Raises UserError where the cluster is too small or the training fails for good.
     """
     folder = storage.join(run.storage, name)
     finished = _compare(folder, identity)
@@ -155,7 +157,8 @@ def run_training(
     connect()
     resources = worker_resources(run.workers, run.cpus_per_worker, run.gpu, spare=spare)
     filesystem, root = storage.resolve(run.storage)
-    storage.write_bytes(storage.join(folder, "experiment.json"), json.dumps(identity, indent=2).encode())
+    record = json.dumps(_plain(identity), indent=2)
+    storage.write_bytes(storage.join(folder, "experiment.json"), record.encode())
     trainer = TorchTrainer(
         loop,
         train_loop_config=config,
@@ -197,9 +200,13 @@ def _compare(folder: str, identity: dict[str, Any]) -> Finished | None:
     record = storage.join(folder, "experiment.json")
     if not storage.exists(record):
         return None
-    before = json.loads(storage.read_bytes(record))
-    if before != identity:
-        changed = sorted(_changes(before, identity))
+    before, now = json.loads(storage.read_bytes(record)), _plain(identity)
+    for name, value in identity.items():
+        if is_dataclass(value) and name in before:
+            with suppress(UserError):  # what cannot be read is another one
+                before[name] = to_dict(from_dict(type(value), before[name]))
+    if before != now:
+        changed = sorted(_changes(before, now))
         raise UserError(
             f"{folder} holds a run with other settings ({', '.join(changed)}): choose another --name, or delete it"
         )
@@ -208,6 +215,10 @@ def _compare(folder: str, identity: dict[str, Any]) -> Finished | None:
         return None
     outcome = json.loads(storage.read_bytes(result))
     return Finished(folder, storage.join(folder, outcome["checkpoint"]), outcome["metrics"], resumed=True)
+
+
+def _plain(identity: dict[str, Any]) -> dict[str, Any]:
+    return {name: to_dict(value) if is_dataclass(value) else value for name, value in identity.items()}
 
 
 def _changes(before: Any, after: Any, prefix: str = "") -> list[str]:

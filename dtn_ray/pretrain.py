@@ -16,7 +16,7 @@ from torch import nn
 
 from dtn_ray import checkpoint, data
 from dtn_ray.cluster import Finished, connect, report, run_training, use_assigned_cpus
-from dtn_ray.config import FacePretraining, Pretraining, Run, fingerprint, to_dict
+from dtn_ray.config import FacePretraining, Pretraining, Run, fingerprint
 from dtn_ray.data import stream
 from dtn_ray.data.augment import augment
 from dtn_ray.data.feed import InMemoryLabelled, Stages
@@ -111,7 +111,7 @@ def _run(
     inputs = Inputs(ray.put(feed), ray.put(test), classes, len(feed))
     settings = {"config": config, "run": run, "inputs": inputs}
     spare = 1 if isinstance(feed, StreamedPeople) else 0
-    return run_training(_loop, settings, run, name, {"kind": kind, "config": to_dict(config)}, spare)
+    return run_training(_loop, settings, run, name, {"kind": kind, "config": config}, spare)
 
 
 def total_steps(config: Pretraining | FacePretraining, images: int) -> int:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from dtn_ray import checkpoint, storage
 from dtn_ray.cluster import Finished, connect, report, run_training, use_assigned_cpus
-from dtn_ray.config import Run, SuperResolution, fingerprint, to_dict
+from dtn_ray.config import Run, SuperResolution, fingerprint
 from dtn_ray.data.order import step_seed, worker_slice
 from dtn_ray.errors import UserError
 from dtn_ray.images import SUFFIXES, photo
@@ -62,7 +62,7 @@ def train_super_resolution(config: SuperResolution, run: Run) -> Finished:
     pairs = ray.put([pair for factor in config.factors for pair in make_pairs(images, factor)])
     loop_config = {"config": config, "run": run, "pairs": pairs, "tests": ray.put(tests), "images": len(images)}
     name = run.name or f"super-resolution-{fingerprint(config)}"
-    identity = {"kind": "super_resolution", "config": to_dict(config), "images": content.hexdigest()}
+    identity = {"kind": "super_resolution", "config": config, "images": content.hexdigest()}
     return run_training(_loop, loop_config, run, name, identity)
 
 

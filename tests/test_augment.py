@@ -9,7 +9,17 @@ from dtn_ray.data.augment import Augment, augment
 from dtn_ray.errors import UserError
 
 EVERYTHING = Augment(
-    rotation=20, scale=(0.6, 1.4), aspect=0.3, shear=0.3, shift=0.2, contrast=0.8, brightness=0.7, invert=0.5
+    rotation=20,
+    scale=(0.6, 1.4),
+    aspect=0.3,
+    shear=0.3,
+    shift=0.2,
+    contrast=0.8,
+    brightness=0.7,
+    saturation=0.9,
+    invert=0.5,
+    mirror=0.5,
+    noise=0.1,
 )
 
 
@@ -54,6 +64,7 @@ def test_augmentation_is_decided_by_torchs_seed():
         {"shift": 0.3},
         {"contrast": 0.5},
         {"brightness": 0.5},
+        {"saturation": 0.5},
         {"noise": 0.2},
     ],
     ids=str,
@@ -62,6 +73,24 @@ def test_each_image_gets_its_own_draw(options):
     torch.manual_seed(0)
     changed = augment(random_images(1).expand(8, -1, -1, -1), Augment(**options))
     assert all(not torch.allclose(a, b) for a, b in combinations(changed, 2))
+
+
+def test_mirrored_images_are_flipped_from_left_to_right_alone():
+    images = random_images(200)
+    assert torch.equal(augment(images, Augment(mirror=1)), images.flip(3))
+    torch.manual_seed(0)
+    changed = augment(images, Augment(mirror=0.25))
+    mirrored = [torch.equal(*pair) for pair in zip(changed, images.flip(3), strict=True)]
+    kept = [torch.equal(*pair) for pair in zip(changed, images, strict=True)]
+    assert sum(mirrored) + sum(kept) == 200 and 30 < sum(mirrored) < 70
+
+
+def test_without_saturation_an_image_is_grey_and_as_bright(request):
+    images = random_images(2)
+    request.getfixturevalue("largest_draws")
+    changed = augment(images, Augment(saturation=1))
+    torch.testing.assert_close(changed, images.mean(1, keepdim=True).expand_as(images))
+    torch.testing.assert_close(augment(images, Augment(saturation=0.5)), (images + changed) / 2)
 
 
 def test_inversion_flips_each_image_with_its_probability():
@@ -148,6 +177,8 @@ def test_brightness_adds_and_is_cut_off_at_white(largest_draws):
         ({"scale": (1.2, 0.8)}, "least ≤ greatest"),
         ({"aspect": -0.1}, "aspect -0.1"),
         ({"invert": 1.5}, "invert 1.5"),
+        ({"mirror": -0.5}, "mirror -0.5"),
+        ({"saturation": 2}, "saturation 2"),
         ({"noise": -1.0}, "noise -1.0"),
     ],
 )

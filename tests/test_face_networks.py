@@ -1,6 +1,8 @@
 """The face networks of Sec. 5.2: shapes and depths as the paper tells them, and f brought along as ONNX."""
 
+import copy
 import io
+import pickle
 
 import onnx
 import pytest
@@ -90,6 +92,14 @@ def test_an_imported_f_lets_gradients_through_and_keeps_its_weights() -> None:
     features.sum().backward()
     assert x.grad is not None and x.grad.abs().sum() > 0
     assert not any(parameter.requires_grad for parameter in f.parameters())
+
+
+def test_a_copy_of_an_imported_f_keeps_its_weights_too() -> None:
+    # Or each step would compute their gradients, and hold what that needs.
+    f = FrozenF(ImportedF(network(), Eye(8)))
+    for copied in (copy.deepcopy(f), pickle.loads(pickle.dumps(f))):
+        assert not any(weight.requires_grad for weight in copied.parameters())
+        assert not copied(torch.rand(1, 3, 8, 8)).requires_grad
 
 
 def test_what_is_no_network_is_refused() -> None:

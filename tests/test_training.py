@@ -73,6 +73,20 @@ def test_a_folder_of_another_experiment_is_refused_and_says_what_differs(trained
         train(replace(experiment, loss=LossConfig(alpha=3.0)), run(Path(trained.folder).parent))
 
 
+def test_a_run_of_a_version_that_had_fewer_settings_is_the_same_run(trained, experiment):
+    record = Path(trained.folder, "experiment.json")
+    before = record.read_text()
+    identity = json.loads(before)
+    del identity["config"]["loss"]["ramp"]
+    record.write_text(json.dumps(identity))
+    try:
+        assert train(experiment, run(Path(trained.folder).parent)).resumed
+        with pytest.raises(UserError, match=r"other settings \(config.loss.ramp: 0 → 5\)"):
+            train(replace(experiment, loss=replace(experiment.loss, ramp=5)), run(Path(trained.folder).parent))
+    finally:
+        record.write_text(before)
+
+
 def test_two_workers_equal_one_with_the_same_global_batch(trained, experiment, tmp_path):
     two = train(experiment, run(tmp_path, workers=2))
     for name in ("g", "D", "g_convert"):

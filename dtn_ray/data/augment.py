@@ -28,6 +28,8 @@ class Augment:
     """Largest relative change of contrast about the image's own mean."""
     brightness: float = 0.0
     """Largest change of brightness, on the scale of [-1, 1] images."""
+    saturation: float = 0.0
+    """Largest share of the colour that is taken away; with 1, some images become grey."""
     invert: float = 0.0
     """Probability of inverting the colours: makes f see dark on light and light on dark alike."""
     mirror: float = 0.0
@@ -41,9 +43,9 @@ class Augment:
         for name in ("aspect", "noise"):
             if getattr(self, name) < 0:
                 raise UserError(f"--augment.{name} {getattr(self, name)}: needs at least 0")
-        for name in ("invert", "mirror"):
+        for name in ("saturation", "invert", "mirror"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"--augment.{name} {getattr(self, name)}: a probability, from 0 to 1")
+                raise UserError(f"--augment.{name} {getattr(self, name)}: needs a number from 0 to 1")
 
 
 def augment(images: Tensor, options: Augment) -> Tensor:
@@ -74,6 +76,9 @@ def augment(images: Tensor, options: Augment) -> Tensor:
         gain, bias, sign = (value.view(-1, 1, 1, 1).to(images) for value in (gain, bias, sign))
         mean = images.mean(dim=(1, 2, 3), keepdim=True)
         images = (((images - mean) * gain + mean + bias) * sign).clamp(-1, 1)
+    if options.saturation:
+        grey = images.mean(1, keepdim=True)
+        images = torch.lerp(images, grey, (torch.rand(count) * options.saturation).view(-1, 1, 1, 1).to(images))
     if options.mirror:
         mirrored = (torch.rand(count) < options.mirror).view(-1, 1, 1, 1).to(images.device)
         images = torch.where(mirrored, images.flip(3), images)

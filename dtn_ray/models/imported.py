@@ -75,7 +75,7 @@ def _with_clamps(network: nn.Module) -> nn.Module:
 
 
 class ImportedF(nn.Module):
-    """A network from ONNX with its eye, in eval mode; `represent` gives f(x), N×`features`.
+    """A network from ONNX with its eye, in eval mode, its weights fixed; `represent` gives f(x), N×`features`.
 
     Raises ValueError where the file is no ONNX network that onnx2torch knows, or does not give one vector an image.
     """
@@ -86,9 +86,11 @@ class ImportedF(nn.Module):
         from onnx2torch import convert
 
         try:
-            self.network = _with_clamps(convert(onnx.load(io.BytesIO(content))).eval())
+            network = _with_clamps(convert(onnx.load(io.BytesIO(content))).eval())
         except Exception as error:  # protobuf, onnx and onnx2torch have no common one
             raise ValueError(f"not an ONNX network that can be used here: {error}") from error
+        # Here, and not by who uses it: a copy, in another process too, is made from the file again.
+        self.network = network.requires_grad_(False)
         self.content, self.eye = content, eye
         with torch.no_grad():
             try:

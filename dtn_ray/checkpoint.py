@@ -155,6 +155,10 @@ def load_face_network(uri: str, option: str = "--f") -> tuple[ImportedF | DeepFa
     keeps of it. `option` asked for it. Raises UserError where it does not serve."""
     if uri.endswith(".onnx"):
         return perceptual.load(uri, option)
+    if not any(storage.exists(storage.join(uri, name)) for name in (MANIFEST, "result.json")):
+        raise UserError(
+            f"{option} {uri}: neither a face network as ONNX (NETWORK.onnx) nor a checkpoint of jobs/pretrain.py faces"
+        )
     with open_folder(uri) as folder:
         manifest = read_manifest(folder, "face_network")
         config = _settings(folder, FacePretraining, manifest, "config")

@@ -51,7 +51,8 @@ def causes() -> Iterator[None]:
         cause: BaseException | None = error.cause
         while cause and not isinstance(cause, UserError):
             cause = cause.__cause__
-        raise cause or error from None
+        # Ray Data adds lines of advice of its own.
+        raise UserError(str(cause).splitlines()[0]) if cause else error from None
 
 
 def quiet_ray_data() -> None:

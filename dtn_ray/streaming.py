@@ -19,7 +19,7 @@ from dtn_ray.data.feed import T_STREAM, Batches, Stages
 # Rows that Ray Data reads together, while the training has those before: of these, decoded at 152 pixels, 570 MB. An
 # execution of Ray Data that waits for its consumer takes a third of a core; one that ends takes nothing.
 ROWS_AT_ONCE = 8192
-ROWS_AT_FIRST = 1024  # and twice as many each time, so that a training begins soon
+ROWS_AT_FIRST = 256  # and twice as many each time, so that a training begins soon
 ROWS_PER_TASK = 512
 BLOCK = 16 << 20  # bytes that are handed over together; of Ray Data's 128 MB, a reader would hold many
 READ_AHEAD = 8  # batches that wait for the worker
@@ -144,7 +144,8 @@ def _decoded(windows: list[stream.Window], size: int, columns: Sequence[str]) ->
 
     tasks = min(len(windows), -(-sum(window.rows for window in windows) // ROWS_PER_TASK))
     numbers = ray.data.range(len(windows), override_num_blocks=tasks)
-    return numbers.map_batches(read, batch_size=1, num_cpus=0.25).materialize()  # type: ignore[arg-type]
+    with causes():  # here, since Ray does not carry an exception's own causes to another process
+        return numbers.map_batches(read, batch_size=1, num_cpus=0.25).materialize()  # type: ignore[arg-type]
 
 
 def _one_ahead(items: Iterable[Item]) -> Iterator[Item]:

@@ -76,7 +76,7 @@ def test_faces_train_from_streams_and_convert(faces, tmp_path, ray_cluster) -> N
     ("part", "values", "message"),
     [
         ("model", {"f": None}, "faces need a face network as f: --f NETWORK.onnx"),
-        ("model", {"f": "f.pt"}, "need a face network as ONNX"),
+        ("model", {"f": "f.pt"}, "--f f.pt: neither a face network as ONNX"),
         ("data", {"source": ""}, "faces need --source and --target"),
         ("data", {"target": "nowhere"}, "nowhere: no Parquet files there"),
         ("data", {"validation": 0}, "nothing to validate on"),

@@ -15,11 +15,8 @@ installed (pip install daft).
 import asyncio
 import importlib.util
 import io
-import json
-import shutil
 import statistics
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +37,7 @@ from dtn_ray.images import decode, encode
 
 sys.path.insert(0, str(Path(__file__).parent))
 import peers
-from harness import ROOT, Turn, best, jpeg, seaweedfs, upload, watch
+from harness import ROOT, Turn, best, jpeg, keep, seaweedfs, upload, watch
 
 PHOTOS = {"20KB": ((240, 320), 10_000), "300KB": ((1000, 1500), 3000), "12MP": ((3000, 4000), 400)}
 DISTINCT = 200  # contents, each under many keys
@@ -170,16 +167,9 @@ def main(options: Options) -> dict[str, Any]:
     if "daft" in options.peers and importlib.util.find_spec("daft") is None:
         print("Daft is not installed (pip install daft): left out", file=sys.stderr)
         options = replace(options, peers=tuple(peer for peer in options.peers if peer != "daft"))
-    folder = Path(tempfile.mkdtemp())
-    try:
-        with seaweedfs(folder):
-            model = options.checkpoint or untrained(folder / "dtn")
-            result = measure(options, model)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    if options.out:
-        Path(options.out).write_text(json.dumps(result, indent=2))
-    return result
+    with seaweedfs() as folder:
+        model = options.checkpoint or untrained(folder / "dtn")
+        return keep(measure(options, model), options.out)
 
 
 def measure(options: Options, model: str) -> dict[str, Any]:

@@ -10,11 +10,8 @@ machine. The scripts are face_peers.py; as in benchmarks/convert.py, start-up is
 """
 
 import io
-import json
-import shutil
 import statistics
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +29,7 @@ from dtn_ray.images import encode, photo
 
 sys.path.insert(0, str(Path(__file__).parent))
 import peers
-from harness import ROOT, best, jpeg, seaweedfs, upload, watch
+from harness import ROOT, best, jpeg, keep, seaweedfs, upload, watch
 
 DISTINCT = 24
 SHAPES = {"1500×1000": (1000, 1500), "4000×3000": (3000, 4000)}
@@ -173,15 +170,8 @@ def measure(options: Options) -> dict[str, Any]:
 def main(options: Options) -> dict[str, Any]:
     if options.stages:
         return stages(options)
-    folder = Path(tempfile.mkdtemp())
-    try:
-        with seaweedfs(folder):
-            result = measure(options)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    if options.out:
-        Path(options.out).write_text(json.dumps(result, indent=2))
-    return result
+    with seaweedfs():
+        return keep(measure(options), options.out)
 
 
 if __name__ == "__main__":

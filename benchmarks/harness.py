@@ -27,8 +27,21 @@ LIMIT_SECONDS = 3600
 
 
 @contextlib.contextmanager
-def seaweedfs(folder: Path) -> Iterator[None]:
-    """An S3 server, to which the standard variables lead."""
+def seaweedfs() -> Iterator[Path]:
+    """An S3 server, to which the standard variables lead; gives its folder, which goes when it does."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, _serving(Path(folder)):
+        yield Path(folder)
+
+
+def keep(result: dict[str, Any], out: str | None) -> dict[str, Any]:
+    """The result, also written as JSON where a file is named."""
+    if out:
+        Path(out).write_text(json.dumps(result, indent=2))
+    return result
+
+
+@contextlib.contextmanager
+def _serving(folder: Path) -> Iterator[None]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(8)]
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:

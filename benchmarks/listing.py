@@ -10,9 +10,7 @@ with boto3, in one process, holds all keys and the ledger in memory, and does no
 """
 
 import json
-import shutil
 import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -125,15 +123,8 @@ def measure(options: Options, model: str) -> dict[str, Any]:
 
 
 def main(options: Options) -> dict[str, Any]:
-    folder = Path(tempfile.mkdtemp())
-    try:
-        with harness.seaweedfs(folder):
-            result = measure(options, convert.untrained(folder / "dtn"))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    if options.out:
-        Path(options.out).write_text(json.dumps(result, indent=2))
-    return result
+    with harness.seaweedfs() as folder:
+        return harness.keep(measure(options, convert.untrained(folder / "dtn")), options.out)
 
 
 if __name__ == "__main__":

@@ -28,10 +28,10 @@ from dtn_ray.config import Experiment, faces, paper_faces
 from dtn_ray.data import stream
 from dtn_ray.data.labelled import to_float
 from dtn_ray.dtn import DTNTrainer, FrozenF
-from dtn_ray.streaming import batches
+from dtn_ray.streaming import Share, batches
 
 sys.path.insert(0, str(Path(__file__).parent))
-from harness import family, memory
+from harness import family, keep, memory
 
 STEPS = 12
 ROWS_AT_LEAST = 2000  # before the clock starts: Ray's workers must be there
@@ -56,7 +56,7 @@ class Options:
 def many(source: str, rows: int, folder: str) -> int:
     """Links the Parquet files of `source` into `folder` until they have so many rows, and returns how many."""
     files = [storage.join(source, key) for key in storage.list_keys(source) if key.endswith(".parquet")]
-    each = sum(group.rows for group in stream.find_groups(source))
+    each = stream.count_rows(stream.find_groups(source))
     for turn in range(-(-rows // each)):
         for number, file in enumerate(files):
             os.symlink(Path(file).absolute(), f"{folder}/{turn:05}-{number}.parquet")
@@ -73,7 +73,7 @@ def measure(options: Options, folder: str) -> dict[str, Any]:
     groups = stream.find_groups(folder)
     found = time.perf_counter() - began
     print(f"{total} rows in {len(groups)} row groups, found in {found:.1f} s", flush=True)
-    source = batches(groups, 0, [], 0, 1, options.batch_size, options.size)
+    source = batches(Share(groups, 0, [], 0, 1, options.batch_size, options.size))
     for _ in range(-(-ROWS_AT_LEAST // options.batch_size)):
         next(source)
     points, seen = list[dict[str, float]](), 0
@@ -136,9 +136,7 @@ def main(options: Options) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         result |= measure(options, folder)
     ray.shutdown()
-    if options.out:
-        Path(options.out).write_text(json.dumps(result, indent=2))
-    return result
+    return keep(result, options.out)
 
 
 if __name__ == "__main__":

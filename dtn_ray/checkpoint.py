@@ -151,8 +151,10 @@ def load_classifier(uri: str) -> tuple[DigitF, dict[str, Any]]:
 
 
 def load_face_network(uri: str, option: str = "--f") -> tuple[ImportedF | DeepFace, dict[str, Any]]:
-    """f of faces: any network as ONNX, or a checkpoint's DeepFace without its classifier; and what a DTN's manifest
-    keeps of it. `option` asked for it. Raises UserError where it does not serve."""
+    """f of faces: any network as ONNX, or a checkpoint's DeepFace without its classifier.
+
+    With it, what a DTN's manifest keeps of it. `option` asked for it. Raises UserError where it does not serve.
+    """
     if uri.endswith(".onnx"):
         return perceptual.load(uri, option)
     if not any(storage.exists(storage.join(uri, name)) for name in (MANIFEST, "result.json")):

@@ -371,7 +371,7 @@ def moments(network: nn.Module, batches: Iterable[Tensor]) -> Moments:
 
 
 @torch.no_grad()
-def recalibrate(g: nn.Module, inputs: Tensor, batch_size: int = 128) -> None:
+def recalibrate(g: nn.Module, inputs: Tensor, batch_size: int = 500) -> None:
     """Sets g's batch norm statistics to those of `inputs` (f(x) for x in s) alone.
 
     Trained on s and t in separate passes, g's running statistics are a mixture of both domains', while conversion sees

@@ -29,6 +29,31 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
+class Share:
+    """One worker's share of the global batches of one set."""
+
+    groups: Sequence[stream.Rows]
+    seed: int
+    done: Stages
+    """After which it begins."""
+    rank: int
+    workers: int
+    batch_size: int
+    """Of the global batch."""
+    size: int
+    """Pixels of the square that images are scaled to."""
+    columns: Sequence[str] = ()
+    """Beside `image`."""
+
+    def windows(self) -> Iterator[stream.Window]:
+        """What this worker reads; endless."""
+        left = stream.windows(self.groups, self.seed)
+        for workers, steps in self.done:
+            left = stream.left_after(left, workers, steps * self.batch_size // workers)
+        return islice(left, self.rank, None, self.workers)
+
+
+@dataclass(frozen=True)
 class Streamed:
     """Sets of any size in Parquet files, of which some windows are held at a time: the faces."""
 
@@ -40,7 +65,7 @@ class Streamed:
     def batches(self, done: Stages, rank: int, workers: int, batch_size: int, seed: int) -> Batches:
         """As InMemory's. No row of an epoch comes twice or never, also if the number of workers changes on the way."""
         s, t = (
-            batches(groups, own_seed, done, rank, workers, batch_size, self.size)
+            batches(Share(groups, own_seed, done, rank, workers, batch_size, self.size))
             for groups, own_seed in ((self.s, seed), (self.t, seed + T_STREAM))
         )
         return ((of_s["image"], of_t["image"]) for of_s, of_t in zip(s, t, strict=True))
@@ -50,41 +75,36 @@ class Streamed:
 class StreamedPeople:
     """Faces of people, of any number, in Parquet files or folders: what DeepFace learns from."""
 
-    groups: list[stream.Rows]
-    people: list[str]
+    groups: Sequence[stream.Rows]
+    people: Sequence[str]
     """Who is meant by 0, 1, …"""
     size: int
     """Pixels of the square that images are scaled to."""
 
     def __len__(self) -> int:
-        return sum(group.rows for group in self.groups)
+        return stream.count_rows(self.groups)
 
     def batches(self, done: Stages, rank: int, workers: int, batch_size: int, seed: int) -> Batches:
         """This worker's shares of the global batches, N×3×`size`×`size` uint8 and N int64, after what is done."""
         numbers = {name: i for i, name in enumerate(self.people)}
-        shares = batches(self.groups, seed, done, rank, workers, batch_size, self.size, ["identity"])
-        return ((share["image"], np.array([numbers[str(name)] for name in share["identity"]])) for share in shares)
+        own = batches(Share(self.groups, seed, done, rank, workers, batch_size, self.size, ["identity"]))
+        return ((some["image"], np.array([numbers[str(name)] for name in some["identity"]])) for some in own)
 
 
-def batches(
-    groups: Sequence[stream.Rows],
-    seed: int,
-    done: Stages,
-    rank: int,
-    workers: int,
-    batch_size: int,
-    size: int,
-    columns: Sequence[str] = (),
-) -> Iterator[Columns]:
-    """One worker's shares of the global batches of one set, after what is done; endless.
+def batches(share: Share) -> Iterator[Columns]:
+    """A share's batches, of which some are always under way; endless.
 
     `image` N×3×`size`×`size` uint8, and other columns as they are stored. Raises UserError for what cannot be read.
     """
     node = ray.get_runtime_context().get_node_id()
     reader = Reader.options(  # type: ignore[attr-defined]
         num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True)
-    ).remote(groups, seed, done, rank, workers, batch_size, size, columns)
-    waiting = deque(reader.next.remote() for _ in range(READ_AHEAD))
+    ).remote(share)
+    # Asked for at once, not when the first batch is wanted: several readers start side by side.
+    return _ahead(reader, deque(reader.next.remote() for _ in range(READ_AHEAD)))
+
+
+def _ahead(reader: Any, waiting: deque[ray.ObjectRef]) -> Iterator[Columns]:
     while True:
         with causes():
             batch = ray.get(waiting.popleft())
@@ -99,21 +119,9 @@ class Reader:
     In a process of its own: beside Ray Data's threads a step took several times as long.
     """
 
-    def __init__(
-        self,
-        groups: Sequence[stream.Rows],
-        seed: int,
-        done: Stages,
-        rank: int,
-        workers: int,
-        batch_size: int,
-        size: int,
-        columns: Sequence[str],
-    ) -> None:
-        left = stream.windows(groups, seed)
-        for before, steps in done:
-            left = stream.left_after(left, before, steps * batch_size // before)
-        self.batches = _batches(islice(left, rank, None, workers), batch_size // workers, size, columns)
+    def __init__(self, share: Share) -> None:
+        batch_size = share.batch_size // share.workers
+        self.batches = _batches(share.windows(), batch_size, share.size, share.columns)
 
     def next(self) -> Columns:
         return next(self.batches)

@@ -34,7 +34,7 @@ from dtn_ray.progress import Progress
 from dtn_ray.streaming import Streamed
 
 CALIBRATION = 2048  # images of s that give g's batch norm its statistics for conversion
-SCALING = 2048  # … and that f's features are scaled by
+SCALING = 4096  # … and that f's features are scaled by
 AT_ONCE = 16  # … in batches that fit a CPU's cache: a MobileNet takes three times as long over 128
 VALIDATION = 64  # at once
 
@@ -157,11 +157,11 @@ def _prepare_faces(experiment: Experiment, run: Run) -> Prepared:
     if not held:
         raise UserError(f"nothing to validate on: --validation must be at least 1, and {chosen.source} hold 10 images")
     f, facts = checkpoint.load_face_network(model.f)
-    counts = {name: sum(group.rows for group in groups) for name, groups in (("s_images", s), ("t_images", [*t]))}
     name = run.name or f"dtn-faces-{fingerprint(experiment)}"
     validation = stream.sample(held, chosen.validation, chosen.size)["image"]
     some_s, some_t = (stream.sample(groups, SCALING, chosen.size)["image"] for groups in (s, t))
-    facts = counts | {"f": facts, "f_digest": checkpoint.digest(f)}
+    facts = {"f": facts, "f_digest": checkpoint.digest(f)}
+    facts |= {"s_images": stream.count_rows(s), "t_images": stream.count_rows(t)}
     return Prepared(name, Streamed(s, t, chosen.size), some_s, some_t, validation, None, f, None, facts)
 
 
@@ -173,8 +173,7 @@ def _in_its_unit(prepared: Prepared, feature_scale: str) -> FrozenF:
 
     def of(images: np.ndarray) -> Moments:
         parts = [images[i : i + AT_ONCE] for i in range(0, len(images), AT_ONCE)]
-        shown = tqdm(parts, "measuring f", mininterval=5, disable=len(images) < SCALING // 2, leave=False)
-        return moments(prepared.f, map(to_float, shown))
+        return moments(prepared.f, map(to_float, tqdm(parts, "measuring f", delay=5, mininterval=5)))
 
     if feature_scale == "unit":
         return FrozenF(prepared.f, of(prepared.s).scale)

@@ -5,23 +5,25 @@ it, and what is left after a restart with another number of workers, are pure fu
 were taken; nothing but those numbers is ever saved.
 """
 
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, count
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
+from PIL import Image
 
 from dtn_ray import storage
 from dtn_ray.errors import UserError
-from dtn_ray.images import FORMATS, SUFFIXES
+from dtn_ray.images import SUFFIXES, photo
 
 IMAGES_PER_BLOCK = 256  # decoded at once: 18 MB at 152 pixels
 FILES_AT_ONCE = 256
+WITH_IDENTITY = ("image", "identity")
+MAX_PIXELS = 100_000_000  # of one image
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Window:
 
     @property
     def rows(self) -> int:
-        return sum(group.rows for group in self.groups) - self.start
+        return count_rows(self.groups) - self.start
 
     def name(self, row: int) -> str:
         """Where a row is stored, by its number before they were shuffled."""
@@ -91,34 +93,15 @@ class Window:
         raise IndexError(row)
 
 
-def find_groups(uri: str) -> list[Group]:
+def find_groups(uri: str, columns: Sequence[str] = ("image",)) -> list[Group]:
     """The row groups of all Parquet files at or below a URI, in the order of their names.
 
-    Reads footers alone. Raises UserError where there is none, or one is damaged or has no column `image`.
+    Reads footers alone. Raises UserError where there is none, or one is damaged or lacks one of `columns`.
     """
-    uris = (
-        [uri]
-        if uri.endswith(".parquet")
-        else [storage.join(uri, key) for key in sorted(storage.list_keys(uri)) if key.endswith(".parquet")]
-    )
+    uris = [uri] if uri.endswith(".parquet") else _parquet_files(uri, storage.list_keys(uri))
     if not uris:
         raise UserError(f"{uri}: no Parquet files there; jobs/ingest.py and jobs/make_emoji.py write them")
-    with ThreadPoolExecutor(32) as pool:
-        groups = [group for found in pool.map(_groups, uris) for group in found if group.rows]
-    if not groups:
-        raise UserError(f"{uri}: its Parquet files have no rows")
-    return groups
-
-
-def _groups(uri: str) -> list[Group]:
-    filesystem, path = storage.resolve(uri)
-    try:
-        footer = pq.read_metadata(path, filesystem=filesystem)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{uri}: not a readable Parquet file ({error})") from error
-    if "image" not in footer.schema.names:
-        raise UserError(f"{uri}: no column `image`; it has {', '.join(footer.schema.names)}")
-    return [Group(uri, i, footer.row_group(i).num_rows) for i in range(footer.num_row_groups)]
+    return _row_groups(uri, uris, columns)
 
 
 def find_people(uri: str) -> list[Rows]:
@@ -126,21 +109,43 @@ def find_people(uri: str) -> list[Rows]:
 
     Files of a folder come in a random order, always the same. Raises UserError where there are none.
     """
-    keys = [] if uri.endswith(".parquet") else storage.list_keys(uri)
-    if not uri.endswith(".parquet") and not any(key.endswith(".parquet") for key in keys):
-        keys = sorted(key for key in keys if key.lower().endswith(SUFFIXES) and "/" in key)
-        if not keys:
-            raise UserError(f"{uri}: neither Parquet files there nor folders of images, one for each person")
-        order = np.random.default_rng(0).permutation(len(keys))
-        parts = [tuple(keys[j] for j in order[i : i + FILES_AT_ONCE]) for i in range(0, len(keys), FILES_AT_ONCE)]
-        return [Files(uri, part, len(part)) for part in parts]
-    groups = find_groups(uri)
-    for file in {group.uri for group in groups}:
-        filesystem, path = storage.resolve(file)
-        names = pq.read_schema(path, filesystem=filesystem).names
-        if "identity" not in names:
-            raise UserError(f"{file}: no column `identity`, which tells who is who; it has {', '.join(names)}")
-    return list(groups)
+    if uri.endswith(".parquet"):
+        return [*find_groups(uri, WITH_IDENTITY)]
+    keys = storage.list_keys(uri)
+    if uris := _parquet_files(uri, keys):
+        return [*_row_groups(uri, uris, WITH_IDENTITY)]
+    keys = sorted(key for key in keys if key.lower().endswith(SUFFIXES) and "/" in key)
+    if not keys:
+        raise UserError(f"{uri}: neither Parquet files there nor folders of images, one for each person")
+    order = np.random.default_rng(0).permutation(len(keys))
+    parts = [tuple(keys[j] for j in order[i : i + FILES_AT_ONCE]) for i in range(0, len(keys), FILES_AT_ONCE)]
+    return [Files(uri, part, len(part)) for part in parts]
+
+
+def _parquet_files(uri: str, keys: Sequence[str]) -> list[str]:
+    return [storage.join(uri, key) for key in sorted(keys) if key.endswith(".parquet")]
+
+
+def _row_groups(uri: str, uris: Sequence[str], columns: Sequence[str]) -> list[Group]:
+    with ThreadPoolExecutor(32) as pool:
+        found = [group for groups in pool.map(partial(_footer, columns=columns), uris) for group in groups]
+    groups = [group for group in found if group.rows]
+    if not groups:
+        raise UserError(f"{uri}: its Parquet files have no rows")
+    return groups
+
+
+def _footer(uri: str, columns: Sequence[str]) -> list[Group]:
+    filesystem, path = storage.resolve(uri)
+    try:
+        footer = pq.read_metadata(path, filesystem=filesystem)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{uri}: not a readable Parquet file ({error})") from error
+    names = footer.schema.names
+    for missing in (column for column in columns if column not in names):
+        meaning = ", which tells who is who" if missing == "identity" else ""
+        raise UserError(f"{uri}: no column `{missing}`{meaning}; it has {', '.join(names)}")
+    return [Group(uri, i, footer.row_group(i).num_rows) for i in range(footer.num_row_groups)]
 
 
 def identities(groups: Sequence[Rows]) -> list[str]:
@@ -163,9 +168,14 @@ def person(key: str) -> str:
     return key.rpartition("/")[0]
 
 
+def count_rows(groups: Iterable[Rows]) -> int:
+    """Rows of all groups together."""
+    return sum(group.rows for group in groups)
+
+
 def hold_out(groups: Sequence[Rows], count: int) -> tuple[list[Rows], list[Rows]]:
     """(the rest, the last `count` rows); at most a tenth of all is held out."""
-    count = min(count, sum(group.rows for group in groups) // 10)
+    count = min(count, count_rows(groups) // 10)
     rest, held = list(groups), list[Rows]()
     while count:
         last = rest.pop()
@@ -220,17 +230,17 @@ def read(window: Window, size: int, columns: Sequence[str] = ()) -> Iterator[dic
         for place, row in enumerate(some["image"]):
             try:
                 images[place] = decode(row.as_py(), size)
-            except (OSError, ValueError, TypeError) as error:
-                raise UserError(f"{window.name(order[i + place])}: not an image that can be read") from error
+            except ValueError as error:
+                raise UserError(f"{window.name(order[i + place])}: {error}") from error
         yield {"image": images} | {name: some[name].to_numpy() for name in columns}
 
 
 def decode(content: bytes, size: int | None = None) -> np.ndarray:
-    """An encoded image as 3×`size`×`size` uint8, or 3×H×W as it is stored.
+    """An encoded image as 3×`size`×`size` uint8, or 3×H×W as it is stored; as `images.photo` reads it.
 
-    Raises OSError, ValueError or TypeError where it is none.
+    Raises ValueError with the reason where it is none, or of more than MAX_PIXELS.
     """
-    image = ImageOps.exif_transpose(Image.open(io.BytesIO(content), formats=FORMATS)).convert("RGB")
-    if size is not None and image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image).transpose(2, 0, 1)
+    pixels, _ = photo(content, MAX_PIXELS)
+    if size is not None and pixels.shape[:2] != (size, size):
+        pixels = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+    return pixels.transpose(2, 0, 1)

@@ -20,6 +20,7 @@ from dtn_ray.data.feed import T_STREAM, Batches, Stages
 # execution of Ray Data that waits for its consumer takes a third of a core; one that ends takes nothing.
 ROWS_AT_ONCE = 8192
 ROWS_AT_FIRST = 256  # and twice as many each time, so that a training begins soon
+WINDOWS_AT_ONCE = 64  # at most: a window of few rows takes as long to open as one of many
 ROWS_PER_TASK = 512
 BLOCK = 16 << 20  # bytes that are handed over together; of Ray Data's 128 MB, a reader would hold many
 READ_AHEAD = 8  # batches that wait for the worker
@@ -169,11 +170,14 @@ def _one_ahead(items: Iterable[Item]) -> Iterator[Item]:
 
 
 def _together(windows: Iterator[stream.Window]) -> Iterator[list[stream.Window]]:
-    """The endless sequence in parts of ROWS_AT_FIRST rows, twice as many, …, ROWS_AT_ONCE, or little more."""
+    """The endless sequence in parts of ROWS_AT_FIRST rows, twice as many, …, ROWS_AT_ONCE, or little more.
+
+    Of no more than WINDOWS_AT_ONCE windows.
+    """
     wanted = ROWS_AT_FIRST
     while True:
         some, rows = list[stream.Window](), 0
-        while rows < wanted:
+        while rows < wanted and len(some) < WINDOWS_AT_ONCE:
             some.append(next(windows))
             rows += some[-1].rows
         yield some

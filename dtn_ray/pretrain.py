@@ -11,7 +11,6 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from dtn_ray import checkpoint, data
@@ -149,6 +148,8 @@ def verification_auc(network: DeepFace, faces: LabelledImages, batch_size: int =
     same = faces.labels[first] == faces.labels[second]
     if same.all() or not same.any():
         return None
+    from sklearn.metrics import roc_auc_score  # seconds to import, and for faces alone
+
     return float(roc_auc_score(same, (features @ features.T).numpy()[first, second]))
 
 

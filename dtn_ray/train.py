@@ -15,7 +15,6 @@ import ray.train.torch
 import torch
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
-from torchvision.utils import make_grid
 from tqdm import tqdm
 
 from dtn_ray import checkpoint, data, losses, storage
@@ -313,6 +312,8 @@ def validate(
         metrics["validation_accuracy"] = right / len(s)
     for name, value in metrics.items():
         board.add_scalar(name, value, step)
+    from torchvision.utils import make_grid  # seconds to import, which every process of a training would pay
+
     grid = make_grid(torch.stack(pairs, dim=1).flatten(0, 1), nrow=16, normalize=True, value_range=(-1, 1))
     board.add_image("s and G(s)", grid, step)
     return metrics

@@ -20,8 +20,8 @@ def test_a_locally_connected_layer_with_equal_filters_is_a_convolution() -> None
     layer = LocallyConnected(2, 3, size=9, kernel=3, stride=2)
     weight, bias = torch.randn(3, 2, 3, 3), torch.randn(3)
     with torch.no_grad():
-        layer.weight.copy_(weight.flatten(1).expand(16, 3, 18))
-        layer.bias.copy_(bias[:, None].expand(3, 16))
+        layer.weight.copy_(weight.permute(2, 3, 1, 0).reshape(18, 3))
+        layer.bias.copy_(bias[:, None, None])
     x = torch.randn(4, 2, 9, 9)
     torch.testing.assert_close(layer(x), F.conv2d(x, weight, bias, stride=2))
 

@@ -29,7 +29,7 @@ def test_a_locally_connected_layer_with_equal_filters_is_a_convolution() -> None
 def test_deepface_has_the_published_layers() -> None:
     f = DeepFace(classes=7, width=0.125)
     sizes = []
-    for layer in f.layers:
+    for layer in f.network:
         if isinstance(layer, nn.Conv2d | nn.MaxPool2d | LocallyConnected):
             layer.register_forward_hook(lambda _, __, y: sizes.append(y.shape[-1]))
     assert f(torch.zeros(2, 3, 152, 152)).shape == (2, 7)

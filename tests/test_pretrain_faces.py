@@ -150,11 +150,15 @@ def test_faces_that_cannot_serve_are_refused(tmp_path, columns, message) -> None
         pretrain_faces(replace(SMALL, faces=faces), run(tmp_path))
 
 
-def test_a_folder_without_people_and_one_with_a_broken_image_are_refused(tmp_path, ray_cluster) -> None:
+def test_a_folder_without_people_is_refused(tmp_path) -> None:
     (tmp_path / "flat").mkdir()
     (tmp_path / "flat/a.png").write_bytes(portraits(1, 1)[0][0])
     with pytest.raises(UserError, match="neither Parquet files there nor folders of images"):
         stream.find_people(f"{tmp_path}/flat")
+
+
+@pytest.mark.slow
+def test_a_broken_image_ends_the_training_and_is_named(tmp_path, ray_cluster) -> None:
     faces = folder_of(tmp_path / "faces", 2, 10)
     Path(faces, "person 1", "broken.png").write_bytes(b"text")
     with pytest.raises(UserError, match=r"person 1/broken\.png: not an image"):

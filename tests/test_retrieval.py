@@ -13,8 +13,9 @@ from files import encode, write_face_network, write_faces, write_faces_dtn
 from PIL import Image
 from scipy import stats
 
-from dtn_ray import perceptual
+from dtn_ray import checkpoint, perceptual
 from dtn_ray.checkpoint import load_trained
+from dtn_ray.config import FacePretraining
 from dtn_ray.data import stream
 from dtn_ray.data.labelled import to_float, to_uint8
 from dtn_ray.data.stream import Group
@@ -376,6 +377,19 @@ def test_a_judge_without_finite_features_is_refused(examiner, tmp_path):
         examining.Examiner(judge, examiner.dtn, 24, gpu=False).compare(Group(path, 0, 1), sought)
 
 
+def test_a_deepface_may_judge(examiner, tmp_path):
+    torch.manual_seed(0)
+    config = FacePretraining("", width=0.06, features=8)
+    checkpoint.save(tmp_path, "face_network", config, {"face_network": checkpoint.build_deepface(config, 5)}, people=5)
+    judge, _ = checkpoint.load_face_network(str(tmp_path), "--judge")
+    images = [stream.decode(content) for content in faces(3, 5)]
+    found = examining.Examiner(judge, examiner.dtn, 24, gpu=False)._features(images)
+    with torch.no_grad():
+        expected = np.concatenate([judge.represent(to_float(image[None])).numpy() for image in images])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert found.std(0).min() > 0
+
+
 def test_a_g_that_diverged_is_told(examiner):
     photos = [examining.Photo("a.parquet", content) for content in faces(2, 0)]
     assert len(examiner.see(photos, photos).emoji) == 2
@@ -435,7 +449,8 @@ RUN = "evaluate retrieval {given}/dtn --probes {given}/probes --identity who --j
         (RUN + "--distractors {given}/gallery --pairs-per-person 0", "--pairs-per-person 0 must be at least 1"),
         (RUN + "--distractors {given}/gallery --actors 0", "--actors 0 must be at least 1"),
         (RUN + "--distractors {given}/gallery --judge {given}/gone.onnx", r"--judge .*gone\.onnx: no such file"),
-        (RUN + "--distractors {given}/gallery --judge {given}/dtn", r"--judge .*: faces need a face network as ONNX"),
+        (RUN + "--distractors {given}/gallery --judge {given}/dtn", r"dtn: .*kind 'dtn'.*pretrain\.py faces"),
+        (RUN + "--distractors {given}/gallery --judge {given}/probes", r"--judge .*: neither a face network as ONNX"),
         (RUN + "--distractors {given}/gallery --judge {given}/blind.onnx", r"blind\.json: missing; it must tell"),
         (RUN + "--distractors {given}/gallery --judge {given}/f.onnx", "--judge .* own f .*flatter.*another"),
         (RUN + "--distractors {given}/gallery --judge {given}/f-again.onnx", "--judge .* own f .*flatter"),

@@ -57,6 +57,7 @@ def test_f_in_the_checkpoint_is_the_f_that_was_given(trained, classifier):
     assert all(torch.equal(given[name], kept[f"network.{name}"]) for name in given)
 
 
+@pytest.mark.slow  # a run whose worker is killed must end so too, which the fast tests check
 def test_the_same_settings_give_the_same_weights(trained, experiment, tmp_path):
     again = train(experiment, run(tmp_path))
     assert not again.resumed

@@ -23,6 +23,7 @@ from dtn_ray.dtn import DTN
 from dtn_ray.errors import UserError
 from dtn_ray.evaluate import retrieval
 from dtn_ray.evaluate.retrieval import Counts, Hit
+from dtn_ray.models.faces import DeepFace
 from dtn_ray.models.imported import ImportedF
 
 # Every pass of a network has the same shape, filled up with black: with another, a face's features differ in their last
@@ -139,7 +140,7 @@ def decode(photo: Photo) -> np.ndarray:
 class Examiner:
     """What an actor does with faces: holds the networks. `size`: of the square that G takes."""
 
-    def __init__(self, judge: ImportedF, dtn: DTN, size: int, gpu: bool) -> None:
+    def __init__(self, judge: ImportedF | DeepFace, dtn: DTN, size: int, gpu: bool) -> None:
         self.device = "cuda" if gpu else "cpu"
         torch.set_num_threads(1)
         torch.backends.cudnn.allow_tf32 = False  # its ten bits would reorder faces, otherwise than a CPU does

@@ -20,8 +20,8 @@ import ray
 from PIL import Image
 from tqdm import tqdm
 
-from dtn_ray import perceptual, storage
-from dtn_ray.checkpoint import Trained, digest, load_trained
+from dtn_ray import storage
+from dtn_ray.checkpoint import Trained, digest, load_face_network, load_trained
 from dtn_ray.cluster import causes, connect, worker_resources
 from dtn_ray.data import stream
 from dtn_ray.data.stream import Group
@@ -32,6 +32,7 @@ from dtn_ray.evaluate.figures import Retrieved, retrieval_figure
 from dtn_ray.evaluate.options import Retrieval
 from dtn_ray.evaluate.retrieval import Hit
 from dtn_ray.images import to_image
+from dtn_ray.models.faces import DeepFace
 from dtn_ray.models.imported import ImportedF
 
 T = TypeVar("T")
@@ -66,7 +67,7 @@ def retrieve(job: Retrieval) -> dict[str, Any]:
     trained = load_trained(job.checkpoint, job.weights)
     if trained.experiment.model.kind != "faces":
         raise UserError(f"{job.checkpoint}: a DTN of digits; retrieval (Table 4) is measured of faces")
-    judge, facts = perceptual.load(job.judge, "--judge")
+    judge, facts = load_face_network(job.judge, "--judge")
     _refuse_f(job, trained, judge, facts)
     gallery = [group for uri in job.distractors for group in stream.find_groups(uri)]
     if len({(group.uri, group.index) for group in gallery}) < len(gallery):
@@ -151,9 +152,9 @@ def _check(job: Retrieval) -> None:
             raise UserError(f"--{name.replace('_', '-')} {value} must be at least 1")
 
 
-def _refuse_f(job: Retrieval, trained: Trained, judge: ImportedF, facts: dict[str, Any]) -> None:
-    f = trained.manifest["f"]
-    if facts["sha256"] == f.get("sha256") or digest(judge) == trained.manifest.get("f_digest"):
+def _refuse_f(job: Retrieval, trained: Trained, judge: ImportedF | DeepFace, facts: dict[str, Any]) -> None:
+    same_file = "sha256" in facts and facts["sha256"] == trained.manifest["f"].get("sha256")
+    if same_file or digest(judge) == trained.manifest.get("f_digest"):
         raise UserError(
             f"--judge {job.judge}: this is {job.checkpoint}'s own f ({facts['name']}). G was trained so that f knows "
             "the person in G(x) again, and f's ranks would flatter it; the paper's judge is VGG-face for that reason. "

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dtn_ray.models.imported import Eye
 from dtn_ray.models.layers import initialise, scaled
 
 Upscaling = Literal["transposed", "nearest"]
@@ -51,13 +52,14 @@ class DeepFace(nn.Module):
     """
 
     size = 152
+    eye = Eye(size)  # the whole aligned face
 
     def __init__(self, classes: int, width: float = 1.0, dropout: float = 0.5, features: int = 256) -> None:
         """`classes` 0: without the classifier, as f."""
         super().__init__()
         wide, narrow = scaled(32, width), scaled(16, width)
         units = scaled(4096, width)
-        self.layers = nn.Sequential(
+        self.network = nn.Sequential(
             *(nn.Conv2d(3, wide, 11), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True)),  # 152 → 142 → 71
             *(nn.Conv2d(wide, narrow, 9), nn.ReLU()),  # 63
             *(LocallyConnected(narrow, narrow, 63, 9), nn.ReLU()),  # 55
@@ -70,10 +72,8 @@ class DeepFace(nn.Module):
         self.features = features
 
     def represent(self, x: Tensor) -> Tensor:
-        """f(x): images N×3×H×W in [-1, 1], of any size, to N×features."""
-        if x.shape[-1] != self.size:
-            x = F.interpolate(x, self.size, mode="bilinear", align_corners=False, antialias=x.shape[-1] > self.size)
-        return self.layers(x)
+        """f(x): aligned faces N×3×H×H in [-1, 1], H of any size, to N×features."""
+        return self.network(self.eye(x))
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.classifier is not None

@@ -36,12 +36,13 @@ class Eye:
     def __call__(self, x: Tensor) -> Tensor:
         """Pictures N×3×H×H in [-1, 1] to the network's input N×3×`size`×`size`; differentiable, bilinear."""
         left, top, side = self.crop
-        shrink = x.shape[-1] * side / self.size
-        if shrink > 1:  # or fine patterns would pass between the samples, unseen
-            x = F.interpolate(x, math.ceil(x.shape[-1] / shrink), mode="bilinear", antialias=True)
-        theta = x.new_tensor([[side, 0, 2 * left + side - 1], [0, side, 2 * top + side - 1]]).expand(len(x), 2, 3)
-        grid = F.affine_grid(theta, [len(x), 3, self.size, self.size], align_corners=False)
-        x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+        if x.shape[-1] != self.size or self.crop != (0, 0, 1):
+            shrink = x.shape[-1] * side / self.size
+            if shrink > 1:  # or fine patterns would pass between the samples, unseen
+                x = F.interpolate(x, math.ceil(x.shape[-1] / shrink), mode="bilinear", antialias=True)
+            theta = x.new_tensor([[side, 0, 2 * left + side - 1], [0, side, 2 * top + side - 1]]).expand(len(x), 2, 3)
+            grid = F.affine_grid(theta, [len(x), 3, self.size, self.size], align_corners=False)
+            x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
         x = (x + 1) / 2 * (self.high - self.low) + self.low
         x = x.flip(1) if self.bgr else x
         return (x - x.new_tensor(self.mean)[:, None, None]) / x.new_tensor(self.std)[:, None, None]

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow check format bench clean
+.PHONY: help setup demo demo-faces test test-slow check format bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -12,11 +12,14 @@ setup: .venv/.ready  ## make .venv with the pinned packages
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,demo]'
 	@touch $@
 
 demo: setup  ## train, score and convert on the embedded data; ends with the path of a contact sheet
 	$(BIN)/python jobs/demo.py
+
+demo-faces: setup  ## photos to emoji, on what packages ship and draw; ends with the path of a contact sheet
+	$(BIN)/python jobs/demo_faces.py
 
 test: setup  ## the fast tests
 	$(BIN)/python -m pytest -m 'not slow'

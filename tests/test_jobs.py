@@ -31,6 +31,7 @@ JOBS = Path(__file__).parent.parent / "jobs"
         ("convert --help", ["CHECKPOINT IN OUT", "--actors", "--dry-run", "--match"]),
         ("evaluate --help", ["--source-file", "--weights {convert,g}"]),
         ("demo --help", ["--out", "--seed"]),
+        ("demo_faces --help", ["--out", "--detector", "--f", "--judge"]),
     ],
 )
 def test_help_lists_the_options(call, line, shown):

@@ -1,0 +1,167 @@
+"""Faces to emoji on what packages ship and draw: finds faces, draws avatars, trains f and a DTN, converts and scores.
+
+python jobs/demo_faces.py        about ten minutes on two idle CPU cores; nothing is downloaded but the face detector
+
+Photos of scikit-image: 100 small grey faces (lfw_subset, of Labeled Faces in the Wild, for research) and Eileen Collins
+(NASA, public domain); of matplotlib: Grace Hopper (US Navy, public domain). Avatars of DiceBear: Avataaars by Pablo
+Stanley (free for personal and commercial use).
+
+f and the judge are trained here on those few pictures, to tell each from all others however it is lit and framed. They
+know dark hair from fair, and little of likeness: for that, name face networks by --f and --judge (docs/faces.md). No
+one has two photos here, so the photo that retrieval seeks is the same one, mirrored.
+"""
+
+import io
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from dtn_ray import cli
+
+
+@dataclass(frozen=True)
+class Job:
+    out: str = "runs/demo-faces"
+    """Local folder for all that the demo makes; a second call goes on with what is there."""
+    f: str | None = None
+    """A face network, instead of the demo's own f."""
+    judge: str | None = None
+    """Another face network, instead of the demo's own judge."""
+    detector: str | None = None
+    """File of the face detector YuNet; by default it is fetched, and its hash is checked."""
+    emoji: int = 1500
+    """Avatars drawn: the set t."""
+    epochs: float = 20.0
+    """Passes over the pictures in the trainings of f and of the judge."""
+    steps: int = 600
+    """Steps of the DTN."""
+    seed: int = 0
+    """Seed of the trainings."""
+
+
+def photos(folder: Path) -> None:
+    """Writes the packages' photos: portraits, and grey faces on a grey ground."""
+    import matplotlib.cbook
+    import numpy as np
+    import skimage.data
+    from PIL import Image
+
+    (folder / "portraits").mkdir(parents=True, exist_ok=True)
+    (folder / "lfw").mkdir(exist_ok=True)
+    with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
+        (folder / "portraits/grace-hopper.jpg").write_bytes(file.read())
+    Image.fromarray(skimage.data.astronaut()).save(folder / "portraits/eileen-collins.png")
+    for i, face in enumerate(skimage.data.lfw_subset()[:100]):  # the other 100 show no faces
+        ground = Image.new("L", (250, 250), 128)
+        ground.paste(
+            Image.fromarray((face * 255).astype(np.uint8)).resize((150, 150), Image.Resampling.BICUBIC), (50, 50)
+        )
+        ground.save(folder / f"lfw/{i:03}.png")
+
+
+def images(folder: str) -> list[bytes]:
+    """The encoded images of a set."""
+    from dtn_ray.data import stream
+
+    return [image for group in stream.find_groups(folder) for image in group.table(["image"])["image"].to_pylist()]
+
+
+def mirrored(image: bytes) -> bytes:
+    from PIL import Image, ImageOps
+
+    buffer = io.BytesIO()
+    ImageOps.mirror(Image.open(io.BytesIO(image))).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def write(path: Path, **columns: list[Any]) -> str:
+    """Writes a Parquet file; gives its path."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, 64)
+    return str(path)
+
+
+def main(job: Job) -> None:
+    import random
+
+    from dtn_ray.config import FacePretraining, Run, faces
+    from dtn_ray.conversion import Conversion
+    from dtn_ray.convert import convert
+    from dtn_ray.data.augment import Augment
+    from dtn_ray.evaluate.options import Retrieval
+    from dtn_ray.evaluate.retrieve import retrieve
+    from dtn_ray.ingest import ingest
+    from dtn_ray.ingestion import Ingestion
+    from dtn_ray.make_emoji import EmojiSet, make_emoji
+    from dtn_ray.pretrain import pretrain_faces
+    from dtn_ray.train import train
+
+    out = Path(job.out)
+    print("1/6  finding and aligning faces: set s", flush=True)
+    photos(out / "photos")
+    found = ingest(Ingestion(str(out / "photos"), str(out / "s"), detector=job.detector))
+    print(f"{found['faces']} faces in {found['images']} photos", flush=True)
+    source = str(out / "s/faces/shards")
+
+    print("2/6  drawing avatars: set t", flush=True)
+    target = str(out / "t")
+    make_emoji(EmojiSet(target, count=job.emoji))
+
+    print("3/6  training f and the judge to tell each of these pictures from all others", flush=True)
+    run = Run(storage=job.out, cpus_per_worker=1, checkpoint_every=1000)
+    persons = images(source)
+    pictures = [*persons, *images(target)[:150]]
+    random.Random(0).shuffle(pictures)
+    change = Augment(rotation=8, scale=(0.85, 1.15), shift=0.06, contrast=0.4, brightness=0.3, saturation=1, mirror=0.5)
+    network = FacePretraining(
+        write(out / "each/each.parquet", image=pictures, identity=[str(i) for i in range(len(pictures))]),
+        width=0.25,
+        features=64,
+        epochs=job.epochs,
+        held_out=10,
+        dropout=0.2,
+        augment=change,
+        bf16=True,
+    )
+    f = job.f or pretrain_faces(replace(network, seed=job.seed), replace(run, name="f")).checkpoint
+    judge = job.judge or pretrain_faces(replace(network, seed=job.seed + 1), replace(run, name="judge")).checkpoint
+
+    print("4/6  training the DTN", flush=True)
+    preset = faces()
+    experiment = replace(
+        preset,
+        data=replace(preset.data, source=source, target=target),
+        model=replace(preset.model, f=f, width_g=0.5),
+        # In so few steps a D that sees all changed learns nothing.
+        loss=replace(preset.loss, warm_up=job.steps * 2 // 3, ramp=job.steps // 6, augment_D=Augment()),
+        optim=replace(preset.optim, steps=job.steps, bf16=True),
+        seed=job.seed,
+    )
+    trained = train(experiment, replace(run, name="dtn"))
+
+    print("5/6  converting the photos", flush=True)
+    summary = convert(Conversion(trained.checkpoint, str(out / "photos"), str(out / "emoji"), detector=job.detector))
+    print(json.dumps({name: summary[name] for name in ("converted", "done_before", "no_face", "failed")}))
+
+    print("6/6  retrieval: whose mirrored photo is sought by the emoji", flush=True)
+    half = persons[: len(persons) // 2]
+    probes = write(
+        out / "people/people.parquet",
+        image=[*half, *map(mirrored, half)],
+        identity=[str(i) for i in range(len(half))] * 2,
+    )
+    others = write(out / "others/others.parquet", image=persons[len(half) :])
+    retrieve(Retrieval(trained.checkpoint, probes, (others,), judge, out=str(out / "retrieval")))
+
+    print("contact sheet, photo | emoji:")
+    print(Path(summary["sheet"]).absolute())
+
+
+if __name__ == "__main__":
+    cli.run(lambda: main(tyro.cli(Job, description=__doc__)))

@@ -249,7 +249,7 @@ def paper_faces() -> Experiment:
 
 def faces() -> Experiment:
     """Sec. 5.2 with what emoji needed here (docs/results/faces.md), at a size that a CPU core trains in an hour: each
-    domain's features centred, g that draws t first, an α that grows, D that sees 64×64 pixels, all of them changed."""
+    domain's features centred, g that draws t first, an α that grows, D that sees images changed and of 64×64 pixels."""
     paper = paper_faces()
     return replace(
         paper,

@@ -39,6 +39,7 @@ from dtn_ray.evaluate.figures import contact_sheet
 from dtn_ray.inventory import open_inventory, read_inventory
 from dtn_ray.lease import Lease
 from dtn_ray.ledger import Ledger, Part, read_range
+from dtn_ray.metrics import JobMetrics
 from dtn_ray.pipeline import Pipeline, Row
 from dtn_ray.plan import Filters, Plan, list_source, once, sift
 from dtn_ray.tally import Tally
@@ -267,6 +268,8 @@ def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
     )
     done, latest = Tally(), deque[str | None](maxlen=JUDGED_AT_MOST)
     waiting, since = list[pa.Table](), time.monotonic()
+    metrics = JobMetrics(job.kind, job.out)
+    metrics.count(_counts(plan, done))
 
     def enter() -> None:
         nonlocal since
@@ -283,6 +286,7 @@ def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
             for number, part in enumerate(outcomes):  # type: ignore[assignment]
                 waiting.append(part)
                 done.add(part, seed=number)
+                metrics.count(_counts(plan, done))
                 bar.update(len(part))
                 bar.set_postfix_str(f"{done.bytes / 1e6 / bar.format_dict['elapsed']:.1f} MB/s, {done.failed} failed")
                 if sum(map(len, waiting)) >= ROWS_PER_PART or time.monotonic() - since > SECONDS_PER_PART:
@@ -339,22 +343,27 @@ def _estimate(bulk: Bulk, plan: Plan) -> dict[str, Any]:
     }
 
 
+def _counts(plan: Plan, done: Tally) -> dict[str, int]:
+    """The images of the plan, each in one of these."""
+    counts = {
+        "done_before": plan.settled.converted,
+        "converted": done.converted,
+        "no_face": plan.settled.no_face + done.no_face,
+        "failed": plan.settled.failed + done.failed,
+    }
+    return counts | {"remaining": plan.images - sum(counts.values())}
+
+
 def _summary(bulk: Bulk, plan: Plan, done: Tally) -> dict[str, Any]:
-    before, failed = plan.settled, plan.settled.failed + done.failed
-    without = before.no_face + done.no_face
     return {
         "source": bulk.job.source,
         "out": bulk.job.out,
         **bulk.facts,
         "model": bulk.identity[:12],
         "images": plan.images,
-        "done_before": before.converted,
-        "converted": done.converted,
-        "no_face": without,
-        "faces": before.faces + done.faces,
-        "failed": failed,
-        "remaining": plan.images - before.converted - done.converted - without - failed,
-        "failures": done.failures | before.failures,
+        **_counts(plan, done),
+        "faces": plan.settled.faces + done.faces,
+        "failures": done.failures | plan.settled.failures,
     }
 
 

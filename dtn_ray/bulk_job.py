@@ -1,6 +1,6 @@
 """What jobs over a collection of photos have in common; imports little, because every task that lists imports it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dtn_ray.images import SUFFIXES
@@ -48,6 +48,13 @@ class BulkJob:
     """A run that was killed keeps others from OUT for so long; one that lives renews its lease."""
     dry_run: bool = False
     """Count, and estimate the time from a few images; write nothing."""
+    webhook: str = field(default="", repr=False)  # it may hold a token
+    """URL that is told by a POST of JSON how the run ended, well or not."""
+
+    @property
+    def kind(self) -> str:
+        """conversion or ingestion."""
+        return type(self).__name__.lower()
 
     @property
     def gpus_per_actor(self) -> float:

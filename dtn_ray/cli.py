@@ -23,6 +23,10 @@ def run(job: Callable[[], dict[str, Any] | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from what was saved", file=sys.stderr)
         sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == signal.SIGTERM:  # from Ray's handler, which takes the place of ours
+            _terminated(signal.SIGTERM, None)
+        raise
     if result is not None:
         print(json.dumps(result, indent=2))
 

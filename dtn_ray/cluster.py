@@ -3,23 +3,30 @@
 import json
 import logging
 import os
+import socket
 import tempfile
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 # A report is a barrier that waits for the controller's next poll, 2 s apart by default.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 # Workers' prints reach the driver once already; the patch would print them a second time.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+# So long a training waits for the workers of a lost node before it counts the nodes again; 60 s by default.
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
 
 import ray
 import ray.data
 import ray.train
 import torch
-from ray.exceptions import RayTaskError
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
+from ray.exceptions import AuthenticationError, RayTaskError
 from ray.train import (
     Checkpoint,
     CheckpointUploadMode,
@@ -28,18 +35,61 @@ from ray.train import (
     RunConfig,
     ScalingConfig,
     TrainingFailedError,
+    UserCallback,
 )
 from ray.train.torch import TorchTrainer
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from dtn_ray import storage
 from dtn_ray.config import Run, from_dict, to_dict
 from dtn_ray.errors import UserError
 
+KNOCK_SECONDS = 10.0  # Ray itself takes five minutes to say that nobody answers
+AWAITING_SECONDS = 60.0  # between lines that say which nodes are missing
+
 
 def connect() -> None:
-    """Joins the cluster that runs this job (or RAY_ADDRESS names); elsewhere starts an embedded Ray."""
-    if not ray.is_initialized():
+    """Joins the cluster that runs this job (or RAY_ADDRESS names); elsewhere starts an embedded Ray.
+
+    Raises UserError where RAY_ADDRESS names no cluster that can be reached, or one that wants another token.
+    """
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address not in ("", "auto", "local"):
+        _knock(address)
+    try:
         ray.init(log_to_driver=True, logging_level=logging.WARNING)
+    except AuthenticationError as error:
+        raise UserError(f"the Ray cluster at {address or 'its address'} refuses this token: {_TOKEN}") from error
+    except ConnectionError as error:
+        raise UserError(
+            f"no Ray cluster answers at {address or 'the address of the last one here'}: {error}"
+        ) from error
+
+
+_TOKEN = (
+    "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token or its file "
+    "(`ray get-auth-token` on the head prints it)"
+)
+
+
+def _knock(address: str) -> None:
+    """Raises UserError where RAY_ADDRESS cannot be meant, or nobody listens there."""
+    if "://" in address:
+        raise UserError(
+            f"RAY_ADDRESS={address} is for `ray job submit --working-dir . -- python jobs/…`, which runs the job on "
+            "the cluster. To run it here, unset RAY_ADDRESS; on a node of a cluster, set it to HOST:6379, the head's"
+        )
+    try:
+        at = urlsplit(f"//{address}")
+        with socket.create_connection((at.hostname, at.port or 6379), timeout=KNOCK_SECONDS):
+            pass
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}): start it, or set HOST:PORT of its head; "
+            "unset it to run on this machine alone"
+        ) from error
 
 
 @contextmanager
@@ -65,36 +115,109 @@ def quiet_ray_data() -> None:
 
 
 def worker_resources(
-    workers: int, cpus: float | None, gpus: float, kind: str = "workers", spare: int = 0
+    workers: int,
+    cpus: float | None,
+    gpus: float,
+    kind: str = "workers",
+    spare: int = 0,
+    at_least: int | None = None,
 ) -> dict[str, float]:
     """What each of `workers` workers takes, which the command line counts as --`kind`.
 
     `cpus` None: an even share of the nodes, or one CPU beside a GPU. `spare`: CPUs to leave to tasks that the workers
-    wait for.
+    wait for. `at_least`: begin with so many workers, if there is no room for more.
 
-    Fails at once where the cluster cannot hold them, instead of waiting for nodes that never come: raises UserError
-    with both numbers. A worker never spans nodes.
+    A worker never spans nodes. Where an autoscaler can add what is missing, waits for it, and says so. Elsewhere fails
+    at once, instead of waiting for nodes that never come: raises UserError with both numbers.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     each = {"CPU": cpus or 1.0} | ({"GPU": float(gpus)} if gpus else {})
-    room = sum(int(min(node.get(name, 0) // amount for name, amount in each.items())) for node in nodes)
-    if room < workers:
-        total = {name: sum(node.get(name, 0) for node in nodes) for name in each}
-        raise UserError(
-            f"{workers} {kind}, each with {_amounts(each)}, do not fit: the cluster has {_amounts(total)} "
-            f"on {len(nodes)} node{'s' * (len(nodes) != 1)}, room for {room}. Lower --{kind} or add nodes."
-        )
+    least = at_least or workers
+    if shortage := _shortage(each, least, kind, spare):
+        _await_nodes([each] * least + [{"CPU": 1.0}] * spare, shortage)
     if cpus is None and not gpus:
         # The most that lets all workers fit, if the nodes are alike.
+        nodes = [node for node in _nodes() if _room(node, each)]
         on_a_node = -(-workers // len(nodes))
-        each["CPU"] = max(1.0, (min(node.get("CPU", 0) for node in nodes) - spare) // on_a_node)
-    total = sum(node.get("CPU", 0) for node in nodes)
-    if total < workers * each["CPU"] + spare:
-        raise UserError(
-            f"{workers} {kind}, each with {_amounts({'CPU': each['CPU']})}, leave no CPU to read the data with: the "
-            f"cluster has {total:g}. Lower --cpus-per-worker or --{kind}, or add nodes."
-        )
+        each["CPU"] = max(1.0, (min(node["CPU"] for node in nodes) - spare) // on_a_node)
     return each
+
+
+def _nodes() -> list[dict[str, float]]:
+    """The resources of each node that is alive."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _room(node: dict[str, float], each: dict[str, float]) -> int:
+    return int(min(node.get(name, 0) // amount for name, amount in each.items()))
+
+
+def _shortage(each: dict[str, float], workers: int, kind: str, spare: int = 0) -> str:
+    """What the present nodes lack for so many workers; empty where they hold them."""
+    nodes = _nodes()
+    room = sum(_room(node, each) for node in nodes)
+    total = {name: sum(node.get(name, 0) for node in nodes) for name in each}
+    wanted = f"{workers} {kind}, each with {_amounts(each)}"
+    if room < workers:
+        return (
+            f"{wanted}, do not fit: the cluster has {_amounts(total)} on {len(nodes)} node{'s' * (len(nodes) != 1)}, "
+            f"room for {room}. Lower --{kind} or add nodes."
+        )
+    if total["CPU"] < workers * each["CPU"] + spare:
+        return (
+            f"{wanted}, leave no CPU to read the data with: the cluster has {total['CPU']:g}. Lower --cpus-per-worker "
+            f"or --{kind}, or add nodes."
+        )
+    return ""
+
+
+def _await_nodes(bundles: list[dict[str, float]], shortage: str) -> None:
+    """Waits until all bundles can be had at once. Raises UserError where no autoscaler can add the nodes for them."""
+    if _autoscaling() is None:
+        raise UserError(shortage)
+    print(f"waiting for the autoscaler: {shortage}", flush=True)
+    group = placement_group(bundles)  # by which an autoscaler sees what is wanted
+    try:
+        while not group.wait(AWAITING_SECONDS / 12):
+            if _refused(group):
+                raise UserError(f"{shortage} Its autoscaler may not add so many.")
+    finally:
+        remove_placement_group(group)
+
+
+def _autoscaling() -> Any:
+    """What the cluster's autoscaler last said, or None where there is none."""
+    reply = GcsClient(ray.get_runtime_context().gcs_address).get_cluster_status()
+    status = GetClusterStatusReply.FromString(reply)
+    return status.autoscaling_state if status.HasField("autoscaling_state") else None
+
+
+def _refused(group: PlacementGroup) -> bool:
+    """Whether the autoscaler cannot add the nodes for a group, not even once other work has ended."""
+    state = _autoscaling()
+    refused = state.infeasible_gang_resource_requests if state else ()
+    if not any(group.id.hex() in request.details for request in refused):
+        return False
+    free, all_there_is = ray.available_resources(), ray.cluster_resources()
+    return all(free.get(name, 0) == all_there_is.get(name, 0) for bundle in group.bundle_specs for name in bundle)
+
+
+@contextmanager
+def telling_shortages(each: dict[str, float], workers: int) -> Iterator[None]:
+    """While a `with` lasts, says each minute which nodes are missing, for which Ray Train waits without a word."""
+    end = threading.Event()
+
+    def watch() -> None:
+        while not end.wait(AWAITING_SECONDS):
+            if shortage := _shortage(each, workers, "workers"):
+                print(f"waiting for nodes: {shortage}", flush=True)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
 
 
 def _amounts(resources: dict[str, float]) -> str:
@@ -141,10 +264,11 @@ def run_training(
     name: str,
     identity: dict[str, Any],
     spare: int = 0,
+    callbacks: Sequence[UserCallback] = (),
 ) -> Finished:
     """Runs a Ray Train loop under `--storage`/name, or goes on with it where it stopped.
 
-    `spare`: CPUs that its workers leave to tasks that they wait for.
+    `spare`: CPUs that its workers leave to tasks that they wait for. `callbacks`: Ray Train's, told of each report.
 
     `identity` is what decides the result, plain values and dataclasses: a folder of the same name with another identity
     is refused; a setting that did not exist then counts as its default. A finished run is not run again.
@@ -152,19 +276,18 @@ def run_training(
     Raises UserError where the cluster is too small or the training fails for good.
     """
     folder = storage.join(run.storage, name)
-    finished = _compare(folder, identity)
+    finished = earlier(folder, identity)
     if finished is not None:
         return finished
     connect()
-    resources = worker_resources(run.workers, run.cpus_per_worker, run.gpu, spare=spare)
+    resources = worker_resources(run.workers, run.cpus_per_worker, run.gpu, spare=spare, at_least=run.min_workers)
     filesystem, root = storage.resolve(run.storage)
-    record = json.dumps(_plain(identity), indent=2)
-    storage.write_bytes(storage.join(folder, "experiment.json"), record.encode())
+    claim(folder, identity)
     trainer = TorchTrainer(
         loop,
         train_loop_config=config,
         scaling_config=ScalingConfig(
-            num_workers=run.workers,
+            num_workers=(run.min_workers, run.workers) if run.min_workers else run.workers,  # type: ignore[arg-type]
             use_gpu=run.gpu,
             resources_per_worker=resources,
         ),
@@ -172,6 +295,7 @@ def run_training(
             name=name,
             storage_path=root,
             storage_filesystem=filesystem,
+            callbacks=[*callbacks],  # type: ignore[list-item]
             failure_config=FailureConfig(max_failures=run.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             # The progress line says the rest.
@@ -179,7 +303,8 @@ def run_training(
         ),
     )
     try:
-        result = trainer.fit()
+        with telling_shortages(resources, run.min_workers or run.workers):
+            result = trainer.fit()
     except TrainingFailedError as error:
         # Ray's text holds a traceback for each worker; its last line is the reason.
         reason = str(error).strip().splitlines()[-1]
@@ -191,12 +316,22 @@ def run_training(
         raise UserError(f"{folder}: the training ended without a checkpoint; --steps must be at least 1")
     checkpoint = os.path.basename(result.checkpoint.path)
     metrics = dict(result.metrics or {})
+    return finish(folder, checkpoint, metrics)
+
+
+def claim(folder: str, identity: dict[str, Any]) -> None:
+    """Enters into a folder whose run it is."""
+    storage.write_bytes(storage.join(folder, "experiment.json"), json.dumps(_plain(identity), indent=2).encode())
+
+
+def finish(folder: str, checkpoint: str, metrics: dict[str, Any]) -> Finished:
+    """Enters the outcome of a run; `checkpoint`: its place below `folder`, which stands for it from now on."""
     outcome = {"checkpoint": checkpoint, "metrics": metrics}
     storage.write_bytes(storage.join(folder, "result.json"), json.dumps(outcome, indent=2).encode())
     return Finished(folder, storage.join(folder, checkpoint), metrics)
 
 
-def _compare(folder: str, identity: dict[str, Any]) -> Finished | None:
+def earlier(folder: str, identity: dict[str, Any]) -> Finished | None:
     """The outcome of a run that is finished already, or None. Raises UserError where the folder is another run's."""
     record = storage.join(folder, "experiment.json")
     if not storage.exists(record):

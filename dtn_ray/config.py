@@ -1,12 +1,14 @@
 """The experiments as frozen dataclasses. These are the only list of options: the command lines are made from them."""
 
 import hashlib
+import json
 from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import tyro
 from pydantic import TypeAdapter, ValidationError
 
+from dtn_ray import losses
 from dtn_ray.data.augment import Augment
 from dtn_ray.dtn import LossConfig, OptimConfig
 from dtn_ray.errors import UserError
@@ -206,6 +208,9 @@ class Run:
     """The run's name under --storage; by default made from the experiment, so that the same command resumes."""
     workers: int = 1
     """Data-parallel workers."""
+    min_workers: int | None = None
+    """Go on with fewer workers, down to so many, while nodes are missing, and with more once they come; by default a
+    run waits for all."""
     gpu: bool = False
     """One GPU for each worker."""
     cpus_per_worker: float | None = None
@@ -216,6 +221,55 @@ class Run:
     """Steps between checkpoints, each with a validation."""
     max_failures: int = 3
     """How many times a lost worker or node is replaced before the run gives up."""
+
+    def check(self, batch_size: int) -> None:
+        """Raises UserError where a batch does not divide among the workers, or among as few as there may be."""
+        if self.workers < 1 or batch_size < 1:
+            raise UserError("--workers and --batch-size must be at least 1")
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
+            raise UserError(f"--min-workers {self.min_workers} must lie between 1 and --workers {self.workers}")
+        for workers in range(self.min_workers or self.workers, self.workers + 1):
+            if batch_size % workers:
+                among = f"--workers {workers}" if self.min_workers is None else f"{workers} workers (--min-workers)"
+                raise UserError(f"--batch-size {batch_size} does not divide among {among}")
+
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a search tries. Ranges are LOW HIGH on a logarithmic scale; a weight whose LOW is its HIGH is fixed."""
+
+    alpha: Range | None = None
+    """α; by default a tenth to ten times the experiment's."""
+    beta: Range | None = None
+    """β; likewise."""
+    gamma: Range | None = None
+    """γ; likewise, and around 0.05, the paper's for faces, where the experiment's is 0."""
+    lr_g: Range | None = None
+    """g's learning rate; by default not searched, as all below."""
+    lr_D: Range | None = None
+    """D's learning rate."""
+    D_every: tuple[int, ...] = ()
+    """Steps between updates of D, such as 1 2 4."""
+    tv_reduction: tuple[losses.Reduction, ...] = ()
+    """Reductions of L_TV (Eq. 7), on which γ depends: sum, mean."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search over the weights of L_G: what decides its result, and nothing else."""
+
+    space: Space = field(default_factory=Space)
+    trials: int = 16
+    """Trainings; the first has the experiment's own weights, and is always trained to its end."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    """Optuna's tree-structured Parzen estimator, which learns from earlier trials, or random search."""
+    scheduler: Literal["asha", "none"] = "asha"
+    """Stop the worse two thirds of the trials at a quarter of --steps and at three quarters (ASHA), or none."""
+    domain_limit: float = 0.1
+    """KID between G(s) and t above which a trial is worse than its L_CONST says, in parts of that between s and t."""
 
 
 def paper_digits() -> Experiment:
@@ -309,6 +363,18 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise UserError(f"not a valid {cls.__name__}: {problems}") from error
+
+
+def experiment_of(uri: str) -> Experiment:
+    """The experiment in a JSON file, such as a search's best.json. Raises UserError naming what is wrong with it."""
+    from dtn_ray import storage  # pyarrow, which a command line needs for this alone
+
+    if not storage.exists(uri):
+        raise UserError(f"{uri}: no such file, and no preset; presets are {', '.join(PRESETS)}")
+    try:
+        return from_dict(Experiment, json.loads(storage.read_bytes(uri)))
+    except ValueError as error:
+        raise UserError(f"{uri}: {error}") from error
 
 
 def _refuse_unknown(cls: type, values: Any, prefix: str = "", top: str = "") -> None:

@@ -21,7 +21,7 @@ from dtn_ray import losses
 from dtn_ray.data.augment import Augment, augment
 from dtn_ray.models.layers import PerDomain
 
-R1_EVERY = 4  # steps; Karras et al. (2020) take it each 16th, in far longer trainings
+R1_EVERY = 4  # updates of D; Karras et al. (2020) take it each 16th, in far longer trainings
 
 Schedule = Literal["constant", "linear", "cosine"]
 Wrap = Callable[[nn.Module], nn.Module]
@@ -53,7 +53,8 @@ class LossConfig:
     """Random changes to all that D sees, real or not (Zhao et al. 2020), against D's learning a small t by heart; the
     paper makes none."""
     r1: float = 0.0
-    """Weight of D's gradient penalty on t (Mescheder et al. 2018), taken each R1_EVERY-th step; the paper has none."""
+    """Weight of D's gradient penalty on t (Mescheder et al. 2018), taken at each R1_EVERY-th update; the paper has
+    none."""
     warm_up: int = 0
     """First steps in which g minimises L_TID and L_TV alone, and D rests: g draws t before it is told what to draw. The
     paper has none."""
@@ -157,7 +158,9 @@ class OptimConfig:
     batch_size: int = 64
     """Images of s, and as many of t, in one step over all workers."""
     steps: int = 6000
-    """Training steps; each updates D once and g once."""
+    """Training steps; each updates g once, and D once or as D_every says."""
+    D_every: int = 1
+    """Update D in each so-many-th step only, where it outruns g; the paper does not tell its ratio."""
     lr_g: float = 2e-4
     """Adam's learning rate for g."""
     lr_D: float = 2e-4
@@ -223,8 +226,9 @@ class DTNTrainer:
         self.ema = AveragedModel(dtn.g, avg_fn=ema_with_warm_up(optim.ema_decay)) if optim.ema_decay else None
 
     def step(self, s: Tensor, t: Tensor, step: int) -> dict[str, Tensor]:
-        """One update of D (Eq. 3), then one of g (Eqs. 4-7), on float batches N×C×H×W in [-1, 1] of s and of t.
+        """One update of D (Eq. 3) where it is due, then one of g (Eqs. 4-7).
 
+        `s`, `t`: float batches N×C×H×W in [-1, 1].
         Returns every loss term before its weight, detached scalars on the device: reading them waits for the device,
         so read them seldom.
         """
@@ -246,7 +250,7 @@ class DTNTrainer:
         metrics: dict[str, Tensor] = {}
 
         # Update D on G's images as they are: no gradient reaches g.
-        if self.loss.gan:
+        if self.loss.gan and step % self.optim.D_every == 0:
             metrics |= self._update_D([image.detach() for image in G_x], t, step)
         if self.D2 is not None:
             metrics |= self._update_D2(G_x[1].detach(), t)
@@ -280,7 +284,7 @@ class DTNTrainer:
 
     def _update_D(self, G_x: list[Tensor], t: Tensor, step: int) -> dict[str, Tensor]:
         seen = [augment(images, self.loss.augment_D) for images in (*G_x, t)]
-        penalised = bool(self.loss.r1) and step % R1_EVERY == 0
+        penalised = bool(self.loss.r1) and step // self.optim.D_every % R1_EVERY == 0
         if penalised:
             seen[-1] = seen[-1].detach().requires_grad_()
         with self._autocast():

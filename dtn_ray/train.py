@@ -3,6 +3,7 @@
 import copy
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
+from ray.train import UserCallback
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -25,8 +27,10 @@ from dtn_ray.data.augment import augment
 from dtn_ray.data.feed import InMemory
 from dtn_ray.data.labelled import LabelledImages, to_float
 from dtn_ray.data.order import step_seed
-from dtn_ray.dtn import DTNTrainer, FrozenF, Moments, collapse_warning, moments, recalibrate
+from dtn_ray.dtn import DTN, DTNTrainer, FrozenF, Moments, collapse_warning, moments, recalibrate
 from dtn_ray.errors import UserError
+from dtn_ray.evaluate.domain import kid
+from dtn_ray.metrics import TrainingMetrics
 from dtn_ray.models.layers import synchronise_batch_norm
 from dtn_ray.pretrain import pretrain
 from dtn_ray.progress import Progress
@@ -36,6 +40,7 @@ CALIBRATION = 2048  # images of s that give g's batch norm its statistics for co
 SCALING = 4096  # … and that f's features are scaled by
 AT_ONCE = 16  # … in batches that fit a CPU's cache: a MobileNet takes three times as long over 128
 VALIDATION = 64  # at once
+VALIDATION_T = 1024  # images of t that G(s) is compared with
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,20 @@ class Inputs:
     f: ray.ObjectRef
     judge: ray.ObjectRef
     """None where there are no labels to judge by."""
+    of_t: ray.ObjectRef
+    """What `domain_features` are of t, N×features."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What trainings on the same data with the same f may share; they may differ in losses, rates and seeds."""
+
+    name: str
+    """Of a run that has no --name."""
+    inputs: Inputs
+    facts: dict[str, Any]
+    """For the manifest."""
+    streamed: bool
 
 
 def train(experiment: Experiment, run: Run) -> Finished:
@@ -61,31 +80,42 @@ def train(experiment: Experiment, run: Run) -> Finished:
     The same call goes on where an earlier one stopped, and gives an uninterrupted run's weights. Raises UserError for
     bad settings, files or resources.
     """
+    return fit(experiment, run, prepare(experiment, run))
+
+
+def prepare(experiment: Experiment, run: Run) -> Ready:
+    """Checks the settings, reads the data, makes f and measures it. Raises UserError for bad settings or files."""
     optim = experiment.optim
-    if run.workers < 1 or optim.batch_size < 1:
-        raise UserError("--workers and --batch-size must be at least 1")
-    if optim.batch_size % run.workers:
-        raise UserError(f"--batch-size {optim.batch_size} does not divide among --workers {run.workers}")
+    run.check(optim.batch_size)
     if experiment.model.binary and (experiment.loss.beta or experiment.loss.d2 == "gan"):
         raise UserError("--binary is the baseline of Sec. 3, which has no L_TID: it needs --beta 0 and --d2 mse")
-    prepare = _prepare_faces if experiment.model.kind == "faces" else _prepare_digits
-    prepared = prepare(experiment, run)
+    prepared = (_prepare_faces if experiment.model.kind == "faces" else _prepare_digits)(experiment, run)
     f = _in_its_unit(prepared, experiment.model.feature_scale)
-    facts = prepared.facts | {"feature_scale": f.scale.item()}
+    of_t, of_s = (
+        domain_features(f, prepared.judge, images) for images in (prepared.t[:VALIDATION_T], prepared.validation)
+    )
+    facts = prepared.facts | {"feature_scale": f.scale.item(), "KID_of_s": kid(of_s, of_t)}
     print(", ".join(f"{name} {value}" for name, value in facts.items() if isinstance(value, int | float)))
 
     connect()
-    shared = (prepared.feed, prepared.s[:CALIBRATION], prepared.validation, prepared.labels, f, prepared.judge)
+    s, held = prepared.s[:CALIBRATION], prepared.validation
+    shared = (prepared.feed, s, held, prepared.labels, f, prepared.judge, of_t)
+    return Ready(prepared.name, Inputs(*map(ray.put, shared)), facts, isinstance(prepared.feed, Streamed))
+
+
+def fit(experiment: Experiment, run: Run, ready: Ready, callbacks: Sequence[UserCallback] = ()) -> Finished:
+    """Trains a DTN on what `prepare` made, or goes on with it. Raises UserError for other settings or resources."""
+    name = run.name or ready.name
     config = {
         "experiment": experiment,
         "run": run,
-        "inputs": Inputs(*map(ray.put, shared)),
-        "facts": facts,
-        "folder": storage.join(run.storage, prepared.name),
+        "inputs": ready.inputs,
+        "facts": ready.facts,
+        "folder": storage.join(run.storage, name),
+        "quiet": bool(callbacks),
     }
-    identity = {"kind": "dtn", "config": experiment, "f": facts["f_digest"]}
-    streamed = isinstance(prepared.feed, Streamed)
-    return run_training(_loop, config, run, prepared.name, identity, spare=1 if streamed else 0)
+    identity = {"kind": "dtn", "config": experiment, "f": ready.facts["f_digest"]}
+    return run_training(_loop, config, run, name, identity, spare=1 if ready.streamed else 0, callbacks=callbacks)
 
 
 @dataclass(frozen=True)
@@ -200,8 +230,8 @@ def _loop(settings: dict[str, Any]) -> None:
     run: Run = settings["run"]
     optim, seed = experiment.optim, experiment.seed
     inputs: Inputs = settings["inputs"]
-    feed, calibration, validation, labels = (
-        ray.get(ref) for ref in (inputs.feed, inputs.calibration, inputs.validation, inputs.labels)
+    feed, calibration, validation, labels, of_t = (
+        ray.get(ref) for ref in (inputs.feed, inputs.calibration, inputs.validation, inputs.labels, inputs.of_t)
     )
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
@@ -231,7 +261,8 @@ def _loop(settings: dict[str, Any]) -> None:
 
     logs = tempfile.mkdtemp(prefix="dtn-logs-") if rank == 0 else ""
     board = SummaryWriter(logs) if rank == 0 else None
-    progress = Progress("dtn", start, optim.steps, optim.batch_size, quiet=rank > 0)
+    exported = TrainingMetrics(Path(settings["folder"]).name)
+    progress = Progress("dtn", start, optim.steps, optim.batch_size, quiet=rank > 0 or settings["quiet"])
 
     batches = feed.batches(before, rank, workers, optim.batch_size, seed)
     for step in range(start, optim.steps):
@@ -247,8 +278,9 @@ def _loop(settings: dict[str, Any]) -> None:
             rate = progress.update(done, values)
             for name, value in (values | {"images_per_second": rate}).items():
                 board.add_scalar(name, value, done)
+            exported.log(done, rate, values)
             warning = collapse_warning(values.get("L_d", 0.0), values.get("L_gan_g", 0.0))
-            if warning and not experiment.model.binary:
+            if warning and not experiment.model.binary and not settings["quiet"]:
                 print(f"warning: {warning}", flush=True)
 
         # Validate and save.
@@ -259,7 +291,9 @@ def _loop(settings: dict[str, Any]) -> None:
                 report(metrics)
                 continue
             g_convert = for_conversion(experiment, trainer, calibration)
-            found = validate(trainer, g_convert, judge, validation, labels, board, done)
+            found, pairs = measure(trainer.dtn, g_convert, judge, validation, labels, of_t)
+            show(found, pairs, board, done)
+            exported.validated(found)
             progress.update(done, found)
             metrics |= found
             board.flush()
@@ -287,36 +321,62 @@ def for_conversion(experiment: Experiment, trainer: DTNTrainer, s: np.ndarray) -
 
 
 @torch.no_grad()
-def validate(
-    trainer: DTNTrainer,
+def domain_features(f: FrozenF, judge: nn.Module | None, images: np.ndarray) -> torch.Tensor:
+    """N×features by which G(x) and t are compared: the judge's, or where there is none f's.
+
+    `images`: of t, or taken as such, N×C×H×W uint8.
+    """
+    batches = (to_float(images[i : i + AT_ONCE]) for i in range(0, len(images), AT_ONCE))
+    return torch.cat([_as_of_t(f, judge, batch) for batch in batches])
+
+
+def _as_of_t(f: FrozenF, judge: nn.Module | None, images: torch.Tensor) -> torch.Tensor:
+    return f(images, True) if judge is None else judge.represent(images)  # type: ignore[operator]
+
+
+@torch.no_grad()
+def measure(
+    dtn: DTN,
     g: nn.Module,
     judge: nn.Module | None,
     s: np.ndarray,
     labels: np.ndarray | None,
-    board: SummaryWriter,
-    step: int,
-) -> dict[str, float]:
-    """L_CONST on held-out images of s, the paper's signal for choosing α, β, γ, and the judge's accuracy on G(s)."""
-    L_const, right, pairs = 0.0, 0.0, list[torch.Tensor]()
+    of_t: torch.Tensor,
+) -> tuple[dict[str, float], torch.Tensor]:
+    """What images of s that training did not see tell of G with this g, and some of them beside G(x).
+
+    L_CONST, the paper's signal for choosing α, β, γ; KID between G(s) and t, without which a g that ignores t would
+    win by it; the judge's accuracy where there are `labels`. `s`: N×C×H×W uint8; `of_t`: `domain_features` of t.
+    The pairs: up to 32, N×2×3×H×W in [-1, 1].
+    """
+    device = next(g.parameters()).device
+    L_const, right = 0.0, 0.0
+    drawn, pairs = list[torch.Tensor](), list[torch.Tensor]()
     for i in range(0, len(s), VALIDATION):
-        x = to_float(s[i : i + VALIDATION]).to(trainer.device)
-        f_x = trainer.dtn.f(x)
-        G_x = g(f_x if trainer.dtn.with_f else x)
-        L_const += len(x) / len(s) * losses.L_const(f_x, trainer.dtn.f(G_x, True)).item()
+        x = to_float(s[i : i + VALIDATION]).to(device)
+        f_x = dtn.f(x)
+        G_x = g(f_x if dtn.with_f else x)
+        f_G_x = dtn.f(G_x, True)
+        L_const += len(x) / len(s) * losses.L_const(f_x, f_G_x).item()
+        drawn.append(f_G_x if judge is None else judge.represent(G_x))  # type: ignore[operator]
         if judge is not None and labels is not None:
             right += float((judge(G_x).argmax(1).cpu().numpy() == labels[i : i + VALIDATION]).sum())
         if not pairs:
-            pairs = [images[:32].expand(-1, 3, -1, -1) for images in (trainer.dtn.as_drawn(x, G_x), G_x)]
-    metrics = {"validation_L_const": L_const}
-    if judge is not None:
+            pairs = [images[:32].expand(-1, 3, -1, -1).cpu() for images in (dtn.as_drawn(x, G_x), G_x)]
+    metrics = {"validation_L_const": L_const, "validation_KID": kid(torch.cat(drawn).cpu(), of_t)}
+    if judge is not None and labels is not None:
         metrics["validation_accuracy"] = right / len(s)
-    for name, value in metrics.items():
-        board.add_scalar(name, value, step)
+    return metrics, torch.stack(pairs, dim=1)
+
+
+def show(metrics: dict[str, float], pairs: torch.Tensor, board: SummaryWriter, step: int) -> None:
+    """Enters what `measure` found into TensorBoard."""
     from torchvision.utils import make_grid  # seconds to import, which every process of a training would pay
 
-    grid = make_grid(torch.stack(pairs, dim=1).flatten(0, 1), nrow=16, normalize=True, value_range=(-1, 1))
+    for name, value in metrics.items():
+        board.add_scalar(name, value, step)
+    grid = make_grid(pairs.flatten(0, 1), nrow=16, normalize=True, value_range=(-1, 1))
     board.add_image("s and G(s)", grid, step)
-    return metrics
 
 
 def _save(

@@ -5,7 +5,7 @@ python jobs/convert.py CHECKPOINT IN OUT
 
 import tyro
 
-from dtn_ray import cli
+from dtn_ray import cli, outcome
 from dtn_ray.conversion import Conversion
 from dtn_ray.convert import convert
 from dtn_ray.errors import UserError
@@ -21,4 +21,4 @@ def main(job: Conversion) -> dict:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: main(tyro.cli(Conversion, description=__doc__)))
+    cli.run(lambda: outcome.tell(main, tyro.cli(Conversion, description=__doc__)))

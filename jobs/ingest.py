@@ -5,9 +5,9 @@ python jobs/ingest.py PHOTOS OUT
 
 import tyro
 
-from dtn_ray import cli
+from dtn_ray import cli, outcome
 from dtn_ray.ingest import ingest
 from dtn_ray.ingestion import Ingestion
 
 if __name__ == "__main__":
-    cli.run(lambda: ingest(tyro.cli(Ingestion, description=__doc__)))
+    cli.run(lambda: outcome.tell(ingest, tyro.cli(Ingestion, description=__doc__)))

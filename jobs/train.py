@@ -1,7 +1,8 @@
 """Trains a Domain Transfer Network; f and the judge first, where no checkpoints of them are given.
 
 Without arguments: the embedded digits. The paper's digits: python jobs/train.py digits --data-dir DIR
-The same command goes on where it stopped. `train.py PRESET --help` lists the options of a preset.
+The same command goes on where it stopped. `train.py PRESET --help` lists the options of a preset. In a preset's place
+may stand the best.json of a search: python jobs/train.py runs/SEARCH/best.json
 """
 
 import sys
@@ -11,7 +12,7 @@ from typing import Annotated, Union
 import tyro
 
 from dtn_ray import cli
-from dtn_ray.config import PRESETS, Experiment, Run, Unprefixed
+from dtn_ray.config import PRESETS, Experiment, Run, Unprefixed, experiment_of
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,13 @@ class Job:
 
 
 def parse(arguments: list[str]) -> Job:
-    """The command line; without a preset's name in front, options are those of `embedded`."""
+    """The command line; without a preset's name in front, options are those of `embedded`.
+
+    Raises UserError where a file in a preset's place is none of an experiment.
+    """
+    if arguments and arguments[0].endswith(".json"):
+        default = Job(experiment_of(arguments[0]), Run())
+        return tyro.cli(Job, args=arguments[1:], default=default, description=__doc__)
     if not arguments or (arguments[0].startswith("-") and not {"-h", "--help"} & {*arguments}):
         arguments = ["embedded", *arguments]
     presets = [

@@ -1,0 +1,71 @@
+"""What Ray's Prometheus endpoints tell of our jobs, beside what Ray tells of itself; cluster/grafana/ shows both.
+
+Prometheus sees `ray_` before each name here, and `_total` behind a counter's. A counter stays until its node ends, a
+gauge for as long as the process that set it, and seconds longer.
+"""
+
+import time
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from ray.util.metrics import Counter, Gauge
+
+TRAINING = ("run",)  # its name
+JOB = ("kind", "out")  # conversion or ingestion, and its OUT
+
+
+class TrainingMetrics:
+    """How a training goes. Its worker of rank 0 tells for all."""
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        self.steps = Gauge("dtn_train_step", "Steps done", TRAINING)
+        self.rate = Gauge("dtn_train_images_per_second", "Images of s that all workers train on in a second", TRAINING)
+        self.losses = Gauge("dtn_train_loss", "A loss over one batch", (*TRAINING, "loss"))
+        self.validation = Gauge("dtn_train_validation", "A measurement on held-out images", (*TRAINING, "metric"))
+
+    def log(self, step: int, images_per_second: float, losses: Mapping[str, float]) -> None:
+        self.steps.set(step, {"run": self.run})
+        self.rate.set(images_per_second, {"run": self.run})
+        for name, value in losses.items():
+            self.losses.set(value, {"run": self.run, "loss": name})
+
+    def validated(self, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self.validation.set(value, {"run": self.run, "metric": name})
+
+
+class OutcomeMetrics:
+    """What one actor of a bulk job has finished."""
+
+    def __init__(self) -> None:
+        self.images = Counter("dtn_images", "Images that a bulk job finished", ("status", "cause"))
+        self.bytes = Counter("dtn_bytes_read", "Bytes of images that a bulk job read")
+
+    def add(self, outcomes: pa.Table) -> None:
+        """Counts rows of the ledger."""
+        counts = outcomes.group_by(["status", "cause"]).aggregate([([], "count_all")])
+        for row in counts.to_pylist():
+            self.images.inc(row["count_all"], {"status": row["status"], "cause": row["cause"] or ""})
+        if size := pc.call_function("sum", [outcomes["size"]]).as_py():  # a counter takes no zero
+            self.bytes.inc(size)
+
+
+class JobMetrics:
+    """Where a bulk job stands, and how it ended. Its driver tells."""
+
+    def __init__(self, kind: str, out: str) -> None:
+        self.tags = {"kind": kind, "out": out}
+        self.ledger = Gauge("dtn_ledger_images", "Images of the source, by what the ledger says", (*JOB, "status"))
+        self.end = Gauge("dtn_job_end_timestamp_seconds", "When the last run ended, by outcome", (*JOB, "outcome"))
+        self.time = Gauge("dtn_job_seconds", "How long the last run took, by outcome", (*JOB, "outcome"))
+
+    def count(self, counts: Mapping[str, int]) -> None:
+        """`counts`: done_before, converted, no_face, failed, remaining."""
+        for status, images in counts.items():
+            self.ledger.set(images, self.tags | {"status": status})
+
+    def ended(self, outcome: str, seconds: float) -> None:
+        self.end.set(time.time(), self.tags | {"outcome": outcome})
+        self.time.set(seconds, self.tags | {"outcome": outcome})

@@ -1,0 +1,145 @@
+"""How a run of a bulk job ended, told to those who did not watch: by OUT/last-run.json, Ray's metrics and a webhook.
+
+What the last good run left below OUT (summary.json, report.html) stays as it is when a run fails.
+"""
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import ray
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
+
+from dtn_ray import storage
+from dtn_ray.bulk_job import BulkJob
+from dtn_ray.cluster import connect
+from dtn_ray.errors import UserError
+from dtn_ray.metrics import JobMetrics
+
+J = TypeVar("J", bound=BulkJob)
+
+COUNTS = ("images", "done_before", "converted", "no_face", "faces", "failed", "remaining")
+
+# Kubernetes sends SIGKILL half a minute after SIGTERM; all that is told fits in between.
+WAIT = 3.0  # seconds for a webhook's connection, and as many for its answer
+RETRIES = 2
+WAIT_FOR_STORE = 10.0
+
+
+def tell(run: Callable[[J], dict[str, Any]], job: J) -> dict[str, Any]:
+    """Returns or raises what `run(job)` does, and tells how it ended; of a dry run, nothing.
+
+    Raises UserError for a --webhook that is no URL. One that does not take the message is a warning.
+    """
+    if job.dry_run:
+        return run(job)
+    host = _host(job.webhook)
+    began = time.time()
+
+    def ended(outcome: str, what: str, **found: Any) -> None:
+        now = time.time()
+        record = {
+            "text": f"{job.kind} {job.source} → {job.out}: {outcome} after {now - began:.0f} s: {what}",
+            "job": job.kind,
+            "source": job.source,
+            "out": job.out,
+            "outcome": outcome,
+            **found,
+            "host": socket.gethostname(),
+            "began": _clock(began),
+            "ended": _clock(now),
+            "seconds": round(now - began, 1),
+        }
+        _write(job.out, record)
+        if host:
+            _post(job.webhook, host, record)
+        _export(job, outcome, now - began)
+
+    try:
+        summary = run(job)
+    except (KeyboardInterrupt, SystemExit):
+        ended("stopped", reason := "by Ctrl-C or SIGTERM; the same command goes on", error=reason)
+        raise
+    except BaseException as error:
+        ended("failed", reason := _reason(error), error=reason)
+        raise
+    counts = {name: summary[name] for name in COUNTS}
+    ended("succeeded", ", ".join(f"{count} {name}" for name, count in counts.items()), counts=counts)
+    return summary
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    # Ray's errors hold the tracebacks of its tasks, and end in the reason.
+    return traceback.format_exception_only(error)[-1].strip().splitlines()[-1]
+
+
+def _write(out: str, record: dict[str, Any]) -> None:
+    """Writes OUT/last-run.json; not where there is no OUT, or the store, of which the run has complained, is silent."""
+
+    def write() -> None:
+        with suppress(UserError):
+            if storage.exists(out):
+                content = json.dumps(record, indent=2).encode()
+                storage.write_bytes(storage.join(out, "last-run.json"), content, "application/json")
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    thread.join(WAIT_FOR_STORE)
+
+
+def _host(webhook: str) -> str:
+    """All of a webhook's URL that may be printed: the rest of it may be a secret."""
+    if not webhook:
+        return ""
+    with suppress(requests.RequestException):
+        url = urlsplit(requests.Request("POST", webhook).prepare().url or "")
+        if url.scheme in ("http", "https"):
+            return url.hostname or ""
+    raise UserError("--webhook: not a URL such as https://HOST/PATH")
+
+
+def _post(webhook: str, host: str, record: dict[str, Any]) -> None:
+    retries = Retry(
+        RETRIES,
+        backoff_factor=0.5,
+        status_forcelist=(429, 500, 502, 503, 504),
+        allowed_methods=None,  # all: better told twice than not
+        respect_retry_after_header=False,  # it could hold the job up for an hour
+        raise_on_status=False,
+    )
+    with requests.Session() as session:
+        session.mount("http://", HTTPAdapter(max_retries=retries))
+        session.mount("https://", HTTPAdapter(max_retries=retries))
+        try:
+            # Its answer is not read, and not followed elsewhere.
+            with session.post(webhook, json=record, timeout=WAIT, stream=True, allow_redirects=False) as answer:
+                problem = "" if 200 <= answer.status_code < 300 else f"HTTP status {answer.status_code}"
+        except (OSError, ValueError) as error:  # requests' own are OSErrors; their texts hold the URL
+            problem = type(error).__name__
+    if problem:
+        print(f"warning: --webhook: {host} was not told how the run ended: {problem}", file=sys.stderr)
+
+
+def _export(job: BulkJob, outcome: str, seconds: float) -> None:
+    """To Ray's metrics, where there is a cluster; a run that ended early or had nothing to do did not join it yet."""
+    if ray.is_initialized() or os.environ.get("RAY_ADDRESS", "local") != "local":
+        with suppress(ConnectionError):
+            connect()
+            JobMetrics(job.kind, job.out).ended(outcome, seconds)
+
+
+def _clock(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

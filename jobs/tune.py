@@ -1,0 +1,54 @@
+"""Searches the weights of the losses, α, β and γ, with Ray Tune: each trial is a training of jobs/train.py.
+
+python jobs/tune.py                                                  the embedded digits
+python jobs/tune.py digits --data-dir DIR --f F --judge JUDGE        the paper's
+python jobs/tune.py faces --source FACES --target EMOJI --f NETWORK.onnx
+
+It ends with a table, plots, samples of the best trials side by side, and best.json, which train.py takes:
+python jobs/train.py runs/NAME/best.json. The same command goes on where it stopped. `tune.py PRESET --help` lists the
+options of a preset.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Union
+
+import tyro
+
+from dtn_ray import cli
+from dtn_ray.config import PRESETS, Experiment, Run, Search, Unprefixed
+
+
+@dataclass(frozen=True)
+class Job:
+    search: Annotated[Search, Unprefixed]
+    experiment: Annotated[Experiment, Unprefixed]
+    run: Annotated[Run, Unprefixed]
+    concurrent: int | None = None
+    """Trials at once; by default as many as the cluster has room for. Each has --workers, of one CPU if not said
+    otherwise."""
+
+
+def parse(arguments: list[str]) -> Job:
+    """The command line; without a preset's name in front, options are those of `embedded`."""
+    if not arguments or (arguments[0].startswith("-") and not {"-h", "--help"} & {*arguments}):
+        arguments = ["embedded", *arguments]
+    presets = []
+    for name, (make, description) in PRESETS.items():
+        experiment = make()
+        default = Job(Search(), experiment, Run(checkpoint_every=max(1, experiment.optim.steps // 8)))
+        presets.append(Annotated[Job, tyro.conf.subcommand(name, default=default, description=description)])
+    return tyro.cli(Union[tuple(presets)], args=arguments, description=__doc__)  # noqa: UP007
+
+
+def main(job: Job) -> dict:
+    from dtn_ray.search import search
+
+    outcome = search(job.search, job.experiment, job.run, job.concurrent)
+    if outcome.resumed:
+        print(f"{outcome.folder} is finished already; choose another --name to search again", file=sys.stderr)
+    return {"checkpoint": outcome.checkpoint, **outcome.metrics}
+
+
+if __name__ == "__main__":
+    cli.run(lambda: main(parse(sys.argv[1:])))

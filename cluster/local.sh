@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Two Ray nodes on this machine, behind a token, until Ctrl-C: to try a job on "two machines". docs/cluster.md
+#
+#     cluster/local.sh [CPUS]        CPUs of each node, 1 by default
+set -euo pipefail
+
+cpus=${1:-1}
+folder=$(mktemp -d /tmp/two-nodes-XXXX)  # Ray's sockets need a short path
+export RAY_AUTH_MODE=token
+export RAY_TMPDIR=$folder  # apart from any other Ray on this machine
+export RAY_raylet_start_wait_time_s=120  # of Ray's 30, a busy machine needs more
+head=127.0.0.1:6390
+jobs=127.0.0.1:8270
+
+ray get-auth-token --generate >/dev/null 2>&1  # in ~/.ray/auth_token, unless one is there
+nodes=()
+end() {
+    trap - EXIT INT TERM
+    kill "${nodes[@]}" 2>/dev/null || true  # not `ray stop`: it would end every Ray on this machine
+    wait "${nodes[@]}" 2>/dev/null || true
+    for _ in {1..10}; do  # a dying node still writes
+        rm -rf "$folder" 2>/dev/null || true
+        [[ -e $folder ]] || break
+        sleep 1
+    done
+}
+trap end EXIT
+trap 'exit 130' INT TERM
+
+node() {  # name, agent's port, metrics' port, options of ray start
+    ray start --block --node-ip-address=127.0.0.1 --num-cpus="$cpus" --object-store-memory=500000000 \
+        --dashboard-agent-listen-port="$2" --metrics-export-port="$3" --disable-usage-stats "${@:4}" \
+        >"$folder/$1.log" 2>&1 &
+    nodes+=($!)
+    until grep -q "Ray runtime started" "$folder/$1.log"; do
+        kill -0 "${nodes[-1]}" 2>/dev/null || { cat "$folder/$1.log" >&2; exit 1; }
+        sleep 0.5
+    done
+}
+node head 8271 8272 --head --port="${head#*:}" --dashboard-host=127.0.0.1 --dashboard-port="${jobs#*:}" \
+    --ray-client-server-port=8275
+node worker 8273 8274 --address="$head"
+
+cat <<TEXT
+Two nodes of $cpus CPUs. In another terminal:
+
+export RAY_AUTH_MODE=token RAY_API_SERVER_ADDRESS=http://$jobs
+ray job submit --working-dir . -- python jobs/train.py --steps 100 --workers 2 --name two-nodes --storage $folder/runs
+
+Ctrl-C here ends both nodes and removes $folder.
+TEXT
+wait "${nodes[@]}"

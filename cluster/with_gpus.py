@@ -1,0 +1,67 @@
+"""Runs a command once the cluster has so many GPUs, which its autoscaler keeps until the command ends.
+
+python cluster/with_gpus.py 8 python jobs/train.py digits --data-dir s3://BUCKET/data --workers 8 --gpu
+
+Jobs end at once where the cluster cannot hold them now, and an autoscaled one starts without any GPU.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+
+from dtn_ray import cli
+from dtn_ray.errors import UserError
+
+POLL = 10  # seconds
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--minutes", type=float, default=30, help="give up if the GPUs are not there after so long (30)"
+    )
+    parser.add_argument("gpus", metavar="GPUS", type=int, help="that the cluster shall have at least")
+    parser.add_argument("command", metavar="COMMAND", nargs=argparse.REMAINDER, help="what to run, with its options")
+    return parser.parse_args(arguments)
+
+
+def main(job: argparse.Namespace) -> None:
+    """Exits with the command's exit code. Raises UserError where there is none, or the GPUs do not come."""
+    if not job.command:
+        raise UserError("no command: with_gpus.py GPUS COMMAND …")
+    from ray.autoscaler.sdk import request_resources
+
+    from dtn_ray.cluster import connect
+
+    connect()
+    request_resources(bundles=[{"GPU": 1}] * job.gpus)
+    try:
+        wait(job.gpus, 60 * job.minutes)
+        with subprocess.Popen(job.command) as command:
+            try:
+                code = command.wait()
+            finally:
+                command.terminate()  # where this process was told to end; the job resumes another time
+    finally:
+        request_resources(bundles=[])
+    sys.exit(code)
+
+
+def wait(gpus: int, seconds: float) -> None:
+    import ray
+
+    start = time.monotonic()
+    while (there := int(ray.cluster_resources().get("GPU", 0))) < gpus:
+        waited = time.monotonic() - start
+        if waited > seconds:
+            raise UserError(
+                f"{there} of {gpus} GPUs after {waited:.0f} s: `ray status` and monitor.log on the head tell what the "
+                "autoscaler waits for. Ask for fewer, or let it have more."
+            )
+        print(f"{there} of {gpus} GPUs after {waited:.0f} s", flush=True)
+        time.sleep(POLL)
+
+
+if __name__ == "__main__":
+    cli.run(lambda: main(parse(sys.argv[1:])))

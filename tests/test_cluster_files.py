@@ -1,0 +1,468 @@
+"""The files of cluster/, offline: by Ray's own checks, Kubernetes' schemas, EC2's model and the jobs' command lines.
+
+KubeRay's schemas come with no package. The models of its objects below follow KubeRay 1.7's API (Apache-2.0; types of
+ray-operator/apis/ray/v1); the pods in them are checked by Kubernetes' own schemas.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import botocore.session
+import kubernetes_validate
+import pytest
+import tyro
+import yaml
+from botocore.validate import ParamValidator
+from cronsim import CronSim
+from pydantic import BaseModel, ConfigDict, Field
+from ray.autoscaler._private.docker import docker_start_cmds
+from ray.autoscaler._private.loader import load_function_or_class
+from ray.autoscaler._private.node_provider_availability_tracker import NodeProviderAvailabilityTracker
+from ray.autoscaler._private.resource_demand_scheduler import get_nodes_for
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.node_launch_exception import NodeLaunchException
+
+from dtn_ray.conversion import Conversion
+from dtn_ray.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+CLUSTER = ROOT / "cluster"
+GPU = CLUSTER / "gpu.yaml"
+KUBERNETES = sorted((CLUSTER / "kubernetes").glob("*.yaml"))
+SCHEDULE = CLUSTER / "schedule"
+GUIDE = ROOT / "docs/cluster.md"
+TEXTS = [path for path in sorted(CLUSTER.rglob("*")) if path.is_file() and "__pycache__" not in path.parts] + [GUIDE]
+PINNED = dict(
+    line.split(";")[0].strip().split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line
+)
+IMAGE = f"REGISTRY/dtn-ray:{tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['version']}"
+CAPITALS = re.compile(r"\b[A-Z]{2,}(_[A-Z]+)*\b")
+
+
+def imported(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"cluster_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+# Command lines
+
+
+def strings(value: Any) -> Iterator[str]:
+    """All strings of a YAML document; a container's command and arguments as one line."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from strings(item)
+    elif isinstance(value, dict):
+        if "command" in value:
+            yield shlex.join([*value["command"], *value.get("args", [])])
+        for item in value.values():
+            yield from strings(item)
+
+
+def commands() -> Iterator[Any]:
+    """Every call of a job, or of the nightly script, in the files."""
+    for path in TEXTS:
+        text = path.read_text()
+        parts = strings(list(yaml.safe_load_all(text))) if path.suffix == ".yaml" else [text.replace("\\\n", " ")]
+        for part in parts:
+            nightly = re.sub(r"\S*nightly\.sh (?=s3://)", "python jobs/convert.py ", part)
+            for found in re.finditer(r"python jobs/(\w+)\.py([^`\n;&|]*)", nightly):
+                job, arguments = found.groups()
+                if "…" not in arguments and '"$@"' not in arguments:
+                    filled = CAPITALS.sub(lambda placeholder: placeholder[0].lower(), arguments)
+                    yield pytest.param(job, filled, id=f"{name(path)}: {job}{arguments}"[:100])
+
+
+@pytest.mark.parametrize(("job", "arguments"), list(commands()))
+def test_the_jobs_take_their_command_lines(job, arguments):
+    split = shlex.split(arguments, comments=True)
+    if job == "convert":  # whose command line is its dataclass
+        tyro.cli(Conversion, args=split)
+    else:
+        imported(ROOT / f"jobs/{job}.py").parse(split)
+
+
+def test_each_job_is_run_in_each_way():
+    found = {(case.id.split(":")[0], case.values[0]) for case in commands()}
+    kubernetes = {(f"cluster/kubernetes/rayjob-{job}.yaml", job) for job in ("train", "tune", "convert")}
+    scheduled = (
+        "kubernetes/cronjob.yaml",
+        "kubernetes/raycronjob.yaml",
+        "schedule/crontab",
+        "schedule/dtn-convert.service",
+    )
+    guide = {(name(GUIDE), job) for job in ("train", "tune", "convert")}
+    assert found >= kubernetes | guide | {(f"cluster/{path}", "convert") for path in scheduled}
+
+
+# Ray's cluster launcher
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """gpu.yaml as `ray up` completes it."""
+    monkeypatch.setenv("HOME", "/home/ray")
+    config = prepare_config(yaml.safe_load(GPU.read_text()))
+    validate_config(config)
+    return config
+
+
+def test_the_aws_cluster_has_a_head_and_gpu_nodes_of_two_markets(launched):
+    types = launched["available_node_types"]
+    assert launched["head_node_type"] == "head" and types["head"]["max_workers"] == 0
+    assert "InstanceMarketOptions" not in types["head"]["node_config"]  # on demand
+    assert {kind for kind, node in types.items() if node["resources"].get("GPU")} == {"gpu-spot", "gpu-on-demand"}
+    spot, on_demand = types["gpu-spot"]["node_config"], types["gpu-on-demand"]["node_config"]
+    assert spot == on_demand | {"InstanceMarketOptions": {"MarketType": "spot"}}
+    assert launched["max_workers"] == types["gpu-spot"]["max_workers"] == types["gpu-on-demand"]["max_workers"]
+    assert "," not in launched["provider"]["availability_zone"]
+    assert launched["provider"]["availability_zone"].startswith(launched["provider"]["region"])
+    assert 0 < launched["idle_timeout_minutes"] <= 30 and launched["provider"]["cache_stopped_nodes"] is False
+
+
+def test_ec2_would_take_the_nodes(launched):
+    model = botocore.session.get_session().get_service_model("ec2")
+    for node in launched["available_node_types"].values():
+        config = node["node_config"]
+        asked = config | {"MinCount": 1, "MaxCount": 1}
+        report = ParamValidator().validate(asked, model.operation_model("RunInstances").input_shape)
+        assert not report.has_errors(), report.generate_report()
+        assert config["InstanceType"] in model.shape_for("InstanceType").enum
+        assert config["IamInstanceProfile"].keys() == {"Name"}
+
+
+def test_what_is_set_stands_in_one_block_only():
+    settings, rest = GPU.read_text().split("\nprovider:\n")
+    metadata = yaml.safe_load(settings)["metadata"]
+    for setting in (metadata["region"], metadata["image"], metadata["head"], metadata["gpu-node"], "REGISTRY"):
+        assert setting in settings and setting not in rest
+    assert not [word for word in CAPITALS.findall(rest) if word in ("REGISTRY", "AMI_ID", "BUCKET")]
+    assert (
+        metadata["region"] in metadata["region-in-containers"]
+        and f"--region {metadata['region']} " in metadata["login"]
+    )
+
+
+def test_the_token_is_mounted_and_asked_for(launched):
+    assert launched["file_mounts"] == {"/home/ray/.ray/auth_token": "~/.ray/auth_token"}
+    options = launched["docker"]["run_options"]
+    started = docker_start_cmds("ubuntu", IMAGE, launched["file_mounts"], "ray", options, "dtn", "/home/ray", "docker")
+    assert "auth_token:/home/ray/.ray/auth_token " in started and " --env=RAY_AUTH_MODE=token " in started
+
+
+def chosen(launched, refused: tuple[str, ...] = (), seen: tuple[str, ...] = (), taken: int = 0) -> dict[str, int]:
+    """The nodes that the autoscaler starts for three GPUs.
+
+    `refused`: the types that EC2 has just refused. `seen`: those of which nodes ran, whose memory Ray has learnt.
+    `taken`: how many spot nodes run.
+    """
+    line = next(line for line in launched["head_start_ray_commands"] if "ray start" in line)
+    assert "export RAY_enable_autoscaler_v2=0 " in line  # the second autoscaler has no scorer
+    scorer = re.search(r"RAY_AUTOSCALER_UTILIZATION_SCORER=(\S+)", line)
+    assert scorer and "PYTHONPATH=$HOME/dtn-ray/cluster;" in line
+    tracker = NodeProviderAvailabilityTracker(timer=lambda: 1000.0)
+    for kind in refused:
+        tracker.update_node_availability(kind, 900, NodeLaunchException("InsufficientInstanceCapacity", "none", None))
+    types = json.loads(json.dumps(launched["available_node_types"]))
+    for kind in seen:
+        types[kind]["resources"]["memory"] = 2**34
+    score = partial(load_function_or_class(scorer[1]), node_availability_summary=tracker.summary())
+    there = {"head": 1, "gpu-spot": taken}
+    nodes, _ = get_nodes_for(types, there, "head", 8 - taken, [{"GPU": 1}] * 3, utilization_scorer=score)
+    return dict(nodes)
+
+
+@pytest.fixture
+def importable(monkeypatch):
+    monkeypatch.syspath_prepend(CLUSTER)
+
+
+@pytest.mark.usefixtures("importable")
+@pytest.mark.parametrize(
+    ("case", "nodes"),
+    [
+        ({}, {"gpu-spot": 3}),
+        ({"seen": ("gpu-spot",)}, {"gpu-spot": 3}),
+        ({"seen": ("gpu-on-demand",)}, {"gpu-spot": 3}),
+        ({"refused": ("gpu-spot",)}, {"gpu-on-demand": 3}),
+        ({"refused": ("gpu-spot",), "seen": ("gpu-on-demand",)}, {"gpu-on-demand": 3}),
+        ({"refused": ("gpu-spot", "gpu-on-demand")}, {"gpu-spot": 3}),
+        ({"taken": 6}, {"gpu-spot": 2}),  # eight at most
+    ],
+    ids=str,
+)
+def test_the_autoscaler_takes_spot_and_on_demand_while_there_is_none(launched, case, nodes):
+    assert chosen(launched, **case) == nodes
+
+
+# Kubernetes
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class AuthOptions(Strict):
+    mode: Literal["disabled", "token"] = "token"
+    secretName: str | None = None
+
+
+class AutoscalerOptions(Strict):
+    version: Literal["v1", "v2"] | None = None
+    idleTimeoutSeconds: int | None = None
+    upscalingMode: Literal["Default", "Aggressive", "Conservative"] | None = None
+    env: list[dict[str, str]] = []
+
+
+class HeadGroup(Strict):
+    rayStartParams: dict[str, str] = {}
+    template: dict[str, Any]
+
+
+class WorkerGroup(Strict):
+    groupName: str
+    replicas: int | None = None
+    minReplicas: int
+    maxReplicas: int
+    priority: int | None = None
+    idleTimeoutSeconds: int | None = None
+    rayStartParams: dict[str, str] = {}
+    template: dict[str, Any]
+
+
+class RayCluster(Strict):
+    rayVersion: str
+    authOptions: AuthOptions
+    enableInTreeAutoscaling: bool = False
+    autoscalerOptions: AutoscalerOptions | None = None
+    headGroupSpec: HeadGroup
+    workerGroupSpecs: list[WorkerGroup] = Field(min_length=1)
+
+
+class RayJob(Strict):
+    entrypoint: str
+    backoffLimit: int = 0
+    activeDeadlineSeconds: int | None = None
+    submissionMode: Literal["K8sJobMode", "HTTPMode", "SidecarMode"] = "K8sJobMode"
+    shutdownAfterJobFinishes: bool
+    ttlSecondsAfterFinished: int = 0
+    rayClusterSpec: RayCluster
+
+
+class RayCronJob(Strict):
+    schedule: str
+    suspend: bool = False
+    jobTemplate: RayJob
+
+
+KINDS = {"RayCluster": RayCluster, "RayJob": RayJob, "RayCronJob": RayCronJob}
+
+
+def ray_cluster_of(spec: BaseModel) -> RayCluster:
+    if isinstance(spec, RayCronJob):
+        return spec.jobTemplate.rayClusterSpec
+    return spec.rayClusterSpec if isinstance(spec, RayJob) else spec
+
+
+def check(document: dict[str, Any], version: str = "1.30") -> None:
+    kubernetes_validate.validate(document, version, strict=True)
+
+
+@pytest.mark.parametrize("path", KUBERNETES, ids=name)
+def test_kubernetes_would_take_the_objects(path):
+    document = yaml.safe_load(path.read_text())
+    if document["apiVersion"] != "ray.io/v1":
+        check(document)
+        return
+    assert document.keys() == {"apiVersion", "kind", "metadata", "spec"}
+    spec = ray_cluster_of(KINDS[document["kind"]].model_validate(document["spec"]))
+    assert spec.rayVersion == PINNED["ray"] and spec.authOptions.mode == "token"
+    for group in (spec.headGroupSpec, *spec.workerGroupSpecs):
+        check({"apiVersion": "v1", "kind": "PodTemplate", "metadata": document["metadata"], "template": group.template})
+        pod = group.template["spec"]
+        (container,) = pod["containers"]
+        assert container["image"] == IMAGE and pod["serviceAccountName"] == "dtn"
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+        if isinstance(group, WorkerGroup):
+            assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+            assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+
+
+@pytest.mark.parametrize("job", ["train", "tune", "convert"])
+def test_jobs_of_kubernetes_have_as_many_gpus_as_they_ask_for(job):
+    spec = RayJob.model_validate(yaml.safe_load((CLUSTER / f"kubernetes/rayjob-{job}.yaml").read_text())["spec"])
+    (group,) = spec.rayClusterSpec.workerGroupSpecs
+    asked = re.search(r"--workers (\d+)", spec.entrypoint)
+    assert group.replicas == group.minReplicas == group.maxReplicas >= (int(asked[1]) if asked else 1)
+    assert "--gpu" in spec.entrypoint and spec.shutdownAfterJobFinishes
+
+
+def test_the_nightly_cronjob_neither_overlaps_nor_forgets():
+    document = yaml.safe_load((CLUSTER / "kubernetes/cronjob.yaml").read_text())
+    spec = document["spec"]
+    assert (spec["concurrencyPolicy"], spec["jobTemplate"]["spec"]["backoffLimit"]) == ("Forbid", 0)
+    assert 3600 <= spec["startingDeadlineSeconds"] < 22 * 3600  # the same day, or the night's name would be another
+    assert {"successfulJobsHistoryLimit", "failedJobsHistoryLimit"} <= spec.keys()
+    (container,) = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    environment = {variable["name"]: variable for variable in container["env"]}
+    cluster = yaml.safe_load((CLUSTER / "kubernetes/raycluster.yaml").read_text())["metadata"]["name"]
+    assert environment["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": cluster, "key": "auth_token"}
+    assert environment["RAY_API_SERVER_ADDRESS"]["value"] == f"http://{cluster}-head-svc:8265"
+    assert container["image"] == IMAGE and container["command"] == [f"{work_dir()}/cluster/schedule/nightly.sh"]
+
+
+def test_the_service_account_has_a_role_and_no_keys():
+    account = yaml.safe_load((CLUSTER / "kubernetes/service-account.yaml").read_text())["metadata"]
+    assert account["name"] == "dtn" and account["annotations"].keys() == {"eks.amazonaws.com/role-arn"}
+
+
+# Schedules
+
+
+def schedules() -> list[str]:
+    documents = [yaml.safe_load(path.read_text()) for path in KUBERNETES]
+    lines = [line for line in (SCHEDULE / "crontab").read_text().splitlines() if re.match(r"[\d*]", line)]
+    return [
+        *(document["spec"]["schedule"] for document in documents if "schedule" in document.get("spec", {})),
+        *(" ".join(line.split()[:5]) for line in lines),
+    ]
+
+
+def test_all_schedules_are_the_same_night():
+    assert len(schedules()) == 3
+    for schedule in schedules():
+        start = datetime(2026, 1, 31, 12, tzinfo=UTC)
+        times = CronSim(schedule, start)
+        assert [next(times) - start for _ in range(2)] == [timedelta(hours=14), timedelta(hours=38)]
+    assert "OnCalendar=*-*-* 02:00:00 UTC\n" in (SCHEDULE / "dtn-convert.timer").read_text()
+
+
+def test_cron_takes_no_per_cent_sign_for_a_new_line():
+    assert "%" not in (SCHEDULE / "crontab").read_text()
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd")
+def test_systemd_takes_the_units(tmp_path):
+    for unit in ("dtn-convert.service", "dtn-convert.timer"):
+        text = (SCHEDULE / unit).read_text()
+        (tmp_path / unit).write_text(text.replace("/opt/dtn-ray", str(ROOT)).replace("User=dtn", "User=root"))
+    verify = ["systemd-analyze", "verify", "--man=no", *map(str, sorted(tmp_path.iterdir()))]
+    done = subprocess.run(verify, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and str(tmp_path) not in done.stderr and "dtn-convert" not in done.stderr
+    assert "Persistent=true" in (SCHEDULE / "dtn-convert.timer").read_text()
+
+
+@pytest.mark.parametrize(("known", "submitted"), [("", True), ("convert-", False)], ids=["new", "again"])
+def test_a_night_is_submitted_once(tmp_path, known, submitted):
+    """The script alone; `ray` is a stand-in that knows the jobs whose names begin so."""
+    ray = tmp_path / "ray"
+    log = tmp_path / "calls"
+    ray.write_text(f"""#!/bin/sh
+echo "$RAY_AUTH_MODE $@" >> {log}
+[ "$2" = submit ] || case "$3" in {known or "-"}*) ;; *) exit 1;; esac
+""")
+    ray.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    script = [SCHEDULE / "nightly.sh", "s3://b/runs/emoji", "s3://b/in", "s3://b/out", "--match", "a b"]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    calls = log.read_text().splitlines()
+    night = r"convert-\d{4}-\d\d-\d\d"
+    assert re.fullmatch(f"token job status {night}", calls[0])
+    if submitted:
+        line = rf"token job submit --submission-id {night} -- python cluster/with_gpus\.py 1 python jobs/convert\.py "
+        assert re.fullmatch(line + "s3://b/runs/emoji s3://b/in s3://b/out --match a b", calls[1])
+    assert len(calls) == 1 + submitted and ("submitted before" in done.stdout) != submitted
+
+
+# Waiting for GPUs
+
+
+def test_a_command_behind_with_gpus_keeps_its_options():
+    job = imported(CLUSTER / "with_gpus.py").parse(["--minutes", "5", "8", "python", "jobs/train.py", "--minutes", "1"])
+    assert (job.gpus, job.minutes, job.command) == (8, 5.0, ["python", "jobs/train.py", "--minutes", "1"])
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_gpus_that_do_not_come_end_in_one_line(capfd):
+    job = imported(CLUSTER / "with_gpus.py")
+    with pytest.raises(UserError, match=r"^\d+ of 1000 GPUs after \d+ s: `ray status`"):
+        job.main(job.parse(["--minutes", "0", "1000", "echo", "never"]))
+    assert "never" not in capfd.readouterr().out
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_with_gpus_ends_as_its_command_does(capfd):
+    job = imported(CLUSTER / "with_gpus.py")
+    with pytest.raises(SystemExit) as stopped:
+        job.main(job.parse(["0", sys.executable, "-c", "print('ran'); exit(3)"]))
+    assert stopped.value.code == 3 and capfd.readouterr().out == "ran\n"
+
+
+# The image
+
+
+def dockerfile() -> list[str]:
+    text = (CLUSTER / "Dockerfile").read_text().replace("\\\n", " ")
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def work_dir() -> str:
+    return next(line.split()[1] for line in dockerfile() if line.startswith("WORKDIR"))
+
+
+def test_the_image_is_the_pinned_ray_and_runs_without_root():
+    python = "311"  # of constraints.txt, as CONTRIBUTING.md pins it
+    assert dockerfile()[0] == f"FROM rayproject/ray:{PINNED['ray']}-py{python}-cpu"
+    assert not [line for line in dockerfile() if line.startswith("USER")]
+    assert all(
+        "--constraint constraints.txt" in line or "--no-deps" in line for line in dockerfile() if "pip install" in line
+    )
+    assert not [line for line in dockerfile() if "[dev" in line or "[demo" in line]
+
+
+def test_what_the_image_copies_is_there_and_sent_to_docker():
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {
+        part for line in dockerfile() if line.startswith("COPY") for part in line.split()[1:-1] if part[:2] != "--"
+    }
+    assert copied == sent and all((ROOT / path).exists() for path in copied)
+
+
+# All files
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=name)
+def test_no_file_holds_a_secret_or_another_image(path):
+    text = path.read_text()
+    assert not re.search(r"(AKIA|ASIA)[0-9A-Z]{16}|PRIVATE KEY|(?i:access_key)|auth_token['\"]?[:=] *\w{16}", text)
+    assert set(re.findall(r"[\w./-]+/dtn-ray:[\w.-]+", text)) <= {IMAGE}
+
+
+@pytest.mark.parametrize("path", sorted(CLUSTER.rglob("*.sh")), ids=name)
+def test_scripts_are_bash_that_stops_at_errors(path):
+    assert os.access(path, os.X_OK) and "\nset -euo pipefail\n" in path.read_text()
+    assert subprocess.run(["bash", "-n", path], timeout=60).returncode == 0

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, is_dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +25,8 @@ import ray
 import ray.data
 import ray.train
 import torch
+from ray._common.utils import get_ray_address_file
+from ray._private.utils import read_ray_address
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayTaskError
@@ -45,7 +48,8 @@ from dtn_ray.config import Run, from_dict, to_dict
 from dtn_ray.errors import UserError
 
 KNOCK_SECONDS = 10.0  # Ray itself takes five minutes to say that nobody answers
-AWAITING_SECONDS = 60.0  # between lines that say which nodes are missing
+ASK_SECONDS = 5.0  # between looks at what an autoscaler does …
+LINE_EVERY = 12  # … of which so many make a line that says which nodes are missing
 
 
 def connect() -> None:
@@ -55,27 +59,21 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    address = os.environ.get("RAY_ADDRESS", "")
-    if address not in ("", "auto", "local"):
+    address = os.environ.get("RAY_ADDRESS") or read_ray_address() or "local"
+    if address not in ("auto", "local"):
         _knock(address)
     try:
         ray.init(log_to_driver=True, logging_level=logging.WARNING)
-    except AuthenticationError as error:
-        raise UserError(f"the Ray cluster at {address or 'its address'} refuses this token: {_TOKEN}") from error
-    except ConnectionError as error:
+    except (AuthenticationError, ConnectionError) as error:
         raise UserError(
-            f"no Ray cluster answers at {address or 'the address of the last one here'}: {error}"
+            f"the Ray cluster at {address} does not let this job in ({error}). If it has a token, set "
+            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it: `ray get-auth-token` "
+            "on its head prints it"
         ) from error
 
 
-_TOKEN = (
-    "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token or its file "
-    "(`ray get-auth-token` on the head prints it)"
-)
-
-
 def _knock(address: str) -> None:
-    """Raises UserError where RAY_ADDRESS cannot be meant, or nobody listens there."""
+    """Raises UserError where an address cannot be meant, or nobody listens there."""
     if "://" in address:
         raise UserError(
             f"RAY_ADDRESS={address} is for `ray job submit --working-dir . -- python jobs/…`, which runs the job on "
@@ -83,12 +81,12 @@ def _knock(address: str) -> None:
         )
     try:
         at = urlsplit(f"//{address}")
-        with socket.create_connection((at.hostname, at.port or 6379), timeout=KNOCK_SECONDS):
-            pass
+        socket.create_connection((at.hostname, at.port or 6379), timeout=KNOCK_SECONDS).close()
     except (OSError, ValueError) as error:
         raise UserError(
-            f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}): start it, or set HOST:PORT of its head; "
-            "unset it to run on this machine alone"
+            f"no Ray cluster answers at {address} ({error}), which RAY_ADDRESS names, or {get_ray_address_file(None)} "
+            "of the last one on this machine. Start it, set HOST:PORT of its head, or unset the one and delete the "
+            "other to run on this machine alone"
         ) from error
 
 
@@ -174,12 +172,15 @@ def _await_nodes(bundles: list[dict[str, float]], shortage: str) -> None:
     """Waits until all bundles can be had at once. Raises UserError where no autoscaler can add the nodes for them."""
     if _autoscaling() is None:
         raise UserError(shortage)
-    print(f"waiting for the autoscaler: {shortage}", flush=True)
     group = placement_group(bundles)  # by which an autoscaler sees what is wanted
     try:
-        while not group.wait(AWAITING_SECONDS / 12):
+        for asked in count():
+            if asked % LINE_EVERY == 0:
+                print(f"waiting for the autoscaler to add nodes: {shortage}", flush=True)
+            if group.wait(ASK_SECONDS):
+                break
             if _refused(group):
-                raise UserError(f"{shortage} Its autoscaler may not add so many.")
+                raise UserError(f"{shortage} Its autoscaler may not add enough.")
     finally:
         remove_placement_group(group)
 
@@ -207,7 +208,7 @@ def telling_shortages(each: dict[str, float], workers: int) -> Iterator[None]:
     end = threading.Event()
 
     def watch() -> None:
-        while not end.wait(AWAITING_SECONDS):
+        while not end.wait(ASK_SECONDS * LINE_EVERY):
             if shortage := _shortage(each, workers, "workers"):
                 print(f"waiting for nodes: {shortage}", flush=True)
 

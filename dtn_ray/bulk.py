@@ -245,7 +245,7 @@ def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
     connect()
     job, cpus, gpus = bulk.job, ACTOR_CPUS, bulk.job.gpus_per_actor
     cluster = ray.cluster_resources()
-    actors = job.actors or max(1, int(cluster.get("GPU", 0) / gpus if gpus else cluster["CPU"]))
+    actors = job.actors or max(1, int(cluster.get("GPU", 0) / gpus if gpus else cluster.get("CPU", 0)))
     blocks = _blocks(plan, job.limit, whole=bulk.shards != "none")
     actors = min(actors, len(blocks))
     worker_resources(actors, cpus, gpus, "actors")

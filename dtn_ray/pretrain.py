@@ -67,10 +67,7 @@ def pretrain_faces(config: FacePretraining, run: Run) -> Finished:
 
 
 def _check(config: Pretraining | FacePretraining, run: Run) -> None:
-    if run.workers < 1 or config.batch_size < 1:
-        raise UserError("--workers and --batch-size must be at least 1")
-    if config.batch_size % run.workers:
-        raise UserError(f"--batch-size {config.batch_size} does not divide among --workers {run.workers}")
+    run.check(config.batch_size)
 
 
 def _labelled(groups: list[stream.Rows], count: int, people: list[str]) -> LabelledImages:

@@ -46,8 +46,7 @@ def train_super_resolution(config: SuperResolution, run: Run) -> Finished:
     """
     if run.workers < 1 or config.batch_size < 1 or config.steps < 1 or config.patch < 1:
         raise UserError("--workers, --batch-size, --steps and --patch must be at least 1")
-    if config.batch_size % run.workers:
-        raise UserError(f"--batch-size {config.batch_size} does not divide among --workers {run.workers}")
+    run.check(config.batch_size)
     if not config.factors or not {*config.factors} <= {2, 3, 4} or len({*config.factors}) < len(config.factors):
         raise UserError(f"--factors {' '.join(map(str, config.factors))}: needs one or more of 2, 3 and 4, each once")
     # A crop to a multiple of the factor must leave as much as the network sees.

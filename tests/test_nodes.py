@@ -62,7 +62,7 @@ def test_workers_of_a_lost_node_wait_for_another_and_go_on_from_the_checkpoint(s
     with Cluster(s3_server, cpus=1) as cluster:
         node = cluster.add_node(1)
         driver = cluster.popen([sys.executable, *command], log)
-        wait_until(lambda: newest(objects, run), PATIENCE, driver, log)
+        wait_until(lambda: newest(objects, run).get("step", 0) >= 120, PATIENCE, driver, log)
         assert ray_workers(node, "RayTrainW")
         kill(node)
         wait_until(lambda: "waiting for nodes: 2 workers" in log.read_text(), PATIENCE, driver, log)
@@ -70,7 +70,7 @@ def test_workers_of_a_lost_node_wait_for_another_and_go_on_from_the_checkpoint(s
         assert driver.wait(PATIENCE) == 0, log.read_text()[-6000:]
     assert "room for 1" in log.read_text()
     manifest = newest(objects, run)
-    assert manifest["resumed_at"] >= 40
+    assert manifest["resumed_at"] >= 80, "of three checkpoints, the last may not have been entered"
     assert [workers for workers, _ in manifest["stages"]] == [2, 2]
     assert sum(steps for _, steps in manifest["stages"]) == manifest["step"] == 600
     assert objects.read(run, "result.json")
@@ -90,7 +90,8 @@ def test_an_elastic_training_goes_on_with_the_nodes_that_are_there(s3_server, pl
     with Cluster(s3_server, cpus=1) as cluster:
         node = cluster.add_node(1)
         driver = cluster.popen([sys.executable, *command], log)
-        wait_until(lambda: workers() == [2], PATIENCE, driver, log)
+        wait_until(lambda: newest(objects, run).get("step", 0) >= 120, PATIENCE, driver, log)
+        assert workers() == [2]
         kill(node)
         wait_until(lambda: workers() == [2, 1], PATIENCE, driver, log)
         cluster.add_node(1)

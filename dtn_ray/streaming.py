@@ -106,11 +106,16 @@ def batches(share: Share) -> Iterator[Columns]:
 
 
 def _ahead(reader: Any, waiting: deque[ray.ObjectRef]) -> Iterator[Columns]:
-    while True:
-        with causes():
-            batch = ray.get(waiting.popleft())
-        waiting.append(reader.next.remote())
-        yield batch
+    try:
+        while True:
+            with causes():
+                batch = ray.get(waiting.popleft())
+            waiting.append(reader.next.remote())
+            yield batch
+    finally:
+        # Left to itself, its process waits for a thread of Ray Data that never ends, and keeps its memory.
+        if ray.is_initialized():
+            ray.kill(reader)
 
 
 @ray.remote

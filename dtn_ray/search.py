@@ -46,6 +46,7 @@ from dtn_ray.train import Inputs, Ready, fit, measure, prepare
 OBJECTIVE = "objective"
 PAPER_GAMMA = 0.05  # of Sec. 5.2
 RUNGS = (0.25, 0.75)  # parts of a training after which ASHA keeps the best third
+KID_NOISE = 0.01  # s that is as t itself has a KID of about 0, or below, by which nothing can be divided
 SHOWN = 6  # trials whose samples stand side by side
 DRIVER = {"memory": 2.0**28}  # bytes; a trial's CPUs and GPUs are its workers'
 
@@ -70,7 +71,8 @@ def search(search: Search, experiment: Experiment, run: Run, concurrent: int | N
     ready = prepare(replace(experiment, data=twice), replace(run, name=name, checkpoint_every=Run.checkpoint_every))
     claim(folder, identity)
     choosing, judging = (_half(ready, part) for part in (0, 1))
-    limit = search.domain_limit * ready.facts["KID_of_s"]
+    KID_of_s = max(ready.facts["KID_of_s"], KID_NOISE)
+    limit = search.domain_limit * KID_of_s
     at_once = _at_once(run, ready, concurrent)
 
     own = {parameter: _value(experiment, parameter) for parameter in space}
@@ -82,13 +84,13 @@ def search(search: Search, experiment: Experiment, run: Run, concurrent: int | N
         limit=limit,
     )
     results = _tune(search, experiment, folder, run, tune.with_resources(trial, DRIVER), space, own, at_once)
-    trials = [_found(result, experiment, ready.facts["KID_of_s"]) for result in results]
+    trials = [_found(result, experiment, KID_of_s) for result in results]
     if not any(each.state == "complete" for each in trials):
         reasons = {str(result.error).strip().splitlines()[-1] for result in results if result.error}
         raise UserError(
             f"{folder}: no trial was trained to its end without collapse: {'; '.join(reasons) or 'see above'}"
         )
-    return _report(folder, experiment, trials, own, judging, limit, run)
+    return _report(folder, experiment, trials, own, judging, limit, KID_of_s, run)
 
 
 def _space(space: Space, experiment: Experiment) -> tuple[dict[str, Any], Experiment]:
@@ -338,6 +340,7 @@ def _report(
     own: dict[str, Any],
     judging: Ready,
     limit: float,
+    KID_of_s: float,
     run: Run,
 ) -> Finished:
     """Scores the best trial and the experiment's own weights on images that chose none, and writes what to look at."""
@@ -349,7 +352,7 @@ def _report(
     shown = dict(list(shown.items())[:SHOWN])
     judge = ray.remote(_judge).options(num_cpus=1, num_gpus=int(run.gpu))
     scored = {
-        name: judge.remote(storage.join(folder, each.checkpoint), judging.inputs, limit, judging.facts["KID_of_s"])
+        name: judge.remote(storage.join(folder, each.checkpoint), judging.inputs, limit, KID_of_s)
         for name, each in shown.items()
         if each.checkpoint
     }

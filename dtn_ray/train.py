@@ -112,7 +112,7 @@ def fit(experiment: Experiment, run: Run, ready: Ready, callbacks: Sequence[User
         "inputs": ready.inputs,
         "facts": ready.facts,
         "folder": storage.join(run.storage, name),
-        "quiet": bool(callbacks),
+        "quiet": bool(callbacks),  # who is told of each report prints what is worth it
     }
     identity = {"kind": "dtn", "config": experiment, "f": ready.facts["f_digest"]}
     return run_training(_loop, config, run, name, identity, spare=1 if ready.streamed else 0, callbacks=callbacks)
@@ -327,11 +327,8 @@ def domain_features(f: FrozenF, judge: nn.Module | None, images: np.ndarray) -> 
     `images`: of t, or taken as such, N×C×H×W uint8.
     """
     batches = (to_float(images[i : i + AT_ONCE]) for i in range(0, len(images), AT_ONCE))
-    return torch.cat([_as_of_t(f, judge, batch) for batch in batches])
-
-
-def _as_of_t(f: FrozenF, judge: nn.Module | None, images: torch.Tensor) -> torch.Tensor:
-    return f(images, True) if judge is None else judge.represent(images)  # type: ignore[operator]
+    represent = judge.represent if judge is not None else partial(f, of_t=True)
+    return torch.cat([represent(batch) for batch in batches])  # type: ignore[operator]
 
 
 @torch.no_grad()

@@ -43,6 +43,14 @@ EXPRESSIONS: dict[str, dict[str, dict[str, list[str]]]] = {
             "eyebrows": ["default", "defaultNatural", "raisedExcitedNatural"],
         },
     },
+    "personas": {
+        "neutral": {"mouth": ["lips", "smirk"], "eyes": ["glasses", "open", "sunglasses"]},
+        "smiling": {"mouth": ["bigSmile", "smile"], "eyes": ["glasses", "happy", "open", "sunglasses"]},
+    },
+    "toon-head": {  # its closed mouths are called sad and smile, and the latter is nearly level
+        "neutral": {"mouth": ["smile"], "eyes": ["happy", "wide"], "eyebrows": ["happy", "neutral"]},
+        "smiling": {"mouth": ["laugh"], "eyes": ["happy", "wide"], "eyebrows": ["happy", "neutral"]},
+    },
 }
 
 OVERSAMPLING = 3  # the canvas is drawn so many times larger than the aligned face, which is about a third of it
@@ -73,13 +81,11 @@ def licence(style: str) -> str:
 def draw(style: str, seed: str, expression: Expression = "neutral", size: int = SIZE, **options: Any) -> Emoji:
     """The avatar of a seed, on white; `options` are DiceBear's own.
 
-    Raises UserError for an unknown style, or one without that expression.
+    Raises UserError for an unknown style.
     """
     drawing, _ = _style(style)
     options |= {"seed": seed, "backgroundColor": ["#ffffff"]}
     if expression != "any":
-        if style not in EXPRESSIONS:
-            raise UserError(f"--expression {expression}: {style} has no such choice of its own; use any")
         options |= {f"{part}Variant": names for part, names in EXPRESSIONS[style][expression].items()}
     avatar = Avatar(drawing, options)
     canvas = OVERSAMPLING * size

@@ -41,7 +41,7 @@ class EmojiSet:
     style: str = "avataaars"
     """avataaars, personas or toon-head."""
     expression: Expression = "neutral"
-    """neutral, smiling (both avataaars alone) or any; a set of both is two sets in one folder."""
+    """neutral, smiling or any; a set of both is two sets in one folder."""
     size: int = SIZE
     """Pixels of the aligned square."""
     seed: int = 0

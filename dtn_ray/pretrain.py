@@ -22,6 +22,7 @@ from dtn_ray.data.feed import InMemoryLabelled, Stages
 from dtn_ray.data.labelled import LabelledImages, to_float
 from dtn_ray.data.order import step_seed
 from dtn_ray.errors import UserError
+from dtn_ray.metrics import TrainingMetrics
 from dtn_ray.models.digits import DigitF
 from dtn_ray.models.faces import DeepFace
 from dtn_ray.progress import Progress
@@ -185,6 +186,7 @@ def _loop(settings: dict[str, Any]) -> None:
     start = sum(done for _, done in before)
     schedule.last_epoch = start
     progress = Progress(title, start, steps, config.batch_size, quiet=rank > 0)
+    exported = TrainingMetrics(context.get_experiment_name())
 
     shares = feed.batches(before, rank, workers, config.batch_size, config.seed)
     for step in range(start, steps):
@@ -202,8 +204,9 @@ def _loop(settings: dict[str, Any]) -> None:
         if step + 1 < steps:
             schedule.step()
         done = step + 1
-        if done % run.log_every == 0:
-            progress.update(done, {"loss": loss.item()})
+        if rank == 0 and done % run.log_every == 0:
+            values = {"loss": loss.item()}
+            exported.log(done, progress.update(done, values), values)
 
         if done % run.checkpoint_every == 0 or done == steps:
             metrics: dict[str, Any] = {"step": done, "resumed_at": start, "loss": loss.item()}
@@ -212,7 +215,9 @@ def _loop(settings: dict[str, Any]) -> None:
                 continue
             found = measure(network, test)
             network.train()
-            progress.update(done, {name.replace("_", " "): value for name, value in found.items() if value is not None})
+            known = {name: value for name, value in found.items() if value is not None}
+            progress.update(done, {name.replace("_", " "): value for name, value in known.items()})
+            exported.validated(known)
             metrics |= found | {"test_images": len(test), "train_images": inputs.images}
             facts = {"step": done, "stages": [*before, (workers, done - start)], "metrics": metrics}
             if kind == "face_network":

@@ -234,7 +234,17 @@ class Lines(Callback):
     """One line for each trial that ends, with the time left."""
 
     def __init__(self, trials: int) -> None:
-        self.trials, self.ended, self.began, self.best = trials, 0, time.monotonic(), math.inf
+        self.trials, self.ended, self.before, self.best = trials, 0, 0, math.inf
+
+    def setup(self, *_: Any, **__: Any) -> None:
+        self.began = time.monotonic()  # this call's: Tune keeps the object for a later one
+
+    def get_state(self) -> dict[str, Any]:
+        return {"ended": self.ended, "best": self.best}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.ended = self.before = state["ended"]
+        self.best = state["best"]
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         result = trial.last_result
@@ -246,7 +256,8 @@ class Lines(Callback):
     def _line(self, trial: Trial, outcome: str) -> None:
         self.ended += 1
         self.best = min(self.best, trial.last_result.get(OBJECTIVE, math.inf))
-        left = tqdm.format_interval((time.monotonic() - self.began) / self.ended * (self.trials - self.ended))
+        each = (time.monotonic() - self.began) / (self.ended - self.before)
+        left = tqdm.format_interval(each * (self.trials - self.ended))
         weights = "  ".join(f"{name} {_short(value)}" for name, value in trial.config.items())
         print(
             f"search {self.ended}/{self.trials} · {left} left · best {self.best:.3f} · "

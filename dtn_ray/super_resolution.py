@@ -26,6 +26,7 @@ from dtn_ray.config import Run, SuperResolution, fingerprint
 from dtn_ray.data.order import step_seed, worker_slice
 from dtn_ray.errors import UserError
 from dtn_ray.images import SUFFIXES, photo
+from dtn_ray.metrics import TrainingMetrics
 from dtn_ray.models.srcnn import SRCNN, degrade, rgb_to_ycbcr
 from dtn_ray.progress import Progress
 
@@ -209,6 +210,7 @@ def _loop(settings: dict[str, Any]) -> None:
             checkpoint.load_weights(network, folder, "srcnn")
             checkpoint.load_optimizers(folder, {"srcnn": optimizer})
     progress = Progress("srcnn", start, config.steps, config.batch_size, quiet=rank > 0)
+    exported = TrainingMetrics(context.get_experiment_name())
 
     for step in range(start, config.steps):
         # This worker's share of a batch that all draw alike.
@@ -223,8 +225,9 @@ def _loop(settings: dict[str, Any]) -> None:
         loss.backward()
         optimizer.step()
         done = step + 1
-        if done % run.log_every == 0:
-            progress.update(done, {"training PSNR": -10 * math.log10(loss.item())})
+        if rank == 0 and done % run.log_every == 0:
+            images_per_second = progress.update(done, {"training PSNR": -10 * math.log10(loss.item())})
+            exported.log(done, images_per_second, {"loss": loss.item()})
 
         if done % run.checkpoint_every == 0 or done == config.steps:
             metrics: dict[str, Any] = {"step": done, "resumed_at": start, "loss": loss.item()}
@@ -234,7 +237,9 @@ def _loop(settings: dict[str, Any]) -> None:
             metrics["images"] = settings["images"]
             if tests:
                 metrics |= _measured(network, tests, config.factors)
-                progress.update(done, {name: value for name, value in metrics.items() if name.startswith("psnr")})
+                found = {name: value for name, value in metrics.items() if name.startswith("psnr")}
+                progress.update(done, found)
+                exported.validated(found)
             report(metrics, partial(_save, config, network, optimizer, metrics))
 
 

@@ -261,7 +261,7 @@ def _loop(settings: dict[str, Any]) -> None:
 
     logs = tempfile.mkdtemp(prefix="dtn-logs-") if rank == 0 else ""
     board = SummaryWriter(logs) if rank == 0 else None
-    exported = TrainingMetrics(Path(settings["folder"]).name)
+    exported = TrainingMetrics(context.get_experiment_name())
     progress = Progress("dtn", start, optim.steps, optim.batch_size, quiet=rank > 0 or settings["quiet"])
 
     batches = feed.batches(before, rank, workers, optim.batch_size, seed)

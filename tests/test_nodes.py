@@ -1,5 +1,7 @@
 """Nodes of a cluster that are really killed while a job is on them, and nodes that an autoscaler really adds."""
 
+import csv
+import io
 import json
 import os
 import subprocess
@@ -97,6 +99,39 @@ def test_an_elastic_training_goes_on_with_the_nodes_that_are_there(s3_server, pl
         cluster.add_node(1)
         wait_until(lambda: workers() == [2, 1, 2], PATIENCE, driver, log)
     assert "waiting for nodes" not in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_with_the_trial_of_a_lost_node(s3_server, place, f, tmp_path):
+    objects, run, log = Objects(s3_server), f"{place}/runs/search", tmp_path / "log"
+    options = ("--steps", "400", "--checkpoint-every", "20", "--trials", "2", "--concurrent", "2", "--scheduler", "none")
+    _, *training = tiny_training(f, *options, "--storage", f"{place}/runs", "--name", "search")
+
+    def steps() -> dict[str, int]:
+        """Of the last checkpoint, by trial."""
+        try:
+            manifests = objects.read(f"{run}/trials", "/checkpoint.json")
+        except ClientError:  # deleted between the listing and the reading
+            return {}
+        latest = {key.partition("/")[0]: json.loads(manifests[key]) for key in sorted(manifests)}
+        return {trial: manifest["step"] for trial, manifest in latest.items()}
+
+    with Cluster(s3_server, cpus=1) as cluster:
+        node = cluster.add_node(1)
+        driver = cluster.popen([sys.executable, "jobs/tune.py", *training], log)
+        wait_until(lambda: len(steps()) == 2 and min(steps().values()) >= 60, PATIENCE, driver, log)
+        assert ray_workers(node, "RayTrainW"), "a trial is on each node"
+        kill(node)
+        before = steps()
+        assert max(before.values()) < 400, "killed on the way"
+        assert driver.wait(PATIENCE) == 0, log.read_text()[-6000:]
+    rows = list(csv.DictReader(io.StringIO(objects.read(run, "trials.csv")["trials.csv"].decode())))
+    assert [row["state"] for row in rows] == ["complete"] * 2
+    manifests = [json.loads(text) for text in objects.read(f"{run}/trials", "/checkpoint.json").values()]
+    last = [manifest for manifest in manifests if manifest["step"] == 400]
+    went_on = [manifest["resumed_at"] for manifest in last if manifest["resumed_at"]]
+    assert len(last) == 2 and len(went_on) == 1, "one trial from its checkpoint, the other undisturbed"
+    assert went_on[0] >= 40
 
 
 @pytest.mark.slow

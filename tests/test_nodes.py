@@ -104,8 +104,9 @@ def test_an_elastic_training_goes_on_with_the_nodes_that_are_there(s3_server, pl
 @pytest.mark.slow
 def test_a_search_goes_on_with_the_trial_of_a_lost_node(s3_server, place, f, tmp_path):
     objects, run, log = Objects(s3_server), f"{place}/runs/search", tmp_path / "log"
-    options = ("--steps", "400", "--checkpoint-every", "20", "--trials", "2", "--concurrent", "2", "--scheduler", "none")
-    _, *training = tiny_training(f, *options, "--storage", f"{place}/runs", "--name", "search")
+    trials = ("--trials", "2", "--concurrent", "2", "--scheduler", "none", "--storage", f"{place}/runs")
+    options = ("--steps", "400", "--checkpoint-every", "20", *trials, "--name", "search")
+    _, *training = tiny_training(f, *options)
 
     def steps() -> dict[str, int]:
         """Of the last checkpoint, by trial."""

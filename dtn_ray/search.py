@@ -15,6 +15,8 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
@@ -27,6 +29,7 @@ import ray
 import torch
 from ray import tune
 from ray.tune import Callback, Result
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
@@ -311,8 +314,28 @@ def _tune(
 
 
 def _results(tuner: tune.Tuner) -> list[Result]:
-    results = tuner.fit()
+    with _known_to_trials(ray.get_runtime_context().gcs_address):
+        results = tuner.fit()
     return [results[i] for i in range(len(results))]
+
+
+@contextmanager
+def _known_to_trials(address: str) -> Iterator[None]:
+    """Tells all that Ray Train starts for a trial which Ray it belongs to.
+
+    Where two run on a machine and neither was started by `ray start`, Ray Train's cleaner of stopped trials asks for
+    the other's address too and dies of it: their CPUs would be lost, and the search would wait for them for good.
+    """
+    before = os.environ.get("RAY_ADDRESS")
+    os.environ["RAY_ADDRESS"] = address
+    class_cache.ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+    try:
+        yield
+    finally:
+        class_cache.ENV_VARS_TO_PROPAGATE.discard("RAY_ADDRESS")
+        del os.environ["RAY_ADDRESS"]
+        if before is not None:
+            os.environ["RAY_ADDRESS"] = before
 
 
 # ── Outcome ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -203,3 +203,26 @@ def test_a_search_whose_driver_was_killed_goes_on_with_its_trials(classifier, tm
     rows = list(csv.DictReader(io.StringIO((tmp_path / "search/trials.csv").read_text())))
     assert [row["state"] for row in rows] == ["complete"] * 3
     assert all(path.stat().st_mtime_ns == changed for path, changed in before.items()), "trained a second time"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_trials_that_are_stopped_give_their_CPUs_back_where_another_Ray_runs_beside(classifier, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    beside = "import ray, time; ray.init(num_cpus=0); print('up', flush=True); time.sleep(3600)"
+    command = [
+        *(sys.executable, str(JOBS / "tune.py"), "--trials", "5", "--steps", "80", "--batch-size", "16"),
+        *("--source", "handwritten-digits", "--source-split", "train", "--target", "handwritten-digits"),
+        *("--f", classifier, "--judge", classifier, "--width-g", "0.0625", "--width-D", "0.125"),
+        *("--checkpoint-every", "20", "--cpus-per-worker", str(os.cpu_count())),
+        *("--storage", str(tmp_path), "--name", "search"),
+    ]
+    with subprocess.Popen([sys.executable, "-c", beside], env=environment, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout.readline() == "up\n"
+            done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=550)
+        finally:
+            other.terminate()
+    assert done.returncode == 0, done.stdout + done.stderr
+    states = [row["state"] for row in csv.DictReader(io.StringIO((tmp_path / "search/trials.csv").read_text()))]
+    assert len(states) == 5 and "stopped" in states

@@ -240,7 +240,7 @@ class Lines(Callback):
         self.trials, self.ended, self.before, self.best = trials, 0, 0, math.inf
 
     def setup(self, *_: Any, **__: Any) -> None:
-        self.began = time.monotonic()  # this call's: Tune keeps the object for a later one
+        self.began, self.before = time.monotonic(), self.ended  # of this call: Tune keeps the object for a later one
 
     def get_state(self) -> dict[str, Any]:
         return {"ended": self.ended, "best": self.best}

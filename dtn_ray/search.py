@@ -82,7 +82,7 @@ def search(search: Search, experiment: Experiment, run: Run, concurrent: int | N
     trial = tune.with_parameters(
         _trial,
         experiment=experiment,
-        run=replace(run, storage=storage.join(folder, "trials")),
+        run=replace(run, storage=storage.absolute(storage.join(folder, "trials"))),  # Tune runs each elsewhere
         ready=choosing,
         limit=limit,
     )

@@ -63,6 +63,11 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
     return fs.LocalFileSystem(), str(Path(uri.removeprefix("file://")).expanduser().resolve())
 
 
+def absolute(uri: str) -> str:
+    """The same place for processes with other working directories."""
+    return uri if uri.startswith("s3://") else resolve(uri)[1]
+
+
 def _endpoint() -> str | None:
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 

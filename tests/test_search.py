@@ -1,5 +1,6 @@
 """The search over α, β, γ: what a trial is worth, what is refused, and a whole search on Ray Tune."""
 
+import contextlib
 import csv
 import io
 import json
@@ -115,11 +116,12 @@ def test_a_search_that_cannot_be_meant_ends_at_once(call, line, message, tmp_pat
 
 @pytest.fixture(scope="module")
 def searched(experiment, tmp_path_factory):
-    """A search of two short trainings, both at a time."""
-    storage = str(tmp_path_factory.mktemp("searched"))
+    """A search of two short trainings, both at a time, in a folder named as users name it."""
+    folder = tmp_path_factory.mktemp("searched")
     settings = Search(trials=2, space=Space(beta=(15.0, 15.0), lr_g=(1e-4, 1e-3)))
-    run = Run(storage=storage, name="search", checkpoint_every=1)
-    return search(settings, experiment, run, concurrent=2), settings, run
+    run = Run(storage="runs", name="search", checkpoint_every=1)
+    with contextlib.chdir(folder):
+        yield search(settings, experiment, run, concurrent=2), settings, run
 
 
 def test_a_search_leaves_a_table_with_its_own_weights_first_and_what_it_tried(searched, experiment):

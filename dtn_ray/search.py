@@ -386,7 +386,7 @@ def _report(
     shown = dict(list(shown.items())[:SHOWN])
     judge = ray.remote(_judge).options(num_cpus=1, num_gpus=int(run.gpu))
     scored = {
-        name: judge.remote(storage.join(folder, each.checkpoint), judging.inputs, limit, KID_of_s)
+        name: judge.remote(storage.absolute(storage.join(folder, each.checkpoint)), judging.inputs, limit, KID_of_s)
         for name, each in shown.items()
         if each.checkpoint
     }

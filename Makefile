@@ -39,6 +39,7 @@ format: setup  ## format the code and mend what lint can mend
 bench: setup  ## benchmarks, as ratios in one run
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/convert.py
+	$(BIN)/python benchmarks/search.py
 
 clean:  ## remove .venv, runs and caches
 	rm -rf .venv runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,6 @@
 """What Ray Tune costs a search: trials an hour against the same trainings one after another without it, in one run.
 
-python benchmarks/search.py        about twenty minutes on two idle CPU cores; nothing is downloaded
+python benchmarks/search.py        about fifteen minutes on two idle CPU cores; nothing is downloaded
 
 Both train the embedded digits on the same data with the same f and judge, each training on one CPU; their weights α
 differ, which changes no speed. By themselves, trainings follow one another; the search runs as many at a time as there

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
@@ -16,7 +16,6 @@ import ray.train.torch
 import torch
 from ray.train import UserCallback
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from dtn_ray import checkpoint, data, losses, storage
@@ -35,6 +34,9 @@ from dtn_ray.models.layers import synchronise_batch_norm
 from dtn_ray.pretrain import pretrain
 from dtn_ray.progress import Progress
 from dtn_ray.streaming import Streamed
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 CALIBRATION = 2048  # images of s that give g's batch norm its statistics for conversion
 SCALING = 4096  # … and that f's features are scaled by
@@ -259,6 +261,8 @@ def _loop(settings: dict[str, Any]) -> None:
             before = _restore(Path(path), trainer)
     start = sum(steps for _, steps in before)
 
+    from torch.utils.tensorboard import SummaryWriter  # half a second to import, which only workers need to pay
+
     logs = tempfile.mkdtemp(prefix="dtn-logs-") if rank == 0 else ""
     board = SummaryWriter(logs) if rank == 0 else None
     exported = TrainingMetrics(context.get_experiment_name())
@@ -366,7 +370,7 @@ def measure(
     return metrics, torch.stack(pairs, dim=1)
 
 
-def show(metrics: dict[str, float], pairs: torch.Tensor, board: SummaryWriter, step: int) -> None:
+def show(metrics: dict[str, float], pairs: torch.Tensor, board: "SummaryWriter", step: int) -> None:
     """Enters what `measure` found into TensorBoard."""
     from torchvision.utils import make_grid  # seconds to import, which every process of a training would pay
 

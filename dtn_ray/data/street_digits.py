@@ -7,7 +7,6 @@ from an angle, photographed small and blurred with sensor noise, and enlarged to
 from functools import cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -48,6 +47,8 @@ def street_digits(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 @cache
 def glyph(font: str, digit: int, stroke: int = 0) -> Image.Image:
     """Draws one digit of a font in FONTS, thickened by stroke pixels, as an 8-bit mask cropped to its ink."""
+    import matplotlib  # for its fonts; half a second to import, in every process of every job
+
     path = str(Path(matplotlib.get_data_path(), "fonts", "ttf", f"{font}.ttf"))
     # The basic layout is the one every Pillow has, so that all installations draw the same digits.
     face = ImageFont.truetype(path, 2 * _GLYPH, layout_engine=ImageFont.Layout.BASIC)

@@ -3,7 +3,6 @@
 from pathlib import PurePath
 
 import numpy as np
-import scipy.io
 
 from dtn_ray import storage
 from dtn_ray.data.labelled import LabelledImages
@@ -23,6 +22,8 @@ def read_mat(uri: str) -> LabelledImages:
             f"{uri}: no such file. SVHN's are at http://ufldl.stanford.edu/housenumbers/; "
             "put them in DIR/svhn/ or use --download where there is a network."
         )
+    import scipy.io  # half a second to import, in every process of every job
+
     filesystem, path = storage.resolve(uri)
     try:
         with filesystem.open_input_file(path) as file:

@@ -36,7 +36,7 @@ def pretrain(config: Pretraining, run: Run) -> Finished:
 
     The same call goes on where an earlier one stopped. Raises UserError for bad settings, files or resources.
     """
-    _check(config, run)
+    run.check(config.batch_size)
     train = data.load(config.dataset, config.split, config.data_dir, download=config.download).without(config.without)
     test = data.load(config.dataset, config.test_split, config.data_dir, download=config.download)
     name = run.name or f"classifier-{config.dataset}-{fingerprint(config)}"
@@ -50,7 +50,7 @@ def pretrain_faces(config: FacePretraining, run: Run) -> Finished:
     f(x) tells pairs of one person from pairs of two, over all pairs of test faces (the area under the ROC curve).
     The same call goes on where an earlier one stopped. Raises UserError for bad settings, files or resources.
     """
-    _check(config, run)
+    run.check(config.batch_size)
     train = stream.find_people(config.faces)
     if config.test_faces:
         held = stream.find_people(config.test_faces)
@@ -65,10 +65,6 @@ def pretrain_faces(config: FacePretraining, run: Run) -> Finished:
     feed = StreamedPeople(train, people, DeepFace.size)
     print(f"{len(feed)} faces of {len(people)} people, {len(test)} to test on")
     return _run(config, run, name, "face_network", feed, test, len(people))
-
-
-def _check(config: Pretraining | FacePretraining, run: Run) -> None:
-    run.check(config.batch_size)
 
 
 def _labelled(groups: list[stream.Rows], count: int, people: list[str]) -> LabelledImages:

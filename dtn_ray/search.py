@@ -237,7 +237,7 @@ class Lines(Callback):
     """One line for each trial that ends, with the time left."""
 
     def __init__(self, trials: int) -> None:
-        self.trials, self.ended, self.before, self.best = trials, 0, 0, math.inf
+        self.trials, self.ended, self.best = trials, 0, math.inf
 
     def setup(self, *_: Any, **__: Any) -> None:
         self.began, self.before = time.monotonic(), self.ended  # of this call: Tune keeps the object for a later one

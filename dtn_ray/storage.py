@@ -64,7 +64,10 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
 
 
 def absolute(uri: str) -> str:
-    """The same place for processes with other working directories."""
+    """The same place for processes with other working directories: s3:// as it is, else an absolute local path.
+
+    Raises UserError for a scheme other than s3:// or file://.
+    """
     return uri if uri.startswith("s3://") else resolve(uri)[1]
 
 

@@ -45,8 +45,8 @@ def train_super_resolution(config: SuperResolution, run: Run) -> Finished:
     Its checkpoint is what `dtn_ray.upscaling.load` takes. The same call goes on where an earlier one stopped, and
     ends with an uninterrupted run's weights. Raises UserError for bad settings, files or resources.
     """
-    if run.workers < 1 or config.batch_size < 1 or config.steps < 1 or config.patch < 1:
-        raise UserError("--workers, --batch-size, --steps and --patch must be at least 1")
+    if config.steps < 1 or config.patch < 1:
+        raise UserError("--steps and --patch must be at least 1")
     run.check(config.batch_size)
     if not config.factors or not {*config.factors} <= {2, 3, 4} or len({*config.factors}) < len(config.factors):
         raise UserError(f"--factors {' '.join(map(str, config.factors))}: needs one or more of 2, 3 and 4, each once")

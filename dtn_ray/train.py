@@ -261,7 +261,7 @@ def _loop(settings: dict[str, Any]) -> None:
             before = _restore(Path(path), trainer)
     start = sum(steps for _, steps in before)
 
-    from torch.utils.tensorboard import SummaryWriter  # half a second to import, which only workers need to pay
+    from torch.utils.tensorboard import SummaryWriter  # half a second to import, which drivers would pay too
 
     logs = tempfile.mkdtemp(prefix="dtn-logs-") if rank == 0 else ""
     board = SummaryWriter(logs) if rank == 0 else None

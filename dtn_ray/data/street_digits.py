@@ -47,7 +47,7 @@ def street_digits(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 @cache
 def glyph(font: str, digit: int, stroke: int = 0) -> Image.Image:
     """Draws one digit of a font in FONTS, thickened by stroke pixels, as an 8-bit mask cropped to its ink."""
-    import matplotlib  # for its fonts; half a second to import, in every process of every job
+    import matplotlib  # for its fonts; half a second to import, which every process of every job would pay
 
     path = str(Path(matplotlib.get_data_path(), "fonts", "ttf", f"{font}.ttf"))
     # The basic layout is the one every Pillow has, so that all installations draw the same digits.

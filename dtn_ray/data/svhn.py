@@ -22,7 +22,7 @@ def read_mat(uri: str) -> LabelledImages:
             f"{uri}: no such file. SVHN's are at http://ufldl.stanford.edu/housenumbers/; "
             "put them in DIR/svhn/ or use --download where there is a network."
         )
-    import scipy.io  # half a second to import, in every process of every job
+    import scipy.io  # half a second to import, which every process of every job would pay
 
     filesystem, path = storage.resolve(uri)
     try:

@@ -16,7 +16,7 @@ import tyro
 from harness import keep
 
 from dtn_ray import cli, storage
-from dtn_ray.config import Experiment, Run, Search, embedded
+from dtn_ray.config import Run, Search, embedded
 from dtn_ray.search import changed, search
 from dtn_ray.train import fit, prepare
 
@@ -39,8 +39,9 @@ def measure(options: Options) -> dict:
     experiment = replace(experiment, optim=replace(experiment.optim, steps=options.steps))
     run = Run(cpus_per_worker=1.0, checkpoint_every=max(1, options.steps // 4))
     with tempfile.TemporaryDirectory() as folder:
-        experiment = with_networks(experiment, replace(run, storage=folder, name="networks"))
-        ready = prepare(experiment, replace(run, storage=folder))
+        ready = prepare(experiment, Run(storage=folder, name="networks", cpus_per_worker=1.0))
+        networks = {role: storage.join(folder, "networks", role) for role in ("f", "judge")}
+        experiment = replace(experiment, model=replace(experiment.model, **networks))
 
         began = time.perf_counter()
         for number in range(options.trials):
@@ -60,14 +61,6 @@ def measure(options: Options) -> dict:
         "search_trials_per_hour": 3600 * options.trials / searched,
         "ratio": by_themselves / searched,
     }
-
-
-def with_networks(experiment: Experiment, run: Run) -> Experiment:
-    """The experiment with an f and a judge that are trained already."""
-    prepare(experiment, run)
-    folder = storage.join(run.storage, run.name or "")
-    model = replace(experiment.model, f=storage.join(folder, "f"), judge=storage.join(folder, "judge"))
-    return replace(experiment, model=model)
 
 
 def main(options: Options) -> dict:

@@ -256,8 +256,13 @@ def load_trained(uri: str, weights: str = "convert") -> Trained:
 
 def _empty_f(network: nn.Module, experiment: Experiment) -> FrozenF:
     """f with the buffers that its file will fill."""
+    scale = experiment.model.feature_scale
     nothing = Moments(torch.zeros(network.features), 1.0)  # type: ignore[call-overload]
-    return FrozenF(network, domains=(nothing, nothing) if experiment.model.feature_scale == "per-domain" else None)
+    return FrozenF(
+        network,
+        domains=(nothing, nothing) if scale in ("per-domain", "transport") else None,
+        transport=torch.zeros(network.features, network.features) if scale == "transport" else None,  # type: ignore[call-overload]
+    )
 
 
 def _network_f(folder: Path, experiment: Experiment, manifest: dict[str, Any]) -> nn.Module:

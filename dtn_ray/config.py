@@ -60,9 +60,10 @@ class ModelConfig:
     checkpoint of jobs/pretrain.py faces."""
     judge: str | None = None
     """Checkpoint of the judge, for the accuracy; without one, it is trained first, on t's labels."""
-    feature_scale: Literal["unit", "none", "per-domain"] = "unit"
+    feature_scale: Literal["unit", "none", "per-domain", "transport"] = "unit"
     """Divide f's features by one number so that they have unit variance over s, or leave them as they are; per-domain:
-    take each domain's own mean off, and divide by its own number."""
+    take each domain's own mean off, and divide by its own number; transport: and carry s's onto t's covariance, for a t
+    that differs in few ways, such as drawn avatars."""
     width_g: float = 1.0
     """Filters of g, relative to the paper's."""
     width_D: float = 1.0

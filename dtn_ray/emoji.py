@@ -6,6 +6,7 @@ style of DiceBear draws all its avatars over one figure, so that its landmarks a
 
 import io
 import json
+import random
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import resvg_py
-from dicebear import Avatar, Style
+from dicebear import Avatar, OptionsDescriptor, OptionsValidationError, Style
 from PIL import Image
 
 from dtn_ray.errors import UserError
@@ -78,16 +79,46 @@ def licence(style: str) -> str:
     return _style(style)[1]["license"]["text"]
 
 
-def draw(style: str, seed: str, expression: Expression = "neutral", size: int = SIZE, **options: Any) -> Emoji:
-    """The avatar of a seed, on white; `options` are DiceBear's own.
+def check(style: str, options: dict[str, Any]) -> None:
+    """Raises UserError naming each of a style's options that DiceBear does not know, or would leave out unsaid."""
+    known = {
+        name: field.get("values")
+        for name, field in OptionsDescriptor(_style(style)[0]).to_json().items()
+        if name.endswith(("Variant", "Probability", "Color"))
+        and name != "backgroundColor"  # others move the avatar off the template, or are ours
+    }
+    for name, value in options.items():
+        if name not in known:
+            raise UserError(f"--options: {style} has no {name}; it has {', '.join(sorted(known))}")
+        if name.endswith("Probability"):
+            continue
+        if not isinstance(value, list | dict) or not value:
+            raise UserError(f"--options: {name} must be a list of choices, or their weights as {{choice: weight}}")
+        weights = value.values() if isinstance(value, dict) else ()
+        if not all(isinstance(weight, int | float) and weight >= 0 for weight in weights) or (
+            weights and not any(weights)
+        ):
+            raise UserError(f"--options: the weights of {name} must be numbers from 0, and not all 0")
+        if wrong := [choice for choice in value if known[name] is not None and choice not in known[name]]:
+            raise UserError(f"--options: {name} cannot be {', '.join(map(str, wrong))}; it is one of {known[name]}")
 
-    Raises UserError for an unknown style.
+
+def draw(style: str, seed: str, expression: Expression = "neutral", size: int = SIZE, **options: Any) -> Emoji:
+    """The avatar of a seed, on white; `options` are DiceBear's own and go before the expression's.
+
+    Colours may have weights as well, {colour: weight}, which DiceBear has for variants only.
+    Raises UserError for an unknown style, or for options that DiceBear refuses; of what it would ignore, `check` tells.
     """
     drawing, _ = _style(style)
-    options |= {"seed": seed, "backgroundColor": ["#ffffff"]}
     if expression != "any":
-        options |= {f"{part}Variant": names for part, names in EXPRESSIONS[style][expression].items()}
-    avatar = Avatar(drawing, options)
+        options = {f"{part}Variant": names for part, names in EXPRESSIONS[style][expression].items()} | options
+    for name, value in options.items():
+        if name.endswith("Color") and isinstance(value, dict):
+            options[name] = random.Random(f"{seed} {name}").choices([*value], [*value.values()])
+    try:
+        avatar = Avatar(drawing, options | {"seed": seed, "backgroundColor": ["#ffffff"]})
+    except OptionsValidationError as error:
+        raise UserError(f"--options: DiceBear says {error}") from error
     canvas = OVERSAMPLING * size
     drawn = resvg_py.svg_to_bytes(
         svg_string=avatar.to_string(), width=canvas, height=canvas, background="white", skip_system_fonts=True

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from dtn_ray import storage
 from dtn_ray.cluster import connect
-from dtn_ray.emoji import Expression, draw, licence
+from dtn_ray.emoji import Expression, check, draw, licence
 from dtn_ray.errors import UserError
 from dtn_ray.faces import SIZE
 from dtn_ray.images import encode
@@ -44,6 +44,9 @@ class EmojiSet:
     """neutral, smiling or any; a set of both is two sets in one folder."""
     size: int = SIZE
     """Pixels of the aligned square."""
+    options: str | None = None
+    """JSON file of the style's own options, as DiceBear names them, such as {"beardProbability": 30, "skinColor":
+    {"#f1c3a5": 6, "#5c3829": 1}}: choices are a list, or have weights. docs/avatars/ has one."""
     seed: int = 0
     """Another seed draws another set."""
 
@@ -52,12 +55,16 @@ def make_emoji(job: EmojiSet) -> dict[str, Any]:
     """Draws what is missing of a set, and returns what it is. Raises UserError for settings that cannot be."""
     if job.count < 1 or job.size < 16:
         raise UserError("--count must be at least 1 and --size at least 16")
+    options = _options(job)
     about = {
         **asdict(job),
+        "options": options,
         "licence": licence(job.style),
         "drawn_with": {name: version(name) for name in ("dicebear-core", "dicebear-styles", "resvg-py")},
     }
-    draw(job.style, "0", job.expression, job.size)  # what is wrong with the settings is said here, not by every task
+    draw(
+        job.style, "0", job.expression, job.size, **options
+    )  # what is wrong with the settings is said here, not by every task
     record = storage.join(job.out, "emoji.json")
     if storage.exists(record) and json.loads(storage.read_bytes(record)) != about:
         raise UserError(f"{record}: another set is there; choose another OUT")
@@ -65,18 +72,33 @@ def make_emoji(job: EmojiSet) -> dict[str, Any]:
     there = {*storage.list_keys(job.out)}
     missing = [i for i in range(-(-job.count // EMOJI_PER_FILE)) if _name(i) not in there]
     with tqdm(total=job.count, initial=job.count - sum(_count(job, i) for i in missing), unit="emoji") as bar:
-        for drawn in _draw_files(job, missing):
+        for drawn in _draw_files(job, missing, options):
             bar.update(drawn)
     storage.write_bytes(storage.join(job.out, "sheet.png"), _sheet(job), "image/png")
     return about | {"files": -(-job.count // EMOJI_PER_FILE), "sheet": storage.join(job.out, "sheet.png")}
 
 
-def _draw_files(job: EmojiSet, numbers: list[int]) -> Iterator[int]:
+def _options(job: EmojiSet) -> dict[str, Any]:
+    if job.options is None:
+        return {}
+    if not storage.exists(job.options):
+        raise UserError(f"--options {job.options}: no such file")
+    try:
+        options = json.loads(storage.read_bytes(job.options))
+    except ValueError as error:
+        raise UserError(f"--options {job.options}: not JSON ({error})") from error
+    if not isinstance(options, dict):
+        raise UserError(f"--options {job.options}: must be an object, {{option: value}}")
+    check(job.style, options)
+    return options
+
+
+def _draw_files(job: EmojiSet, numbers: list[int], options: dict[str, Any]) -> Iterator[int]:
     if not numbers:
         return
     connect()
     remote: Any = ray.remote(_draw_file).options(num_cpus=1, max_retries=5)
-    waiting = [remote.remote(job, _name(i), i * EMOJI_PER_FILE, _count(job, i)) for i in numbers]
+    waiting = [remote.remote(job, _name(i), i * EMOJI_PER_FILE, _count(job, i), options) for i in numbers]
     while waiting:
         (done,), waiting = ray.wait(waiting)
         yield ray.get(done)
@@ -90,10 +112,10 @@ def _count(job: EmojiSet, number: int) -> int:
     return min(EMOJI_PER_FILE, job.count - number * EMOJI_PER_FILE)
 
 
-def _draw_file(job: EmojiSet, name: str, first: int, count: int) -> int:
+def _draw_file(job: EmojiSet, name: str, first: int, count: int, options: dict[str, Any]) -> int:
     """Draws one file, and returns how many are in it."""
     seeds = [f"{job.seed}-{i}" for i in range(first, first + count)]
-    drawn = [draw(job.style, seed, job.expression, job.size) for seed in seeds]
+    drawn = [draw(job.style, seed, job.expression, job.size, **options) for seed in seeds]
     table = pa.table(
         {
             "image": [encode(emoji.pixels.transpose(2, 0, 1)) for emoji in drawn],

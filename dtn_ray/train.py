@@ -26,7 +26,7 @@ from dtn_ray.data.augment import augment
 from dtn_ray.data.feed import InMemory
 from dtn_ray.data.labelled import LabelledImages, to_float
 from dtn_ray.data.order import step_seed
-from dtn_ray.dtn import DTN, DTNTrainer, FrozenF, Moments, collapse_warning, moments, recalibrate
+from dtn_ray.dtn import DTN, DTNTrainer, FrozenF, Moments, collapse_warning, moments, recalibrate, transport
 from dtn_ray.errors import UserError
 from dtn_ray.evaluate.domain import kid
 from dtn_ray.metrics import TrainingMetrics
@@ -208,7 +208,8 @@ def _in_its_unit(prepared: Prepared, feature_scale: str) -> FrozenF:
 
     if feature_scale == "unit":
         return FrozenF(prepared.f, of(prepared.s).scale)
-    return FrozenF(prepared.f, domains=(of(prepared.s), of(prepared.t)))
+    domains = of(prepared.s), of(prepared.t)
+    return FrozenF(prepared.f, domains=domains, transport=transport(*domains) if feature_scale == "transport" else None)
 
 
 def load_domains(experiment: Experiment) -> tuple[LabelledImages, LabelledImages]:

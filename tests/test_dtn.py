@@ -17,6 +17,7 @@ from dtn_ray.dtn import (
     ema_with_warm_up,
     moments,
     recalibrate,
+    transport,
 )
 from dtn_ray.losses import R_1
 from dtn_ray.models.digits import DigitD, DigitF, DigitG
@@ -194,6 +195,21 @@ def test_each_domain_has_its_own_mean_and_scale():
     assert set(f.state_dict()) == {"scale", "mean_s", "mean_t", "scale_t"}
     assert set(FrozenF(Flat(), 2.0).state_dict()) == {"scale"}
     torch.testing.assert_close(FrozenF(Flat(), 2.0)(t, True), t.mean((2, 3)) / 2)
+
+
+def test_transport_gives_s_the_covariance_of_t_and_keeps_its_directions(monkeypatch):
+    s = torch.randn(4000, 3, 1, 1) * torch.tensor([1.0, 2.0, 4.0])[:, None, None]
+    t = torch.randn(4000, 3, 1, 1) * torch.tensor([4.0, 2.0, 1.0])[:, None, None] + 5
+    domains = moments(Flat(), [s]), moments(Flat(), [t])
+    # By hand, for covariances of the same axes: each is stretched by the ratio of the standard deviations, shrunk.
+    shrunk = 0.95 * torch.tensor([16.0, 4.0, 1.0]) / 7 + 0.05
+    expected = (shrunk / shrunk.flip(0)).sqrt()
+    torch.testing.assert_close(transport(*domains), torch.diag(expected), atol=0.1, rtol=0)
+    torch.testing.assert_close(transport(domains[0], domains[0]), torch.eye(3), atol=1e-4, rtol=0)
+    monkeypatch.setattr("dtn_ray.dtn.SHRINKAGE", 0.0)
+    f = FrozenF(Flat(), domains=domains, transport=transport(*domains))
+    torch.testing.assert_close(torch.cov(f(s).T), torch.cov(f(t, True).T), atol=1e-3, rtol=1e-3)
+    assert set(f.state_dict()) == {"scale", "mean_s", "mean_t", "scale_t", "transport"}
 
 
 def test_the_warm_up_minimises_L_tid_alone_and_leaves_D_as_it_is():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dtn_ray.emoji import EXPRESSIONS, LANDMARKS, draw, licence
+from dtn_ray.emoji import EXPRESSIONS, LANDMARKS, check, draw, licence
 from dtn_ray.errors import UserError
 from dtn_ray.faces import TEMPLATE
 
@@ -39,3 +39,34 @@ def test_the_pupils_come_to_lie_where_those_of_photos_do() -> None:
 def test_what_is_not_there_is_refused() -> None:
     with pytest.raises(UserError, match="--style shapes: choose one of avataaars"):
         draw("shapes", "a")
+
+
+def test_options_choose_and_weigh_colours_and_parts() -> None:
+    options = {"skinColor": {"#ffdbb4": 9, "#614335": 1}, "mouthVariant": ["smile"], "topVariant": {"bob": 1, "bun": 0}}
+    check("avataaars", options)
+    drawn = [draw("avataaars", str(seed), "neutral", 32, **options).options for seed in range(40)]
+    fair = sum(each["skinColor"] == ["#ffdbb4"] for each in drawn)
+    assert 30 <= fair < 40, "nine of ten"
+    assert {each["mouthVariant"] for each in drawn} == {"smile"}, "options go before the expression's"
+    assert {each["topVariant"] for each in drawn} == {"bob"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beard": 3}, "toon-head has no beard; it has beardProbability"),
+        ({"rotate": 90}, "has no rotate"),
+        ({"mouthVariant": ["grin"]}, "mouthVariant cannot be grin; it is one of"),
+        ({"mouthVariant": "smile"}, "must be a list"),
+        ({"skinColor": {"#ffffff": 0}}, "not all 0"),
+        ({"skinColor": {"#ffffff": "much"}}, "must be numbers"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(options, message) -> None:
+    with pytest.raises(UserError, match=message):
+        check("toon-head", options)
+
+
+def test_options_that_dicebear_refuses_are_named() -> None:
+    with pytest.raises(UserError, match=r"--options: DiceBear says .*skinColor"):
+        draw("toon-head", "a", skinColor=["blue"])

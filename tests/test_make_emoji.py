@@ -36,3 +36,30 @@ def test_another_set_is_not_mixed_in(tmp_path, ray_cluster) -> None:
         make_emoji(EmojiSet(str(tmp_path), count=2, size=16, seed=1))
     with pytest.raises(UserError, match="--count"):
         make_emoji(EmojiSet(str(tmp_path), count=0))
+
+
+def test_options_are_read_from_a_file_and_kept_with_the_set(tmp_path, ray_cluster) -> None:
+    path = tmp_path / "options.json"
+    path.write_text('{"skinColor": ["#614335"], "topVariant": ["bob"]}')
+    made = make_emoji(EmojiSet(f"{tmp_path}/out", count=3, size=16, options=str(path)))
+    assert (
+        made["options"]
+        == json.loads((tmp_path / "out/emoji.json").read_text())["options"]
+        == json.loads(path.read_text())
+    )
+    drawn = pq.read_table(f"{tmp_path}/out/part-00000.parquet")["options"].to_pylist()
+    assert all(json.loads(each)["topVariant"] == "bob" for each in drawn)
+    path.write_text('{"skinColor": ["#ffdbb4"]}')
+    with pytest.raises(UserError, match="another set is there"):
+        make_emoji(EmojiSet(f"{tmp_path}/out", count=3, size=16, options=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "no such file"), ("{", "not JSON"), ("[1]", "must be an object")]
+)
+def test_an_options_file_that_does_not_serve_is_named(tmp_path, content, message) -> None:
+    path = tmp_path / "options.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=rf"--options .*options\.json: {message}"):
+        make_emoji(EmojiSet(f"{tmp_path}/out", count=1, options=str(path)))

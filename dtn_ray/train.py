@@ -285,7 +285,8 @@ def _loop(settings: dict[str, Any]) -> None:
                 board.add_scalar(name, value, done)
             exported.log(done, rate, values)
             warning = collapse_warning(values.get("L_d", 0.0), values.get("L_gan_g", 0.0))
-            if warning and not experiment.model.binary and not settings["quiet"]:
+            soon = done <= 2 * experiment.loss.warm_up  # D has rested, and is at chance for some hundred steps
+            if warning and not soon and not experiment.model.binary and not settings["quiet"]:
                 print(f"warning: {warning}", flush=True)
 
         # Validate and save.

@@ -1,5 +1,8 @@
 """Avatars as a target set: the same for a seed, with the expression asked for, aligned like faces."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -65,6 +68,15 @@ def test_options_choose_and_weigh_colours_and_parts() -> None:
 def test_options_that_would_be_ignored_are_refused(options, message) -> None:
     with pytest.raises(UserError, match=message):
         check("toon-head", options)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parent.parent / "docs/avatars").glob("*.json")), ids=lambda path: path.stem
+)
+def test_the_options_in_the_docs_serve(path: Path) -> None:
+    options = json.loads(path.read_text())
+    check(path.stem, options)
+    assert draw(path.stem, "a", "any", 32, **options).pixels.std() > 10
 
 
 def test_options_that_dicebear_refuses_are_named() -> None:

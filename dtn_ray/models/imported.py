@@ -3,6 +3,7 @@
 import functools
 import io
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -86,6 +87,7 @@ class ImportedF(nn.Module):
         import onnx  # seconds to import, and needed for faces alone
         from onnx2torch import convert
 
+        warnings.filterwarnings("ignore", "Using a non-tuple sequence", module="onnx2torch")  # its slices; right so far
         try:
             network = _with_clamps(convert(onnx.load(io.BytesIO(content))).eval())
         except Exception as error:  # protobuf, onnx and onnx2torch have no common one

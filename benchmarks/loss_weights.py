@@ -1,0 +1,201 @@
+"""What α, β, γ, the GAN and transport do to faces: trainings that share a warm-up and differ in one setting.
+
+python benchmarks/loss_weights.py OUT --source FACES --target EMOJI --f NETWORK.onnx --judge OTHER.onnx --probes PEOPLE
+
+With the `faces` preset, in one process and without Ray's: the networks after the warm-up are kept, and each setting
+goes on from there with the same images in the same order. At the end all are scored as jobs/evaluate.py retrieval
+scores them (FACES are the distractors), and by what a training measures on images that it does not see; the figure has
+them one below the other. An hour on one idle CPU core. Each setting's g is kept in OUT, so that a run that was stopped
+goes on with the next one.
+"""
+
+import copy
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from dtn_ray import checkpoint, cli
+from dtn_ray.config import Experiment, faces
+from dtn_ray.data import stream
+from dtn_ray.data.labelled import to_float, to_uint8
+from dtn_ray.data.order import step_seed
+from dtn_ray.dtn import DTN, DTNTrainer, FrozenF, moments, transport
+from dtn_ray.evaluate import retrieval
+from dtn_ray.evaluate.examiner import Examiner, Found, Sought, split
+from dtn_ray.evaluate.figures import samples_figure
+from dtn_ray.evaluate.options import Retrieval
+from dtn_ray.evaluate.retrieve import read_probes
+from dtn_ray.train import AT_ONCE, CALIBRATION, SCALING, VALIDATION_T, domain_features, for_conversion, measure
+
+sys.path.insert(0, str(Path(__file__).parent))
+from harness import keep
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "preset": {},
+    "alpha-0": {"alpha": 0.0},
+    "alpha-16": {"alpha": 16.0},
+    "beta-2": {"beta": 2.0},
+    "gamma-5": {"gamma": 5.0},
+    "gan-0": {"gan": 0.0},
+    "transport": {"feature_scale": "transport"},
+}
+SHOWN = 16
+
+
+@dataclass(frozen=True)
+class Options:
+    out: tyro.conf.Positional[Path]
+    """Folder for weights.json, weights.png, and each setting's g."""
+    source: str
+    """Parquet files of s: aligned faces."""
+    target: str
+    """Parquet files of t."""
+    f: str
+    """A face network."""
+    judge: str
+    """Another one."""
+    probes: str
+    """Parquet files of aligned faces with a column identity."""
+    warm_up: int = 250
+    """Steps of L_TID alone, once."""
+    ramp: int = 100
+    """Steps after it in which α grows."""
+    steps: int = 300
+    """Steps of each setting after the warm-up."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """N×3×H×W uint8 each, and f in the unit that they give it."""
+
+    s: np.ndarray
+    t: np.ndarray
+    held: np.ndarray
+    f: dict[str, FrozenF]
+    """By --feature-scale."""
+
+
+def read(options: Options, size: int, validation: int) -> Data:
+    def images(groups: Sequence[stream.Rows]) -> np.ndarray:
+        return np.concatenate([rows["image"] for rows in stream.read(stream.Window(tuple(groups), (0,)), size)])
+
+    rest, held = stream.hold_out(stream.find_groups(options.source), validation)
+    s, t = images(rest), images(stream.find_groups(options.target))
+    network, _ = checkpoint.load_face_network(options.f)
+    network.to(memory_format=torch.channels_last)
+    of_s, of_t = (
+        moments(network, map(to_float, tqdm(np.array_split(some, -(-len(some) // AT_ONCE)), "measuring f")))
+        for some in (s[:SCALING], t[:SCALING])
+    )
+    scaled = {
+        "per-domain": FrozenF(network, domains=(of_s, of_t)),
+        "transport": FrozenF(network, domains=(of_s, of_t), transport=transport(of_s, of_t)),
+    }
+    return Data(s, t, images(held), scaled)
+
+
+def train(trainer: DTNTrainer, data: Data, steps: range, title: str) -> dict[str, float]:
+    """The mean of each loss over the last tenth."""
+    last = list[dict[str, torch.Tensor]]()
+    for step in tqdm(steps, title, mininterval=10):
+        torch.manual_seed(step_seed(0, step, 0))
+        s, t = (some[torch.randint(len(some), (trainer.optim.batch_size,)).numpy()] for some in (data.s, data.t))
+        terms = trainer.step(to_float(s), to_float(t), step)
+        if step >= steps.stop - len(steps) // 10:
+            last.append(terms)
+    return {name: torch.stack([terms[name] for terms in last]).mean().item() for name in last[0]}
+
+
+def start(experiment: Experiment, data: Data, after: DTNTrainer | None = None) -> DTNTrainer:
+    """A trainer that goes on where another one stands."""
+    torch.manual_seed(0)
+    dtn = checkpoint.build_dtn(experiment, data.f[experiment.model.feature_scale])
+    trainer = DTNTrainer(dtn, experiment.loss, experiment.optim)
+    if after is not None:
+        dtn.g.load_state_dict(after.dtn.g.state_dict())
+        dtn.D.load_state_dict(after.dtn.D.state_dict())
+        for name, optimizer in trainer.optimizers.items():
+            optimizer.load_state_dict(copy.deepcopy(after.optimizers[name].state_dict()))  # which would be shared
+        assert trainer.ema and after.ema
+        trainer.ema.load_state_dict(after.ema.state_dict())
+    return trainer
+
+
+def changed(experiment: Experiment, setting: dict[str, Any]) -> Experiment:
+    scale = setting.get("feature_scale", experiment.model.feature_scale)
+    weights = {name: value for name, value in setting.items() if name != "feature_scale"}
+    return replace(
+        experiment, model=replace(experiment.model, feature_scale=scale), loss=replace(experiment.loss, **weights)
+    )
+
+
+def train_all(options: Options, experiment: Experiment, data: Data) -> dict[str, DTN]:
+    """The DTN of each setting, as it converts; those whose g is in OUT are not trained."""
+    dtns, warm, calibration = dict[str, DTN](), None, data.s[:CALIBRATION]
+    for name, setting in SETTINGS.items():
+        chosen = changed(experiment, setting)
+        dtn = checkpoint.build_dtn(chosen, data.f[chosen.model.feature_scale])
+        if not (options.out / f"{name}.json").exists():
+            if warm is None:
+                warm = start(experiment, data)
+                train(warm, data, range(options.warm_up), "warm-up")
+            trainer = start(chosen, data, warm)
+            losses = train(trainer, data, range(options.warm_up, options.warm_up + options.steps), name)
+            save_file(for_conversion(chosen, trainer, calibration).state_dict(), options.out / f"{name}.safetensors")
+            keep(losses, str(options.out / f"{name}.json"))
+        checkpoint.load_weights(dtn.g, options.out, name)
+        dtns[name] = dtn.eval()
+    return dtns
+
+
+def score(options: Options, dtns: dict[str, DTN], data: Data) -> dict[str, Any]:
+    """Table 4 and the validation's measures of each, and the figure."""
+    job = Retrieval("", options.probes, (options.source,), options.judge)
+    judge, _ = checkpoint.load_face_network(options.judge, "--judge")
+    probes = read_probes(job)
+    strangers = retrieval.strangers(probes.persons, job.seed)
+    of_t = domain_features(data.f["per-domain"], None, data.t[:VALIDATION_T])
+    rows, pairs, results = dict[str, np.ndarray](), dict[str, tuple[np.ndarray, np.ndarray]](), dict[str, Any]()
+    for name, dtn in tqdm(dtns.items(), "scoring"):
+        seen = Examiner(judge, dtn, data.s.shape[-1], gpu=False).see(probes.x, probes.mates)
+        pairs |= {name: (seen.G_x, seen.mates), f"{name} floor": (seen.G_x[strangers], seen.mates)}
+        measured, drawn = measure(dtn, dtn.g, None, data.held, None, of_t)
+        results[name] = SETTINGS[name] | json.loads((options.out / f"{name}.json").read_text()) | measured
+        rows[name] = to_uint8(drawn[:SHOWN]).numpy()
+    sought = Sought(pairs, np.empty((0, seen.mates.shape[1])))
+    found = Found.nothing(sought)
+    examiner = Examiner(judge, dtn, data.s.shape[-1], gpu=False)
+    for block in tqdm(split(stream.find_groups(options.source)), "the gallery"):
+        found += examiner.compare(block, sought)
+    for name, counts in found.counts.items():
+        measures = retrieval.summary(counts.ranks(), found.faces + 1, probes.persons, job.seed)
+        setting, _, floor = name.partition(" ")
+        results[setting][floor or "retrieval"] = measures
+    samples_figure(rows, SHOWN).savefig(options.out / "weights.png", dpi=100)
+    return results
+
+
+def main(options: Options) -> dict[str, Any]:
+    options.out.mkdir(parents=True, exist_ok=True)
+    preset = faces()
+    experiment = replace(
+        preset,
+        loss=replace(preset.loss, warm_up=options.warm_up, ramp=options.ramp),
+        optim=replace(preset.optim, steps=options.warm_up + options.steps),
+    )
+    data = read(options, preset.data.size, preset.data.validation)
+    dtns = train_all(options, experiment, data)
+    return keep(score(options, dtns, data), str(options.out / "weights.json"))
+
+
+if __name__ == "__main__":
+    cli.run(lambda: main(tyro.cli(Options, description=__doc__)))

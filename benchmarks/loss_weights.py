@@ -71,6 +71,8 @@ class Options:
     """Steps after it in which α grows."""
     steps: int = 300
     """Steps of each setting after the warm-up."""
+    width_g: float = 0.5
+    """Filters of g, relative to the paper's: at half of them a step takes about half the time on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def train(trainer: DTNTrainer, data: Data, steps: range, title: str) -> dict[str
         torch.manual_seed(step_seed(0, step, 0))
         s, t = (some[torch.randint(len(some), (trainer.optim.batch_size,)).numpy()] for some in (data.s, data.t))
         terms = trainer.step(to_float(s), to_float(t), step)
-        if step >= steps.stop - len(steps) // 10:
+        if step >= steps.stop - max(1, len(steps) // 10):
             last.append(terms)
     return {name: torch.stack([terms[name] for terms in last]).mean().item() for name in last[0]}
 
@@ -180,7 +182,7 @@ def score(options: Options, dtns: dict[str, DTN], data: Data) -> dict[str, Any]:
         measures = retrieval.summary(counts.ranks(), found.faces + 1, probes.persons, job.seed)
         setting, _, floor = name.partition(" ")
         results[setting][floor or "retrieval"] = measures
-    samples_figure(rows, SHOWN).savefig(options.out / "weights.png", dpi=100)
+    samples_figure(rows, SHOWN).savefig(options.out / "weights.png", dpi=100, bbox_inches="tight")
     return results
 
 
@@ -189,6 +191,7 @@ def main(options: Options) -> dict[str, Any]:
     preset = faces()
     experiment = replace(
         preset,
+        model=replace(preset.model, width_g=options.width_g),
         loss=replace(preset.loss, warm_up=options.warm_up, ramp=options.ramp),
         optim=replace(preset.optim, steps=options.warm_up + options.steps),
     )

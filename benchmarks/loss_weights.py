@@ -72,7 +72,7 @@ class Options:
     steps: int = 300
     """Steps of each setting after the warm-up."""
     width_g: float = 0.5
-    """Filters of g, relative to the paper's: at half of them a step takes about half the time on a CPU."""
+    """Filters of g, relative to the paper's."""
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,10 @@ class LossConfig:
     """Steps after those in which α grows from 0 to its weight: a g whose images D tells from t at a glance is otherwise
     drawn to patterns that f alone sees. The paper has none."""
 
+    def D_has_rested(self, step: int) -> bool:
+        """Whether D rests at a step (from 0), or has learned for fewer steps than it rested."""
+        return step < 2 * self.warm_up
+
     def alpha_at(self, step: int) -> float:
         """α at a step (from 0)."""
         return self.alpha * min(1.0, (step + 1 - self.warm_up) / self.ramp) if self.ramp else self.alpha
@@ -394,8 +398,8 @@ def moments(network: nn.Module, batches: Iterable[Tensor]) -> Moments:
 def transport(s: Moments, t: Moments) -> Tensor:
     """The linear map A under which z @ A has t's covariance for z of s's, and which moves z least on average.
 
-    features×features, symmetric: the optimal transport between two Gaussians (Gelbrich 1990; Peyré & Cuturi 2019,
-    Eq. 2.40), A = Σs^-½ (Σs^½ Σt Σs^½)^½ Σs^-½, of each domain's covariance in its own unit, shrunk by SHRINKAGE.
+    features×features, symmetric: the optimal transport between two Gaussians (Gelbrich 1990),
+    A = Σs^-½ (Σs^½ Σt Σs^½)^½ Σs^-½, of each domain's covariance in its own unit, shrunk by SHRINKAGE.
     Whitening, which gives both one covariance too, would turn s's directions into others.
     """
 
@@ -424,8 +428,13 @@ def recalibrate(g: nn.Module, inputs: Tensor, batch_size: int = 500) -> None:
     g.train(mode)
 
 
-def collapse_warning(L_d: float, L_gan_g: float) -> str | None:
-    """A warning where both losses sit at chance (3 ln 3 and 2 ln 3), so that g learns nothing from D; else None."""
+def collapse_warning(L_d: float, L_gan_g: float, rested: bool = False) -> str | None:
+    """A warning where both losses sit at chance (3 ln 3 and 2 ln 3), so that g learns nothing from D; else None.
+
+    None too where D has `rested` until lately (`LossConfig.D_has_rested`): at chance is where it begins.
+    """
+    if rested:
+        return None
     at_chance = abs(L_d - 3 * math.log(3)) < 0.05 and abs(L_gan_g - 2 * math.log(3)) < 0.05
     if not at_chance:
         return None

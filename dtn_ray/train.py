@@ -284,9 +284,9 @@ def _loop(settings: dict[str, Any]) -> None:
             for name, value in (values | {"images_per_second": rate}).items():
                 board.add_scalar(name, value, done)
             exported.log(done, rate, values)
-            warning = collapse_warning(values.get("L_d", 0.0), values.get("L_gan_g", 0.0))
-            soon = done <= 2 * experiment.loss.warm_up  # D has rested, and is at chance for some hundred steps
-            if warning and not soon and not experiment.model.binary and not settings["quiet"]:
+            rested = experiment.loss.D_has_rested(step)
+            warning = collapse_warning(values.get("L_d", 0.0), values.get("L_gan_g", 0.0), rested)
+            if warning and not experiment.model.binary and not settings["quiet"]:
                 print(f"warning: {warning}", flush=True)
 
         # Validate and save.

@@ -161,6 +161,13 @@ def test_collapse_is_named_only_where_both_losses_sit_at_chance():
     assert collapse_warning(0.5, 7.0) is None
 
 
+def test_a_D_that_has_just_begun_has_not_collapsed():
+    loss = LossConfig(warm_up=50)
+    assert collapse_warning(3.296, 2.197, loss.D_has_rested(99)) is None
+    assert "D has collapsed" in collapse_warning(3.296, 2.197, loss.D_has_rested(100))
+    assert not LossConfig().D_has_rested(0)
+
+
 def test_networks_have_the_shapes_of_sec_5_1():
     f, g, D = DigitF(), DigitG(), DigitD()
     x = torch.zeros(2, 3, 32, 32)
@@ -206,7 +213,13 @@ def test_transport_gives_s_the_covariance_of_t_and_keeps_its_directions(monkeypa
     expected = (shrunk / shrunk.flip(0)).sqrt()
     torch.testing.assert_close(transport(*domains), torch.diag(expected), atol=0.1, rtol=0)
     torch.testing.assert_close(transport(domains[0], domains[0]), torch.eye(3), atol=1e-4, rtol=0)
+    # With axes that differ: no other map than the optimal one is symmetric and gives that covariance.
     monkeypatch.setattr("dtn_ray.dtn.SHRINKAGE", 0.0)
+    t = torch.einsum("nchw,cd->ndhw", t, torch.tensor([[1.0, 2.0, 0.0], [0.0, 1.0, 0.5], [0.3, 0.0, 1.0]]))
+    domains = moments(Flat(), [s]), moments(Flat(), [t])
+    A = transport(*domains)
+    torch.testing.assert_close(A, A.T, atol=1e-4, rtol=0)
+    assert torch.linalg.eigvalsh(A).min() > 0
     f = FrozenF(Flat(), domains=domains, transport=transport(*domains))
     torch.testing.assert_close(torch.cov(f(s).T), torch.cov(f(t, True).T), atol=1e-3, rtol=1e-3)
     assert set(f.state_dict()) == {"scale", "mean_s", "mean_t", "scale_t", "transport"}

@@ -195,7 +195,7 @@ def build_dtn(experiment: Experiment, f: FrozenF) -> DTN:
     model = experiment.model
     if model.kind == "faces":
         g_of_faces = FaceG(f.network.features, width=model.width_g, upscaling=model.upscaling)  # type: ignore[arg-type]
-        return DTN(f, g_of_faces, FaceD(width=model.width_D, size=model.size_D))
+        return DTN(f, g_of_faces, FaceD(width=model.width_D, size=model.size_D, norm=model.norm_D))
     channels = CHANNELS[experiment.data.target]
     g: nn.Module = DigitG(f.network.features, channels, model.width_g)  # type: ignore[arg-type]
     if not model.with_f:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import socket
 import tempfile
@@ -117,26 +118,29 @@ def worker_resources(
     cpus: float | None,
     gpus: float,
     kind: str = "workers",
-    spare: int = 0,
+    spare: float = 0,
     at_least: int | None = None,
 ) -> dict[str, float]:
     """What each of `workers` workers takes, which the command line counts as --`kind`.
 
     `cpus` None: an even share of the nodes, or one CPU beside a GPU. `spare`: CPUs to leave to tasks that the workers
-    wait for. `at_least`: begin with so many workers, if there is no room for more.
+    wait for, of an even share taken off it. `at_least`: begin with so many workers, if there is no room for more.
 
     A worker never spans nodes. Where an autoscaler can add what is missing, waits for it, and says so. Elsewhere fails
     at once, instead of waiting for nodes that never come: raises UserError with both numbers.
     """
     each = {"CPU": cpus or 1.0} | ({"GPU": float(gpus)} if gpus else {})
     least = at_least or workers
-    if shortage := _shortage(each, least, kind, spare):
-        _await_nodes([each] * least + [{"CPU": 1.0}] * spare, shortage)
-    if cpus is None and not gpus:
+    even = cpus is None and not gpus
+    beside = 0 if even else spare  # an even share leaves room for it
+    if shortage := _shortage(each, least, kind, beside):
+        _await_nodes([each] * least + ([{"CPU": beside}] if beside else []), shortage)
+    if even:
         # The most that lets all workers fit, if the nodes are alike.
         nodes = [node for node in _nodes() if _room(node, each)]
         on_a_node = -(-workers // len(nodes))
-        each["CPU"] = max(1.0, (min(node["CPU"] for node in nodes) - spare) // on_a_node)
+        share = max(1.0, min(node["CPU"] for node in nodes) // on_a_node)
+        each["CPU"] = share - min(spare / on_a_node, share / 2)
     return each
 
 
@@ -149,7 +153,7 @@ def _room(node: dict[str, float], each: dict[str, float]) -> int:
     return int(min(node.get(name, 0) // amount for name, amount in each.items()))
 
 
-def _shortage(each: dict[str, float], workers: int, kind: str, spare: int = 0) -> str:
+def _shortage(each: dict[str, float], workers: int, kind: str, spare: float = 0) -> str:
     """What the present nodes lack for so many workers; empty where they hold them."""
     nodes = _nodes()
     room = sum(_room(node, each) for node in nodes)
@@ -227,7 +231,7 @@ def _amounts(resources: dict[str, float]) -> str:
 
 def use_assigned_cpus() -> None:
     """Lets torch compute on as many threads as Ray gave this worker CPUs."""
-    torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
+    torch.set_num_threads(math.ceil(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
 
 
 def report(metrics: dict[str, Any], write: Callable[[Path], None] | None = None) -> None:
@@ -264,7 +268,7 @@ def run_training(
     run: Run,
     name: str,
     identity: dict[str, Any],
-    spare: int = 0,
+    spare: float = 0,
     callbacks: Sequence[UserCallback] = (),
 ) -> Finished:
     """Runs a Ray Train loop under `--storage`/name, or goes on with it where it stopped.

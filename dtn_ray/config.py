@@ -12,7 +12,7 @@ from dtn_ray import losses
 from dtn_ray.data.augment import Augment
 from dtn_ray.dtn import LossConfig, OptimConfig
 from dtn_ray.errors import UserError
-from dtn_ray.models.faces import Upscaling
+from dtn_ray.models.faces import Norm, Upscaling
 
 T = TypeVar("T")
 Unprefixed = tyro.conf.arg(name="")  # --alpha, not --loss.alpha
@@ -70,6 +70,9 @@ class ModelConfig:
     """Filters of D, relative to the paper's."""
     size_D: int = 152
     """Pixels of the square that the faces' D sees."""
+    norm_D: Norm = "batch"
+    """Batch normalization in the faces' D, as in the paper, or none: it hides from D that G(x) is blurred, since each
+    domain is a batch of its own."""
     upscaling: Upscaling = "transposed"
     """How the faces' g doubles its size: transposed convolutions, or repeated pixels and 3×3 convolutions."""
     width_f: float = 1.0

@@ -26,7 +26,7 @@ from dtn_ray.metrics import TrainingMetrics
 from dtn_ray.models.digits import DigitF
 from dtn_ray.models.faces import DeepFace
 from dtn_ray.progress import Progress
-from dtn_ray.streaming import StreamedPeople
+from dtn_ray.streaming import CPUS_TO_READ, StreamedPeople
 
 UNKNOWN = -1  # label of a test face whose person is not trained on
 
@@ -103,7 +103,7 @@ def _run(
     # In the object store once per node: its workers share the arrays without copies.
     inputs = Inputs(ray.put(feed), ray.put(test), classes, len(feed))
     settings = {"config": config, "run": run, "inputs": inputs}
-    spare = 1 if isinstance(feed, StreamedPeople) else 0
+    spare = CPUS_TO_READ if isinstance(feed, StreamedPeople) else 0
     return run_training(_loop, settings, run, name, {"kind": kind, "config": config}, spare)
 
 

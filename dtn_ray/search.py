@@ -163,14 +163,14 @@ def _half(ready: Ready, part: int) -> Ready:
 
 def _at_once(run: Run, ready: Ready, concurrent: int | None) -> int:
     """Trials that the cluster has room for. Raises UserError where it has none for one, or not for `concurrent`."""
-    spare = 1 if ready.streamed else 0
-    each = worker_resources(run.workers, run.cpus_per_worker, run.gpu, spare=spare)
+    each = worker_resources(run.workers, run.cpus_per_worker, run.gpu, spare=ready.spare)
     if concurrent is not None:
-        worker_resources(concurrent * run.workers, run.cpus_per_worker, run.gpu, "concurrent", spare=concurrent * spare)
+        together = concurrent * run.workers, concurrent * ready.spare
+        worker_resources(together[0], run.cpus_per_worker, run.gpu, "concurrent", spare=together[1])
         return concurrent
     total = ray.cluster_resources()
     needed = {name: run.workers * amount for name, amount in each.items()}
-    needed["CPU"] += spare
+    needed["CPU"] += ready.spare
     return max(1, int(min(total.get(name, 0) // amount for name, amount in needed.items() if amount)))
 
 

@@ -1,5 +1,6 @@
 """Ray Data: streams sets of any size from Parquet files to a training's workers."""
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ ROWS_AT_FIRST = 256  # and twice as many each time, so that a training begins so
 WINDOWS_AT_ONCE = 64  # at most: a window of few rows takes as long to open as one of many
 ROWS_PER_TASK = 512
 BLOCK = 16 << 20  # bytes that are handed over together; of Ray Data's 128 MB, a reader would hold many
+CPUS_TO_READ = 0.5  # left by trainings, which wait for two sets' readers a tenth of the time or less
+TASK_CPUS = 0.25
 READ_AHEAD = 8  # batches that wait for the worker
 
 Columns = dict[str, np.ndarray]
@@ -151,15 +154,17 @@ def _decoded(windows: list[stream.Window], size: int, columns: Sequence[str]) ->
     context.execution_options.preserve_order = True
     context.target_max_block_size = BLOCK
     quiet_ray_data()
+    # Warns of a cluster without a free CPU, where the other set's reader has them for the moment.
+    logging.getLogger("ray.data.dataset").setLevel(logging.ERROR)
 
     def read(batch: dict[str, Any]) -> Iterator[Columns]:
-        for i in batch["id"]:
+        for i in batch["item"]:
             yield from stream.read(windows[i], size, columns)
 
     tasks = min(len(windows), -(-sum(window.rows for window in windows) // ROWS_PER_TASK))
-    numbers = ray.data.range(len(windows), override_num_blocks=tasks)
+    numbers = ray.data.from_items([*range(len(windows))], override_num_blocks=tasks)  # range's tasks take whole CPUs
     with causes():  # here, since Ray does not carry an exception's own causes to another process
-        return numbers.map_batches(read, batch_size=1, num_cpus=0.25).materialize()  # type: ignore[arg-type]
+        return numbers.map_batches(read, batch_size=1, num_cpus=TASK_CPUS).materialize()  # type: ignore[arg-type]
 
 
 def _one_ahead(items: Iterable[Item]) -> Iterator[Item]:

@@ -33,7 +33,7 @@ from dtn_ray.metrics import TrainingMetrics
 from dtn_ray.models.layers import synchronise_batch_norm
 from dtn_ray.pretrain import pretrain
 from dtn_ray.progress import Progress
-from dtn_ray.streaming import Streamed
+from dtn_ray.streaming import CPUS_TO_READ, Streamed
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -73,7 +73,8 @@ class Ready:
     inputs: Inputs
     facts: dict[str, Any]
     """For the manifest."""
-    streamed: bool
+    spare: float
+    """CPUs that are left to reading."""
 
 
 def train(experiment: Experiment, run: Run) -> Finished:
@@ -102,7 +103,8 @@ def prepare(experiment: Experiment, run: Run) -> Ready:
     connect()
     s, held = prepared.s[:CALIBRATION], prepared.validation
     shared = (prepared.feed, s, held, prepared.labels, f, prepared.judge, of_t)
-    return Ready(prepared.name, Inputs(*map(ray.put, shared)), facts, isinstance(prepared.feed, Streamed))
+    spare = CPUS_TO_READ if isinstance(prepared.feed, Streamed) else 0
+    return Ready(prepared.name, Inputs(*map(ray.put, shared)), facts, spare)
 
 
 def fit(experiment: Experiment, run: Run, ready: Ready, callbacks: Sequence[UserCallback] = ()) -> Finished:
@@ -117,7 +119,7 @@ def fit(experiment: Experiment, run: Run, ready: Ready, callbacks: Sequence[User
         "quiet": bool(callbacks),  # who is told of each report prints what is worth it
     }
     identity = {"kind": "dtn", "config": experiment, "f": ready.facts["f_digest"]}
-    return run_training(_loop, config, run, name, identity, spare=1 if ready.streamed else 0, callbacks=callbacks)
+    return run_training(_loop, config, run, name, identity, ready.spare, callbacks)
 
 
 @dataclass(frozen=True)

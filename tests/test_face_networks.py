@@ -57,6 +57,16 @@ def test_D_takes_what_g_draws_and_has_six_blocks_of_stride_two() -> None:
         FaceD(size=32)
 
 
+def test_only_without_batch_norm_D_sees_that_a_domain_has_less_contrast() -> None:
+    x = torch.randn(8, 3, 64, 64)
+    with_it, without = FaceD(width=0.125), FaceD(width=0.125, norm="none")
+    torch.testing.assert_close(with_it(0.5 * x), with_it(x), atol=1e-3, rtol=0)
+    assert not torch.allclose(without(0.5 * x), without(x), atol=1e-2)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in without.modules())
+    # What six blocks leave of their input is neither nothing nor too much.
+    assert 0.1 < without.layers[:-1](x).std() < 10
+
+
 def test_the_eye_crops_in_fractions_and_scales_values() -> None:
     x = torch.zeros(1, 3, 8, 8)
     x[:, 0, 2:6, 2:6] = 1.0  # red in the middle, on grey

@@ -9,12 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 from PIL import Image
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from dtn_ray.data import stream
 from dtn_ray.data.stream import Group, Window
 from dtn_ray.errors import UserError
-from dtn_ray.streaming import Streamed
+from dtn_ray.streaming import CPUS_TO_READ, Streamed
 
 GROUPS = [Group("a", 0, 5), Group("a", 1, 3), Group("b", 0, 7), Group("b", 1, 1), Group("c", 0, 4)]
 ROWS = 20
@@ -135,3 +137,15 @@ def test_batches_stream_through_ray_and_go_on_where_they_stopped(shards, ray_clu
     # Two workers go on with what one left: together the same rows.
     both = values([(1, 5)], 0, 2, 4) + values([(1, 5)], 1, 2, 4)
     assert len(set(both)) == 16 and not set(both) & set(whole[:20])
+
+
+@pytest.mark.timeout(120)
+def test_streams_need_no_more_cpus_than_trainings_leave_them(shards, ray_cluster) -> None:
+    groups = stream.find_groups(shards)
+    training = placement_group([{"CPU": ray.cluster_resources()["CPU"] - CPUS_TO_READ}])
+    try:
+        assert training.wait(30)
+        s, t = next(Streamed(groups, groups, size=8).batches([], 0, 1, 4, seed=5))
+        assert s.shape == t.shape == (4, 3, 8, 8)
+    finally:
+        remove_placement_group(training)

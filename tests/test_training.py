@@ -119,10 +119,12 @@ def test_more_workers_than_the_cluster_holds_fail_at_once_with_the_numbers(ray_c
 def test_workers_share_a_node_evenly(ray_cluster):
     assert worker_resources(1, None, False) == {"CPU": 4}
     assert worker_resources(3, None, False) == {"CPU": 1}
-    assert worker_resources(1, None, False, spare=1) == {"CPU": 3}
-    assert worker_resources(3, None, False, spare=1) == {"CPU": 1}
+    assert worker_resources(1, None, False, spare=0.5) == {"CPU": 3.5}
+    assert worker_resources(2, None, False, spare=0.5) == {"CPU": 1.75}
+    assert worker_resources(4, None, False, spare=0.5) == {"CPU": 0.875}
+    assert worker_resources(3, 1, False, spare=0.5) == {"CPU": 1}
     with pytest.raises(UserError, match=r"4 workers, each with 1 CPU, leave no CPU to read the data with: .* has 4"):
-        worker_resources(4, None, False, spare=1)
+        worker_resources(4, 1, False, spare=0.5)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from dtn_ray.models.imported import Eye
 from dtn_ray.models.layers import initialise, scaled
 
 Upscaling = Literal["transposed", "nearest"]
+Norm = Literal["batch", "none"]
+SLOPE = 0.2  # of D's leaky ReLU
 
 
 class LocallyConnected(nn.Module):
@@ -126,11 +128,16 @@ class FaceD(nn.Module):
     convolution with stride 2, batch normalization, and a leaky ReLU with a parameter of 0.2": 152 → 76 → 38 → 19 → 9
     → 4 → 2 pixels. What it is given is scaled to `size`, real t like G(x): t comes at g's resolution, or resolution
     alone would tell them apart. Left open: the filters (64-128-256-512-512-512 of 4×4) and the logits (a linear layer).
+
+    `norm` "none" leaves batch normalization out. With each domain in a batch of its own it takes away what a blurred
+    G(x) and a sharp t differ in, the size of a layer's values, and D guesses for a thousand steps.
     """
 
     filters = (64, 128, 256, 512, 512, 512)
 
-    def __init__(self, channels: int = 3, classes: int = 3, width: float = 1.0, size: int = 152) -> None:
+    def __init__(
+        self, channels: int = 3, classes: int = 3, width: float = 1.0, size: int = 152, norm: Norm = "batch"
+    ) -> None:
         super().__init__()
         if size < 2 ** len(self.filters):
             raise ValueError(f"D halves its input {len(self.filters)} times: size {size} must be at least 64")
@@ -138,9 +145,15 @@ class FaceD(nn.Module):
         sizes = [channels, *(scaled(filters, width) for filters in self.filters)]
         blocks: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
-            blocks += [nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2)]
+            blocks.append(nn.Conv2d(inputs, outputs, 4, 2, 1, bias=norm == "none"))
+            blocks += [nn.BatchNorm2d(outputs)] if norm == "batch" else []
+            blocks.append(nn.LeakyReLU(SLOPE))
         self.layers = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(sizes[-1] * (size >> 6) ** 2, classes))
         initialise(self)
+        if norm == "none":
+            for layer in self.layers:
+                if isinstance(layer, nn.Conv2d):  # DCGAN's initialisation would let the values fade away (He 2015)
+                    nn.init.kaiming_normal_(layer.weight, SLOPE)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.size:

@@ -1,4 +1,4 @@
-"""What α, β, γ, the GAN and transport do to faces: trainings that share a warm-up and differ in one setting.
+"""What α, β, γ, the GAN and features per domain do to faces: trainings that share a warm-up and differ in one setting.
 
 python benchmarks/loss_weights.py OUT --source FACES --target EMOJI --f NETWORK.onnx --judge OTHER.onnx --probes PEOPLE
 
@@ -43,11 +43,11 @@ from harness import keep
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "preset": {},
-    "transport": {},
+    "per-domain": {},
     "alpha-0": {"alpha": 0.0},
     "alpha-16": {"alpha": 16.0},
     "beta-2": {"beta": 2.0},
-    "gamma-5": {"gamma": 5.0},
+    "gamma-0.05": {"gamma": 0.05},
     "gan-0": {"gan": 0.0},
 }
 SHOWN = 16
@@ -139,8 +139,8 @@ def train_all(options: Options, experiment: Experiment, data: Data) -> dict[str,
     dtns, warm, calibration = dict[str, DTN](), None, data.s[:CALIBRATION]
     for name, setting in SETTINGS.items():
         chosen = changed(experiment, setting)
-        if name == "transport":  # the one setting that is no weight
-            chosen = replace(chosen, model=replace(chosen.model, feature_scale="transport"))
+        if name == "per-domain":  # the one setting that is no weight
+            chosen = replace(chosen, model=replace(chosen.model, feature_scale="per-domain"))
         dtn = checkpoint.build_dtn(chosen, data.f[chosen.model.feature_scale])
         if not (options.out / f"{name}.json").exists():
             if warm is None:

@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dtn_ray import data
 from dtn_ray.checkpoint import load_classifier, load_trained
-from dtn_ray.cluster import worker_resources
+from dtn_ray.cluster import use_assigned_cpus, worker_resources
 from dtn_ray.config import Run
 from dtn_ray.dtn import LossConfig
 from dtn_ray.errors import UserError
@@ -125,6 +126,16 @@ def test_workers_share_a_node_evenly(ray_cluster):
     assert worker_resources(3, 1, False, spare=0.5) == {"CPU": 1}
     with pytest.raises(UserError, match=r"4 workers, each with 1 CPU, leave no CPU to read the data with: .* has 4"):
         worker_resources(4, 1, False, spare=0.5)
+
+
+def test_a_part_of_a_cpu_is_a_thread_too(ray_cluster):
+    @ray.remote(max_calls=1)
+    def threads() -> int:
+        use_assigned_cpus()
+        return torch.get_num_threads()
+
+    parts = 0.5, 1, 1.75
+    assert ray.get([threads.options(num_cpus=part).remote() for part in parts]) == [1, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -129,8 +129,11 @@ class FaceD(nn.Module):
     → 4 → 2 pixels. What it is given is scaled to `size`, real t like G(x): t comes at g's resolution, or resolution
     alone would tell them apart. Left open: the filters (64-128-256-512-512-512 of 4×4) and the logits (a linear layer).
 
-    `norm` "none" leaves batch normalization out. With each domain in a batch of its own it takes away what a blurred
-    G(x) and a sharp t differ in, the size of a layer's values, and D guesses for a thousand steps.
+    `norm` "none" leaves batch normalization out, which the paper has, and initialises as He et al. (2015): where each
+    domain is a batch of its own, it takes away what a blurred G(x) and a sharp t differ in, the size of a layer's
+    values, and D guesses for hundreds of steps (docs/results/faces.md).
+
+    N×3×H×W in [-1, 1], H of any size, to N×`classes`. Raises ValueError for a `size` below 64.
     """
 
     filters = (64, 128, 256, 512, 512, 512)
@@ -152,7 +155,7 @@ class FaceD(nn.Module):
         initialise(self)
         if norm == "none":
             for layer in self.layers:
-                if isinstance(layer, nn.Conv2d):  # DCGAN's initialisation would let the values fade away (He 2015)
+                if isinstance(layer, nn.Conv2d):  # DCGAN's initialisation would let the values fade away
                     nn.init.kaiming_normal_(layer.weight, SLOPE)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -68,7 +68,8 @@ def s3_server(tmp_path_factory):
         for name, actions in S3_USERS.items()
     ]
     (folder / "s3.json").write_text(json.dumps({"identities": identities}))
-    ports = dict(zip(("master", "volume", "filer", "s3"), _free_ports(4), strict=True))
+    free = _free_ports(8)  # at once, or one could be given twice
+    ports = dict(zip(("master", "volume", "filer", "s3"), free[:4], strict=True))
     command = [
         str(Path(sys.executable).with_name("weed")),
         "server",
@@ -85,7 +86,7 @@ def s3_server(tmp_path_factory):
         "-s3.port.lance=0",
         f"-s3.config={folder / 's3.json'}",
         *(f"-{name}.port={port}" for name, port in ports.items()),
-        *(f"-{name}.port.grpc={port}" for name, port in zip(ports, _free_ports(4), strict=True)),
+        *(f"-{name}.port.grpc={port}" for name, port in zip(ports, free[4:], strict=True)),
     ]
     environment = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3']}",

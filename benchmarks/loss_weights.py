@@ -2,10 +2,10 @@
 
 python benchmarks/loss_weights.py OUT --source FACES --target EMOJI --f NETWORK.onnx --judge OTHER.onnx --probes PEOPLE
 
-With the `faces` preset, in one process and without Ray's: the networks after the warm-up are kept, and each setting
-goes on from there with the same images in the same order. At the end all are scored as jobs/evaluate.py retrieval
-scores them (FACES are the distractors), and by what a training measures on images that it does not see; the figure has
-them one below the other. Some 40 minutes on two CPU cores. Each setting's g is kept in OUT, so that a run
+With the `faces-small` preset, in one process and without Ray's: the networks after the warm-up are kept, and each
+setting goes on from there with the same images in the same order. At the end all are scored as jobs/evaluate.py
+retrieval scores them (FACES are the distractors), and by what a training measures on images that it does not see; the
+figure has them one below the other. Some 40 minutes on two CPU cores. Each setting's g is kept in OUT, so that a run
 that was stopped goes on with the next one.
 """
 
@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from dtn_ray import checkpoint, cli
-from dtn_ray.config import Experiment, faces
+from dtn_ray.config import Experiment, faces_small
 from dtn_ray.data import stream
 from dtn_ray.data.labelled import to_float, to_uint8
 from dtn_ray.data.order import step_seed
@@ -188,7 +188,7 @@ def main(options: Options) -> dict[str, Any]:
     if record.exists() and json.loads(record.read_text()) != own:
         raise UserError(f"{record}: a run with other options is there; choose another OUT")
     keep(own, str(record))
-    preset = faces()
+    preset = faces_small()
     experiment = replace(
         preset,
         model=replace(preset.model, width_g=options.width_g),

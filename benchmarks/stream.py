@@ -9,6 +9,7 @@ worker takes batches, and does nothing with them. Memory is the sum over all pro
 share counted once, at each tenth of the way; rates are images a second, in all and for each core.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -16,15 +17,17 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import psutil
 import ray
 import torch
 import tyro
 
 from dtn_ray import checkpoint, cli, storage
 from dtn_ray.cluster import connect
-from dtn_ray.config import Experiment, faces, paper_faces
+from dtn_ray.config import PRESETS
 from dtn_ray.data import stream
 from dtn_ray.data.labelled import to_float
 from dtn_ray.dtn import DTNTrainer, FrozenF
@@ -63,8 +66,23 @@ def many(source: str, rows: int, folder: str) -> int:
     return each * -(-rows // each)
 
 
-def cpu_seconds() -> float:
-    return sum(sum(process.cpu_times()[:2]) for process in family(os.getpid()))
+class CPUClock(Thread):
+    """CPU seconds of this process and all below it, also of those that have ended: looks every second."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.spent = dict[int, float]()
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            for process in family(os.getpid()):
+                with contextlib.suppress(psutil.Error):
+                    self.spent[process.pid] = sum(process.cpu_times()[:2])
+            time.sleep(1)
+
+    def seconds(self) -> float:
+        return sum(self.spent.values())
 
 
 def measure(options: Options, folder: str) -> dict[str, Any]:
@@ -73,11 +91,12 @@ def measure(options: Options, folder: str) -> dict[str, Any]:
     groups = stream.find_groups(folder)
     found = time.perf_counter() - began
     print(f"{total} rows in {len(groups)} row groups, found in {found:.1f} s", flush=True)
+    clock = CPUClock()
     source = batches(Share(groups, 0, [], 0, 1, options.batch_size, options.size))
     for _ in range(-(-ROWS_AT_LEAST // options.batch_size)):
         next(source)
     points, seen = list[dict[str, float]](), 0
-    began, cpu = time.perf_counter(), cpu_seconds()
+    began, cpu = time.perf_counter(), clock.seconds()
     last = began
     while seen < options.rows:
         next(source)
@@ -88,7 +107,7 @@ def measure(options: Options, folder: str) -> dict[str, Any]:
             points.append({"rows": seen, "per_second": options.rows / 10 / (now - last), "MiB": bytes_now >> 20})
             print(json.dumps(points[-1]), flush=True)
             last = now
-    seconds, spent = time.perf_counter() - began, cpu_seconds() - cpu
+    seconds, spent = time.perf_counter() - began, clock.seconds() - cpu
     return {
         "rows": seen,
         "row_groups": len(groups),
@@ -106,8 +125,8 @@ def step_rates(options: Options) -> dict[str, float]:
     network, _ = checkpoint.load_face_network(options.f)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rates = {}
-    presets: dict[str, Experiment] = {"faces": faces(), "paper-faces": paper_faces()}
-    for name, preset in presets.items():
+    for name in ("faces-small", "faces", "paper-faces"):
+        preset = PRESETS[name][0]()
         optim = replace(preset.optim, bf16=True)
         for phase, warm_up in (("warm-up", 1 << 30), ("all losses", 0)):
             if phase == "warm-up" and not preset.loss.warm_up:

@@ -27,6 +27,7 @@ end() {
 trap end EXIT
 trap 'exit 130' INT TERM
 
+export RAY_idle_worker_killing_time_threshold_ms=60000  # or a stream's readers, which pause, import all anew
 node() {  # name, agent's port, metrics' port, options of ray start
     ray start --block --node-ip-address=127.0.0.1 --num-cpus="$cpus" --object-store-memory=500000000 \
         --dashboard-agent-listen-port="$2" --metrics-export-port="$3" --disable-usage-stats "${@:4}" \

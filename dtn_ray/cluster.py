@@ -21,6 +21,9 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
 # So long a training waits for the workers of a lost node before it counts the nodes again; 60 s by default.
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
+# An embedded Ray ends processes that were idle for so long, by default 1 s; a stream's readers, which pause for longer,
+# would spend most of their time on importing. Clusters are told so where they are started (cluster/).
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
 
 import ray
 import ray.data

@@ -90,7 +90,7 @@ def write(path: Path, **columns: list[Any]) -> str:
 def main(job: Job) -> None:
     import random
 
-    from dtn_ray.config import FacePretraining, Run, faces
+    from dtn_ray.config import FacePretraining, Run, faces_small
     from dtn_ray.conversion import Conversion
     from dtn_ray.convert import convert
     from dtn_ray.data.augment import Augment
@@ -133,7 +133,7 @@ def main(job: Job) -> None:
     judge = job.judge or pretrain_faces(replace(network, seed=job.seed + 1), replace(run, name="judge")).checkpoint
 
     print("4/6  training the DTN", flush=True)
-    preset = faces()
+    preset = faces_small()
     experiment = replace(
         preset,
         data=replace(preset.data, source=source, target=target),

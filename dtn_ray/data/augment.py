@@ -51,7 +51,8 @@ class Augment:
 def augment(images: Tensor, options: Augment) -> Tensor:
     """Applies `options` to images N×C×H×W float in [-1, 1], each with its own draw; the result stays in [-1, 1].
 
-    Draws come from torch's global generator of the CPU, so seeding it makes the result reproducible.
+    Draws come from torch's global generator of the CPU, noise from that of the images' device: torch.manual_seed sets
+    both, and makes the result reproducible.
     """
     count = len(images)
 
@@ -83,5 +84,5 @@ def augment(images: Tensor, options: Augment) -> Tensor:
         mirrored = (torch.rand(count) < options.mirror).view(-1, 1, 1, 1).to(images.device)
         images = torch.where(mirrored, images.flip(3), images)
     if options.noise:
-        images = (images + options.noise * torch.randn(images.shape).to(images)).clamp(-1, 1)
+        images = (images + options.noise * torch.randn(images.shape, device=images.device)).clamp(-1, 1)
     return images

@@ -1,4 +1,4 @@
-"""What α, β, γ, the GAN and features per domain do to faces: trainings that share a warm-up and differ in one setting.
+"""What α, β, γ, the GAN and transported features do to faces: trainings that share a warm-up and differ in one setting.
 
 python benchmarks/loss_weights.py OUT --source FACES --target EMOJI --f NETWORK.onnx --judge OTHER.onnx --probes PEOPLE
 
@@ -43,7 +43,7 @@ from harness import keep
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "preset": {},
-    "per-domain": {},
+    "transport": {},
     "alpha-0": {"alpha": 0.0},
     "alpha-16": {"alpha": 16.0},
     "beta-2": {"beta": 2.0},
@@ -139,8 +139,8 @@ def train_all(options: Options, experiment: Experiment, data: Data) -> dict[str,
     dtns, warm, calibration = dict[str, DTN](), None, data.s[:CALIBRATION]
     for name, setting in SETTINGS.items():
         chosen = changed(experiment, setting)
-        if name == "per-domain":  # the one setting that is no weight
-            chosen = replace(chosen, model=replace(chosen.model, feature_scale="per-domain"))
+        if name == "transport":  # the one setting that is no weight
+            chosen = replace(chosen, model=replace(chosen.model, feature_scale="transport"))
         dtn = checkpoint.build_dtn(chosen, data.f[chosen.model.feature_scale])
         if not (options.out / f"{name}.json").exists():
             if warm is None:

@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
@@ -85,6 +86,18 @@ class CPUClock(Thread):
         return sum(self.spent.values())
 
 
+def held_by() -> dict[str, int]:
+    """MiB of memory by what the processes call themselves; those of less than 16 MiB together."""
+    held = Counter[str]()
+    for process in family(os.getpid()):
+        with contextlib.suppress(psutil.Error):
+            command = process.cmdline()
+            title = command[0] if command[0].startswith("ray::") else Path(command[0]).name
+            held[title.partition("(")[0].strip()] += memory(process) >> 20
+    small = sum(value for value in held.values() if value < 16)
+    return {name: value for name, value in held.most_common() if value >= 16} | {"others": small}
+
+
 def measure(options: Options, folder: str) -> dict[str, Any]:
     began = time.perf_counter()
     total = many(options.faces, options.rows, folder)
@@ -95,7 +108,7 @@ def measure(options: Options, folder: str) -> dict[str, Any]:
     source = batches(Share(groups, 0, [], 0, 1, options.batch_size, options.size))
     for _ in range(-(-ROWS_AT_LEAST // options.batch_size)):
         next(source)
-    points, seen = list[dict[str, float]](), 0
+    points, seen = list[dict[str, Any]](), 0
     began, cpu = time.perf_counter(), clock.seconds()
     last = began
     while seen < options.rows:
@@ -103,8 +116,9 @@ def measure(options: Options, folder: str) -> dict[str, Any]:
         seen += options.batch_size
         if seen // (options.rows // 10) > len(points):
             now = time.perf_counter()
-            bytes_now = sum(map(memory, family(os.getpid())))
-            points.append({"rows": seen, "per_second": options.rows / 10 / (now - last), "MiB": bytes_now >> 20})
+            held = held_by()
+            rate = options.rows / 10 / (now - last)
+            points.append({"rows": seen, "per_second": rate, "MiB": sum(held.values()), "held_by": held})
             print(json.dumps(points[-1]), flush=True)
             last = now
     seconds, spent = time.perf_counter() - began, clock.seconds() - cpu

@@ -1,6 +1,6 @@
 """Speed of jobs/ingest.py, and of jobs/convert.py with a face detector, against scripts by hand with the same detector.
 
-python benchmarks/faces.py --detector YUNET.onnx                           ingestion; ten minutes on two idle cores
+python benchmarks/faces.py --detector YUNET.onnx                           ingestion; six minutes on two idle cores
 python benchmarks/faces.py --detector YUNET.onnx --checkpoint runs/emoji   conversion too, by a DTN of faces
 python benchmarks/faces.py --detector YUNET.onnx --stages                  how long each stage takes by itself
 
@@ -147,7 +147,7 @@ def measure(options: Options) -> dict[str, Any]:
                 written[who] = faces_written(f"s3://bench/out-{shape[1]}{'-c' * (what == 'convert')}-{who}")
                 print(
                     f"{what} {name} {who:>8} {rates[who]:7.1f} photos/s {turn.seconds:6.1f} s, of which "
-                    f"{fixed[who]:5.1f} s for any number {peaks[who]:6} MiB, {written[who]} faces",
+                    f"{fixed[who]:5.1f} s for any number, {peaks[who]:6} MiB, {written[who]} faces",
                     flush=True,
                 )
             result[f"{what} {name}"] = {

@@ -5,7 +5,7 @@ python benchmarks/loss_weights.py OUT --source FACES --target EMOJI --f NETWORK.
 With the `faces-small` preset, in one process and without Ray's: the networks after the warm-up are kept, and each
 setting goes on from there with the same images in the same order. At the end all are scored as jobs/evaluate.py
 retrieval scores them (FACES are the distractors), and by what a training measures on images that it does not see; the
-figure has them one below the other. Some 40 minutes on two CPU cores. Each setting's g is kept in OUT, so that a run
+figure has them one below the other. Most of an hour on two CPU cores. Each setting's g is kept in OUT, so that a run
 that was stopped goes on with the next one.
 """
 
@@ -74,7 +74,7 @@ class Options:
     steps: int = 300
     """Steps of each setting after the warm-up."""
     width_g: float = 0.5
-    """Filters of g, relative to the paper's."""
+    """Filters of g, relative to the paper's; half of the preset's, since there are many trainings."""
 
 
 @dataclass(frozen=True)

@@ -306,7 +306,7 @@ def paper_faces() -> Experiment:
 
 
 def faces() -> Experiment:
-    """Sec. 5.2 with what emoji needed here (docs/results/faces.md), for a GPU: features in a unit of each domain,
+    """Sec. 5.2 with what emoji needed here (docs/results/faces.md), for a GPU: features in each domain's own unit,
     g that draws t first, an α that grows, D without batch normalization that sees images changed."""
     paper = paper_faces()
     return replace(

@@ -466,3 +466,16 @@ def test_no_file_holds_a_secret_or_another_image(path):
 def test_scripts_are_bash_that_stops_at_errors(path):
     assert os.access(path, os.X_OK) and "\nset -euo pipefail\n" in path.read_text()
     assert subprocess.run(["bash", "-n", path], timeout=60).returncode == 0
+
+
+def test_all_nodes_keep_a_streams_readers() -> None:
+    name, value = "RAY_idle_worker_killing_time_threshold_ms", "60000"
+    config = yaml.safe_load(GPU.read_text())
+    for node in ("head", "worker"):
+        (line,) = (line for line in config[f"{node}_start_ray_commands"] if "ray start" in line)
+        assert line.index(f"export {name}={value};") < line.index("ray start")
+    clusters = [path.read_text() for path in KUBERNETES if path.name in ("raycluster.yaml", "raycronjob.yaml")]
+    assert len(clusters) == 2
+    for text in clusters:
+        assert text.count(f'{{name: {name}, value: "{value}"}}') == text.count("AWS_DEFAULT_REGION") > 1
+    assert f"export {name}={value}" in (CLUSTER / "local.sh").read_text()

@@ -1,6 +1,8 @@
 """Streams of images from Parquet files: which row comes when, also after restarts with other numbers of workers."""
 
 import io
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -149,3 +151,28 @@ def test_streams_need_no_more_cpus_than_trainings_leave_them(shards, ray_cluster
         assert s.shape == t.shape == (4, 3, 8, 8)
     finally:
         remove_placement_group(training)
+
+
+IDLE = """
+import os, time
+import psutil, ray
+from dtn_ray.cluster import connect
+
+connect()
+
+@ray.remote(num_cpus=0.01)
+def pid() -> int:
+    time.sleep(8)
+    return os.getpid()
+
+found = set(ray.get([pid.remote() for _ in range(os.cpu_count() + 2)]))
+time.sleep(5)
+print(len(found), sum(map(psutil.pid_exists, found)))
+"""
+
+
+@pytest.mark.slow
+def test_readers_that_pause_stay() -> None:
+    ran = subprocess.run([sys.executable, "-c", IDLE], capture_output=True, text=True, timeout=120, check=True)
+    found, left = map(int, ran.stdout.split()[-2:])
+    assert found == left > 2

@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
+from onnx2torch import convert
+from torch import fx, nn
 
 from dtn_ray.dtn import FrozenF
 from dtn_ray.models.faces import DeepFace, FaceD, FaceG, LocallyConnected
@@ -110,6 +111,118 @@ def test_a_copy_of_an_imported_f_keeps_its_weights_too() -> None:
     for copied in (copy.deepcopy(f), pickle.loads(pickle.dumps(f))):
         assert not any(weight.requires_grad for weight in copied.parameters())
         assert not copied(torch.rand(1, 3, 8, 8)).requires_grad
+
+
+def exported() -> bytes:
+    """A network as exporters write them: padding from the image's shape, NHWC in between, ReLU6 of three parts."""
+    numbers = {
+        "two": [2],
+        "nine": [9],
+        "channels": [1],
+        "from": [-1],
+        "to": [-4],
+        "back": [-1],
+        "before": [0, 0, 0, 0],
+        "none": [0, 0],
+        "around": [0, 0, 1, 1, 0, 0, 1, 1],
+        "flat": [0, -1],
+    }
+    generator = torch.Generator().manual_seed(0)
+    floats = {
+        "weight": torch.randn(4, 3, 3, 3, generator=generator),
+        "scale": torch.rand(1, 1, 1, 4, generator=generator) + 0.5,
+        "shift": torch.randn(4, generator=generator),
+        "depthwise": torch.randn(4, 1, 3, 3, generator=generator),
+        "six": torch.tensor(0.6),
+        "zero": torch.tensor(0.0),
+        "half": torch.full((1, 4, 1, 1), 0.5),
+        "half_of_8": torch.full((1, 8, 1, 1), 0.5),
+    }
+    node = helper.make_node
+    nodes = [
+        node("Slice", ["x", "from", "to", "channels", "back"], ["bgr"]),
+        node("Shape", ["bgr"], ["shape"]),
+        node("Gather", ["shape", "two"], ["height"], axis=0),
+        node("Sub", ["nine", "height"], ["missing"]),  # 1: below and right alone, which is no convolution's padding
+        node("Concat", ["before", "none", "missing", "missing"], ["pads"], axis=0),
+        node("Pad", ["bgr", "pads"], ["padded"]),
+        node("Conv", ["padded", "weight"], ["a"], kernel_shape=[3, 3], strides=[2, 2]),
+        node("Transpose", ["a"], ["b"], perm=[0, 2, 3, 1]),
+        node("Mul", ["scale", "b"], ["c"]),
+        node("Add", ["c", "shift"], ["d"]),
+        node("Relu", ["d"], ["e"]),
+        node("Min", ["e", "six"], ["f"]),
+        node("Max", ["f", "zero"], ["g"]),
+        node("Transpose", ["g"], ["h"], perm=[0, 3, 1, 2]),
+        node("Pad", ["h", "around"], ["i"]),
+        node("Conv", ["i", "depthwise"], ["j"], kernel_shape=[3, 3], group=4),
+        node("Div", ["j", "half"], ["k"]),
+        node("Sub", ["k", "half"], ["l"]),
+        node("Shape", ["l"], ["like"]),
+        node("ConstantOfShape", ["like"], ["zeros"]),
+        node("Concat", ["l", "zeros"], ["m"], axis=1),
+        node("Sub", ["half_of_8", "m"], ["n"]),
+        node("GlobalAveragePool", ["n"], ["pooled"]),
+        node("Reshape", ["pooled", "flat"], ["y"]),
+    ]
+    tensors = [numpy_helper.from_array(torch.tensor(value).numpy(), name) for name, value in numbers.items()]
+    tensors += [numpy_helper.from_array(value.numpy(), name) for name, value in floats.items()]
+    graph = helper.make_graph(
+        nodes,
+        "exported",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8])],
+        tensors,
+    )
+    buffer = io.BytesIO()
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), buffer)
+    return buffer.getvalue()
+
+
+def test_an_imported_f_is_made_fast_and_gives_what_its_file_gives() -> None:
+    as_file = convert(onnx.load(io.BytesIO(exported()))).eval().double()
+    f = ImportedF(exported(), Eye(8)).double()
+    for count in (1, 5):
+        x = torch.rand(count, 3, 8, 8, dtype=torch.double).mul(2).sub(1).requires_grad_()
+        y, expected = f.represent(x), as_file(x)
+        torch.testing.assert_close(y, expected)
+        weights = torch.randn_like(y)
+        [gradient], [wanted] = (torch.autograd.grad((z * weights).sum(), x) for z in (y, expected))
+        torch.testing.assert_close(gradient, wanted)
+        assert gradient.abs().sum() > 0
+
+    kinds = [type(module).__name__ for module in f.network.modules()]
+    assert not {"OnnxShape", "OnnxGather", "OnnxPadDynamic", "OnnxConstantOfShape", "OnnxMinMax", "ReLU"} & {*kinds}
+    assert kinds.count("Hardtanh") == 1
+    assert kinds.count("OnnxPadStatic") == 1  # the uneven one
+    assert kinds.count("OnnxBinaryMathOperation") == 1  # what is taken off after two tensors were joined
+    assert [m.padding for m in f.network.modules() if isinstance(m, nn.Conv2d)] == [(0, 0), (1, 1)]
+
+
+def test_where_making_it_fast_fails_an_imported_f_is_used_as_its_file_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def worse(network: fx.GraphModule, size: int) -> fx.GraphModule:
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.zeros_(module.weight)
+        return network
+
+    monkeypatch.setattr("dtn_ray.models.simplify.simplify", worse)
+    with pytest.warns(UserWarning, match="could not be made faster"):
+        f = ImportedF(network(), Eye(8))
+    x = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(f.represent(x), x.mean((2, 3)))
+
+
+def test_the_state_of_an_imported_f_is_its_file() -> None:
+    f, other = ImportedF(network(), Eye(8)), ImportedF(exported(), Eye(8))
+    assert [*f.state_dict()] == ["_extra_state"]
+    f.load_state_dict(ImportedF(network(), Eye(8)).state_dict())
+    with pytest.raises(RuntimeError, match="another ONNX network"):
+        other.load_state_dict(f.state_dict())
+    # Former checkpoints had the weights, under the file's names.
+    FrozenF(f).load_state_dict({"scale": torch.tensor(1.0), "network.network.initializers.weight": torch.zeros(3)})
+    x = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(f.represent(x), x.mean((2, 3)))
 
 
 def test_what_is_no_network_is_refused() -> None:

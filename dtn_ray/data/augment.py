@@ -69,19 +69,21 @@ def augment(images: Tensor, options: Augment) -> Tensor:
         x, y = uniform(2 * options.shift), uniform(2 * options.shift)
         cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
         theta = torch.stack([cos * wide, (shear * zoom - sin), x, sin, cos / wide, y], dim=1).view(count, 2, 3)
-        grid = F.affine_grid(theta.to(images), list(images.shape), align_corners=False)
+        grid = F.affine_grid(theta.to(images, non_blocking=True), list(images.shape), align_corners=False)
         images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     if options.contrast or options.brightness or options.invert:
         gain, bias = 1 + uniform(options.contrast), uniform(options.brightness)
         sign = torch.where(torch.rand(count) < options.invert, -1.0, 1.0)
-        gain, bias, sign = (value.view(-1, 1, 1, 1).to(images) for value in (gain, bias, sign))
+        gain, bias, sign = (value.view(-1, 1, 1, 1).to(images, non_blocking=True) for value in (gain, bias, sign))
         mean = images.mean(dim=(1, 2, 3), keepdim=True)
         images = (((images - mean) * gain + mean + bias) * sign).clamp(-1, 1)
     if options.saturation:
         grey = images.mean(1, keepdim=True)
-        images = torch.lerp(images, grey, (torch.rand(count) * options.saturation).view(-1, 1, 1, 1).to(images))
+        images = torch.lerp(
+            images, grey, (torch.rand(count) * options.saturation).view(-1, 1, 1, 1).to(images, non_blocking=True)
+        )
     if options.mirror:
-        mirrored = (torch.rand(count) < options.mirror).view(-1, 1, 1, 1).to(images.device)
+        mirrored = (torch.rand(count) < options.mirror).view(-1, 1, 1, 1).to(images.device, non_blocking=True)
         images = torch.where(mirrored, images.flip(3), images)
     if options.noise:
         images = (images + options.noise * torch.randn(images.shape, device=images.device)).clamp(-1, 1)

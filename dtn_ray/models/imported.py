@@ -1,14 +1,15 @@
 """f brought along: any face network as ONNX, as a frozen torch module through which gradients flow."""
 
-import functools
+import hashlib
 import io
 import math
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 
 @dataclass(frozen=True)
@@ -41,72 +42,100 @@ class Eye:
             shrink = x.shape[-1] * side / self.size
             if shrink > 1:  # or fine patterns would pass between the samples, unseen
                 x = F.interpolate(x, math.ceil(x.shape[-1] / shrink), mode="bilinear", antialias=True)
-            theta = x.new_tensor([[side, 0, 2 * left + side - 1], [0, side, 2 * top + side - 1]]).expand(len(x), 2, 3)
-            grid = F.affine_grid(theta, [len(x), 3, self.size, self.size], align_corners=False)
-            x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+            grid = torch.stack(torch.meshgrid(self._places(left, x), self._places(top, x), indexing="xy"), -1)
+            x = F.grid_sample(x, grid.expand(len(x), -1, -1, -1), padding_mode="border", align_corners=False)
         x = (x + 1) / 2 * (self.high - self.low) + self.low
         x = x.flip(1) if self.bgr else x
-        return (x - x.new_tensor(self.mean)[:, None, None]) / x.new_tensor(self.std)[:, None, None]
+        if self.mean != (0, 0, 0):
+            x = x - x.new_tensor(self.mean)[:, None, None]
+        return x if self.std == (1, 1, 1) else x / x.new_tensor(self.std)[:, None, None]
 
-
-class _Clamp(nn.Module):
-    """ONNX's Min or Max of tensors that broadcast; by a number, as a hardtanh, whose gradient costs least."""
-
-    def __init__(self, smallest: bool) -> None:
-        super().__init__()
-        self.of_two = torch.minimum if smallest else torch.maximum
-        self.smallest = smallest
-
-    def forward(self, *tensors: Tensor) -> Tensor:
-        numbers = [float(each) for each in tensors if not each.dim()]
-        others = [each for each in tensors if each.dim()]
-        if len(numbers) != 1 or not others:
-            return functools.reduce(self.of_two, tensors)
-        low, high = (-math.inf, numbers[0]) if self.smallest else (numbers[0], math.inf)
-        return F.hardtanh(functools.reduce(self.of_two, others), low, high)
-
-
-def _with_clamps(network: nn.Module) -> nn.Module:
-    """onnx2torch takes Min and Max, of which ReLU6 is made, by stacking copies: half of a MobileNet's time."""
-    from onnx2torch.node_converters.min_max import OnnxMinMax
-
-    for name, module in list(network.named_modules()):
-        if isinstance(module, OnnxMinMax):
-            network.set_submodule(name, _Clamp(module._operator is torch.amin))
-    return network
+    def _places(self, first: float, x: Tensor) -> Tensor:
+        """Where the crop's pixels lie on a side from -1 to 1; made on x's device, which a copy would wait for."""
+        half = self.crop[2] / self.size
+        low, high = 2 * first - 1 + half, 2 * (first + self.crop[2]) - 1 - half
+        return torch.linspace(low, high, self.size, dtype=x.dtype, device=x.device)
 
 
 class ImportedF(nn.Module):
     """A network from ONNX with its eye, in eval mode, its weights fixed; `represent` gives f(x), N×`features`.
+
+    Its state is the digest of its file, which is its weights: none are kept beside it.
 
     Raises ValueError where the file is no ONNX network that onnx2torch knows, or does not give one vector an image.
     """
 
     def __init__(self, content: bytes, eye: Eye) -> None:
         super().__init__()
-        import onnx  # seconds to import, and needed for faces alone
-        from onnx2torch import convert
-
-        warnings.filterwarnings("ignore", "Using a non-tuple sequence", module="onnx2torch")  # its slices; right so far
-        try:
-            network = _with_clamps(convert(onnx.load(io.BytesIO(content))).eval())
-        except Exception as error:  # protobuf, onnx and onnx2torch have no common one
-            raise ValueError(f"not an ONNX network that can be used here: {error}") from error
-        # Here, and not by who uses it: a copy, in another process too, is made from the file again.
-        self.network = network.requires_grad_(False)
         self.content, self.eye = content, eye
+        network = onnx_as_read(content)
         with torch.no_grad():
             try:
-                found = self.network(torch.zeros(2, 3, eye.size, eye.size))
+                found = network(torch.zeros(2, 3, eye.size, eye.size))
             except RuntimeError as error:
                 raise ValueError(f"does not take images 3×{eye.size}×{eye.size}: {error}") from error
         if not isinstance(found, Tensor) or len(found) != 2:
             raise ValueError("must give one vector for each image of a batch of any size")
         self.features = found.flatten(1).shape[1]
+        self.network = _without_state(_simplified(network, content, eye))
+        self.register_load_state_dict_pre_hook(_forget_weights)
 
     def __reduce__(self) -> tuple[type["ImportedF"], tuple[bytes, Eye]]:
-        return ImportedF, (self.content, self.eye)  # its weights are the file's, always
+        return ImportedF, (self.content, self.eye)
 
     def represent(self, x: Tensor) -> Tensor:
         """f(x): aligned faces N×3×H×H in [-1, 1], H of any size, to N×features."""
         return self.network(self.eye(x)).flatten(1)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(list(hashlib.sha256(self.content).digest()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        if not torch.equal(state.cpu(), self.get_extra_state()):
+            raise RuntimeError("made with another ONNX network")
+
+
+def onnx_as_read(content: bytes) -> fx.GraphModule:
+    """An ONNX file's network as onnx2torch reads it, in eval mode. Raises ValueError where it cannot."""
+    import onnx  # seconds to import, and needed for faces alone
+    from onnx2torch import convert
+
+    warnings.filterwarnings("ignore", "Using a non-tuple sequence", module="onnx2torch")  # its slices; right so far
+    try:
+        return convert(onnx.load(io.BytesIO(content))).eval()
+    except Exception as error:  # protobuf, onnx and onnx2torch have no common one
+        raise ValueError(f"not an ONNX network that can be used here: {error}") from error
+
+
+def _simplified(network: fx.GraphModule, content: bytes, eye: Eye) -> fx.GraphModule:
+    """The network made fast, or as it is, with a warning, where that fails or gives something else."""
+    from dtn_ray.models.simplify import simplify
+
+    images = torch.rand(2, 3, eye.size, eye.size, generator=torch.Generator().manual_seed(0))
+    images = images * (eye.high - eye.low) + eye.low
+    with torch.no_grad():
+        expected = network(images)
+        try:
+            torch.testing.assert_close(simplify(network, eye.size)(images), expected, rtol=1e-3, atol=1e-4)
+        except Exception as error:  # a network of any kind, in operations of any kind
+            warnings.warn(f"f could not be made faster and is used as its file has it: {error}", stacklevel=2)
+            return onnx_as_read(content)
+    return network
+
+
+def _without_state(network: nn.Module) -> nn.Module:
+    """Weights become buffers that no checkpoint keeps: they are the file's."""
+    for module in network.modules():
+        for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            delattr(module, name)
+            module.register_buffer(name, value.detach(), persistent=False)
+    return network
+
+
+def _forget_weights(f: ImportedF, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Checkpoints of former versions have the weights once more."""
+    former = [key for key in state if key.startswith(f"{prefix}network.")]
+    if former:
+        state.setdefault(f"{prefix}_extra_state", f.get_extra_state())
+    for key in former:
+        del state[key]

@@ -1,0 +1,202 @@
+"""Networks that onnx2torch read, made fast: what depends on no pixel is computed once, the rest in few passes.
+
+Exported networks compute their padding from their input's shape in hundreds of small operations, which a GPU waits
+for, and keep beside convolutions what these could do. The tools that simplify ONNX files will not do: onnxsim 0.8 and
+onnxslim 0.1 change what HSE's network gives, in ONNX Runtime too.
+"""
+
+import math
+from typing import Any
+
+import torch
+from onnx2torch.node_converters.binary_math_operations import OnnxBinaryMathOperation
+from onnx2torch.node_converters.min_max import OnnxMinMax
+from onnx2torch.node_converters.pad import OnnxPadDynamic, OnnxPadStatic
+from onnx2torch.node_converters.reshape import OnnxReshape
+from onnx2torch.node_converters.resize import OnnxResize
+from onnx2torch.node_converters.shape import OnnxShape
+from onnx2torch.node_converters.slice import OnnxSlice
+from onnx2torch.node_converters.transpose import OnnxTranspose
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+Range = tuple[float, float]
+
+
+@torch.no_grad()
+def simplify(network: fx.GraphModule, size: int) -> fx.GraphModule:
+    """Changes a network of pictures N×3×`size`×`size` in place, for any N; it gives what it gave, but for rounding."""
+    _fold(network, size)
+    for node in network.graph.nodes:
+        module = _module(network, node)
+        if isinstance(module, OnnxPadDynamic):
+            _fix_padding(network, node)
+        elif isinstance(module, OnnxBinaryMathOperation):
+            _into_convolution(network, node, module)
+        elif isinstance(module, OnnxSlice | OnnxReshape | OnnxResize):
+            _keep_numbers(network, node, module)
+        elif (limits := _limits(network, node)) is not None:
+            _clamp_once(network, node, limits)
+    for node in network.graph.nodes:
+        if isinstance(_module(network, node), OnnxPadStatic):
+            _pad_in_convolution(network, node)
+    network.graph.eliminate_dead_code()
+    network.delete_all_unused_submodules()
+    network.recompile()
+    return network
+
+
+def _fold(network: fx.GraphModule, size: int) -> None:
+    """What depends on the input's shape alone becomes a constant, for each batch or for each image."""
+    small, large = (_Shaped(network).values_of(torch.zeros(count, 3, size, size)) for count in (2, 3))
+    [images] = [node for node in network.graph.nodes if node.op == "placeholder"]
+    for number, node in enumerate(network.graph.nodes):
+        if node not in small or all(user in small for user in node.users):
+            continue
+        value, other = small[node], large[node]
+        per_image = value.shape != other.shape
+        if per_image and (len(value), len(other)) == (2, 3):
+            value, other = value[:1].expand_as(other), other
+        if not torch.equal(value, other):
+            continue
+        network.register_buffer(f"constant_{number}", value[:1].clone() if per_image else value)
+        with network.graph.inserting_after(node if per_image else images):
+            constant = network.graph.get_attr(f"constant_{number}")
+        if per_image:
+            with network.graph.inserting_after(constant):
+                count = network.graph.call_method("size", (images, 0))
+            with network.graph.inserting_after(count):
+                constant = network.graph.call_method("expand", (constant, count, *(-1 for _ in value.shape[1:])))
+        node.replace_all_uses_with(constant)
+
+
+class _Shaped(fx.Interpreter):
+    """Finds the values that depend on no pixel: those reached from the images through their shape alone."""
+
+    def values_of(self, images: Tensor) -> dict[fx.Node, Tensor]:
+        self.values: dict[fx.Node, Tensor] = {}
+        self.run(images)
+        return self.values
+
+    def run_node(self, node: fx.Node) -> Any:
+        value = super().run_node(node)
+        of_shape = isinstance(_module(self.module, node), OnnxShape)
+        of_others = node.op == "call_module" and self.values.keys() >= set(node.all_input_nodes)
+        if isinstance(value, Tensor) and (node.op == "get_attr" or of_shape or of_others):
+            self.values[node] = value
+        return value
+
+
+def _fix_padding(network: fx.GraphModule, node: fx.Node) -> None:
+    """Padding by a tensor reads it from the device each time; by numbers it does not."""
+    padded, pads, *filling = node.args
+    amounts, *values = (_constant(network, each) for each in (pads, *filling))
+    if amounts is None or any(each is None for each in values) or network.get_submodule(node.target).mode != "constant":
+        return
+    value = float(values[0]) if values else 0.0
+    _replace(network, node, OnnxPadStatic.create_from_onnx_params(amounts.tolist(), "constant", value), padded)
+
+
+class _WithNumbers(nn.Module):
+    """A module with the tensors that it reads as numbers: kept on the CPU, or it would wait for a GPU each time."""
+
+    def __init__(self, module: nn.Module, numbers: tuple[Tensor, ...]) -> None:
+        super().__init__()
+        self.module, self.numbers = module, numbers
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.module(images, *self.numbers)  # type: ignore[no-any-return]
+
+
+def _keep_numbers(network: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:
+    image, *rest = node.args
+    numbers = [_constant(network, each) for each in rest]
+    if not node.kwargs and all(isinstance(each, Tensor) for each in numbers):
+        _replace(network, node, _WithNumbers(module, tuple(each.clone() for each in numbers)), image)
+
+
+def _pad_in_convolution(network: fx.GraphModule, node: fx.Node) -> None:
+    pad = network.get_submodule(node.target)
+    [user, *others] = node.users
+    convolution = _module(network, user)
+    left, right, top, bottom, *rest = (*pad.pads, 0, 0, 0, 0)[:8]
+    even = (left, top) == (right, bottom) and min(left, top) >= 0 and not any(rest) and not pad.constant_value
+    if not isinstance(convolution, nn.Conv2d) or others or not even or isinstance(convolution.padding, str):
+        return
+    convolution.padding = (convolution.padding[0] + top, convolution.padding[1] + left)
+    node.replace_all_uses_with(node.args[0])
+
+
+def _into_convolution(network: fx.GraphModule, node: fx.Node, operation: OnnxBinaryMathOperation) -> None:
+    """What a convolution's channels are multiplied by, and what is added to them, moves into its filters and bias."""
+    name = operation.math_op_function.__name__.strip("_").removeprefix("onnx_")
+    values = [_constant(network, each) for each in node.args]
+    if values[1] is None and name in ("add", "mul"):
+        node.args, values = node.args[::-1], values[::-1]
+    if values[0] is not None or values[1] is None or operation.axis is not None:
+        return
+    [image, _], value = node.args, values[1]
+    axes, source = [0, 1, 2, 3], image
+    while isinstance(transpose := _module(network, source), OnnxTranspose) and len(source.users) == 1:
+        axes = [transpose.perm[axis] for axis in axes]
+        source = source.args[0]
+    convolution = _module(network, source)
+    if not isinstance(convolution, nn.Conv2d) or len(source.users) != 1 or value.dim() > 4:
+        return
+    channels = axes.index(1)  # where the transposes have put the convolution's channels
+    shape = [1] * (4 - value.dim()) + list(value.shape)
+    if any(length != 1 for axis, length in enumerate(shape) if axis != channels):
+        return
+    value = value.flatten().expand(convolution.out_channels).to(convolution.weight)
+    one, zero = torch.ones_like(value), torch.zeros_like(value)
+    scale, shift = {"add": (one, value), "sub": (one, -value), "mul": (value, zero), "div": (1 / value, zero)}[name]
+    bias = zero if convolution.bias is None else convolution.bias
+    convolution.weight, convolution.bias = fuse_conv_bn_weights(convolution.weight, bias, zero, one, 0.0, scale, shift)
+    node.replace_all_uses_with(image)
+    network.graph.erase_node(node)
+
+
+def _limits(network: fx.GraphModule, node: fx.Node) -> Range | None:
+    """The least and greatest value that a clamp leaves; None where it is none."""
+    module = _module(network, node)
+    if isinstance(module, nn.ReLU):
+        return 0.0, math.inf
+    if isinstance(module, nn.Hardtanh):  # ReLU6 too
+        return module.min_val, module.max_val
+    if not isinstance(module, OnnxMinMax) or len(node.args) != 2:
+        return None
+    numbers = [
+        value.item() for each in node.args if (value := _constant(network, each)) is not None and value.numel() == 1
+    ]
+    if len(numbers) != 1:
+        return None
+    return (-math.inf, numbers[0]) if module._operator is torch.amin else (numbers[0], math.inf)
+
+
+def _clamp_once(network: fx.GraphModule, node: fx.Node, limits: Range) -> None:
+    """A ReLU6 is made of up to three clamps, and each costs a pass."""
+    [image] = [each for each in node.all_input_nodes if _constant(network, each) is None]
+    low, high = limits
+    before = _limits(network, image)
+    if before is not None and len(image.users) == 1:
+        low, high = (min(max(limit, low), high) for limit in before)
+        image = image.args[0]
+    elif isinstance(_module(network, node), nn.ReLU | nn.Hardtanh):
+        return
+    _replace(network, node, nn.ReLU() if (low, high) == (0, math.inf) else nn.Hardtanh(low, high), image)
+
+
+def _module(network: nn.Module, node: Any) -> nn.Module | None:
+    return network.get_submodule(node.target) if isinstance(node, fx.Node) and node.op == "call_module" else None
+
+
+def _constant(network: fx.GraphModule, node: Any) -> Tensor | None:
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return None
+    owner, _, name = node.target.rpartition(".")
+    return getattr(network.get_submodule(owner), name)
+
+
+def _replace(network: fx.GraphModule, node: fx.Node, module: nn.Module, image: fx.Node) -> None:
+    network.set_submodule(node.target, module)
+    node.args = (image,)

@@ -60,7 +60,7 @@ class Eye:
 class ImportedF(nn.Module):
     """A network from ONNX with its eye, in eval mode, its weights fixed; `represent` gives f(x), N×`features`.
 
-    Its state is the digest of its file, which is its weights: none are kept beside it.
+    Its state is a digest of its weights alone: they are its file's, and no checkpoint keeps them a second time.
 
     Raises ValueError where the file is no ONNX network that onnx2torch knows, or does not give one vector an image.
     """
@@ -77,6 +77,7 @@ class ImportedF(nn.Module):
         if not isinstance(found, Tensor) or len(found) != 2:
             raise ValueError("must give one vector for each image of a batch of any size")
         self.features = found.flatten(1).shape[1]
+        self.digest = _digest(network)
         self.network = _without_state(_simplified(network, content, eye))
         self.register_load_state_dict_pre_hook(_forget_weights)
 
@@ -88,7 +89,7 @@ class ImportedF(nn.Module):
         return self.network(self.eye(x)).flatten(1)
 
     def get_extra_state(self) -> Tensor:
-        return torch.tensor(list(hashlib.sha256(self.content).digest()), dtype=torch.uint8)
+        return torch.tensor(list(self.digest), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
         if not torch.equal(state.cpu(), self.get_extra_state()):
@@ -121,6 +122,14 @@ def _simplified(network: fx.GraphModule, content: bytes, eye: Eye) -> fx.GraphMo
             warnings.warn(f"f could not be made faster and is used as its file has it: {error}", stacklevel=2)
             return onnx_as_read(content)
     return network
+
+
+def _digest(network: nn.Module) -> bytes:
+    """Of weights as their file has them: the same where others changed the file but not those."""
+    sha = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        sha.update(name.encode() + value.numpy().tobytes())
+    return sha.digest()
 
 
 def _without_state(network: nn.Module) -> nn.Module:

@@ -21,12 +21,14 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 Range = tuple[float, float]
+Node = Any  # fx.Node, whose arguments fx types as everything that they may be
 
 
 @torch.no_grad()
 def simplify(network: fx.GraphModule, size: int) -> fx.GraphModule:
     """Changes a network of pictures N×3×`size`×`size` in place, for any N; it gives what it gave, but for rounding."""
     _fold(network, size)
+    node: Node
     for node in network.graph.nodes:
         module = _module(network, node)
         if isinstance(module, OnnxPadDynamic):
@@ -78,7 +80,7 @@ class _Shaped(fx.Interpreter):
         self.run(images)
         return self.values
 
-    def run_node(self, node: fx.Node) -> Any:
+    def run_node(self, node: Node) -> Any:
         value = super().run_node(node)
         of_shape = isinstance(_module(self.module, node), OnnxShape)
         of_others = node.op == "call_module" and self.values.keys() >= set(node.all_input_nodes)
@@ -87,13 +89,14 @@ class _Shaped(fx.Interpreter):
         return value
 
 
-def _fix_padding(network: fx.GraphModule, node: fx.Node) -> None:
+def _fix_padding(network: fx.GraphModule, node: Node) -> None:
     """Padding by a tensor reads it from the device each time; by numbers it does not."""
     padded, pads, *filling = node.args
     amounts, *values = (_constant(network, each) for each in (pads, *filling))
-    if amounts is None or any(each is None for each in values) or network.get_submodule(node.target).mode != "constant":
+    fixed = [float(value) for value in values if value is not None]
+    if amounts is None or len(fixed) < len(values) or network.get_submodule(node.target).mode != "constant":
         return
-    value = float(values[0]) if values else 0.0
+    value = fixed[0] if fixed else 0.0
     _replace(network, node, OnnxPadStatic.create_from_onnx_params(amounts.tolist(), "constant", value), padded)
 
 
@@ -108,15 +111,15 @@ class _WithNumbers(nn.Module):
         return self.module(images, *self.numbers)  # type: ignore[no-any-return]
 
 
-def _keep_numbers(network: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:
+def _keep_numbers(network: fx.GraphModule, node: Node, module: nn.Module) -> None:
     image, *rest = node.args
-    numbers = [_constant(network, each) for each in rest]
-    if not node.kwargs and all(isinstance(each, Tensor) for each in numbers):
-        _replace(network, node, _WithNumbers(module, tuple(each.clone() for each in numbers)), image)
+    numbers = [value for each in rest if (value := _constant(network, each)) is not None]
+    if not node.kwargs and len(numbers) == len(rest):
+        _replace(network, node, _WithNumbers(module, tuple(value.clone() for value in numbers)), image)
 
 
-def _pad_in_convolution(network: fx.GraphModule, node: fx.Node) -> None:
-    pad = network.get_submodule(node.target)
+def _pad_in_convolution(network: fx.GraphModule, node: Node) -> None:
+    pad: Any = network.get_submodule(node.target)
     [user, *others] = node.users
     convolution = _module(network, user)
     left, right, top, bottom, *rest = (*pad.pads, 0, 0, 0, 0)[:8]
@@ -127,7 +130,7 @@ def _pad_in_convolution(network: fx.GraphModule, node: fx.Node) -> None:
     node.replace_all_uses_with(node.args[0])
 
 
-def _into_convolution(network: fx.GraphModule, node: fx.Node, operation: OnnxBinaryMathOperation) -> None:
+def _into_convolution(network: fx.GraphModule, node: Node, operation: OnnxBinaryMathOperation) -> None:
     """What a convolution's channels are multiplied by, and what is added to them, moves into its filters and bias."""
     name = operation.math_op_function.__name__.strip("_").removeprefix("onnx_")
     values = [_constant(network, each) for each in node.args]
@@ -138,6 +141,7 @@ def _into_convolution(network: fx.GraphModule, node: fx.Node, operation: OnnxBin
     [image, _], value = node.args, values[1]
     axes, source = [0, 1, 2, 3], image
     while isinstance(transpose := _module(network, source), OnnxTranspose) and len(source.users) == 1:
+        assert transpose.perm is not None  # set by its first call
         axes = [transpose.perm[axis] for axis in axes]
         source = source.args[0]
     convolution = _module(network, source)
@@ -156,7 +160,7 @@ def _into_convolution(network: fx.GraphModule, node: fx.Node, operation: OnnxBin
     network.graph.erase_node(node)
 
 
-def _limits(network: fx.GraphModule, node: fx.Node) -> Range | None:
+def _limits(network: fx.GraphModule, node: Node) -> Range | None:
     """The least and greatest value that a clamp leaves; None where it is none."""
     module = _module(network, node)
     if isinstance(module, nn.ReLU):
@@ -173,7 +177,7 @@ def _limits(network: fx.GraphModule, node: fx.Node) -> Range | None:
     return (-math.inf, numbers[0]) if module._operator is torch.amin else (numbers[0], math.inf)
 
 
-def _clamp_once(network: fx.GraphModule, node: fx.Node, limits: Range) -> None:
+def _clamp_once(network: fx.GraphModule, node: Node, limits: Range) -> None:
     """A ReLU6 is made of up to three clamps, and each costs a pass."""
     [image] = [each for each in node.all_input_nodes if _constant(network, each) is None]
     low, high = limits
@@ -186,17 +190,18 @@ def _clamp_once(network: fx.GraphModule, node: fx.Node, limits: Range) -> None:
     _replace(network, node, nn.ReLU() if (low, high) == (0, math.inf) else nn.Hardtanh(low, high), image)
 
 
-def _module(network: nn.Module, node: Any) -> nn.Module | None:
-    return network.get_submodule(node.target) if isinstance(node, fx.Node) and node.op == "call_module" else None
+def _module(network: nn.Module, node: Node) -> nn.Module | None:
+    called = isinstance(node, fx.Node) and node.op == "call_module"
+    return network.get_submodule(str(node.target)) if called else None
 
 
-def _constant(network: fx.GraphModule, node: Any) -> Tensor | None:
+def _constant(network: fx.GraphModule, node: Node) -> Tensor | None:
     if not isinstance(node, fx.Node) or node.op != "get_attr":
         return None
-    owner, _, name = node.target.rpartition(".")
-    return getattr(network.get_submodule(owner), name)
+    owner, _, name = str(node.target).rpartition(".")
+    return getattr(network.get_submodule(owner), name)  # type: ignore[no-any-return]
 
 
-def _replace(network: fx.GraphModule, node: fx.Node, module: nn.Module, image: fx.Node) -> None:
+def _replace(network: fx.GraphModule, node: Node, module: nn.Module, image: Node) -> None:
     network.set_submodule(node.target, module)
     node.args = (image,)

@@ -158,7 +158,7 @@ def exported() -> bytes:
         node("Conv", ["i", "depthwise"], ["j"], kernel_shape=[3, 3], group=4),
         node("Div", ["j", "half"], ["k"]),
         node("Sub", ["k", "half"], ["l"]),
-        node("Shape", ["l"], ["like"]),
+        node("Shape", ["j"], ["like"]),
         node("ConstantOfShape", ["like"], ["zeros"]),
         node("Concat", ["l", "zeros"], ["m"], axis=1),
         node("Sub", ["half_of_8", "m"], ["n"]),

@@ -79,9 +79,8 @@ def augment(images: Tensor, options: Augment) -> Tensor:
         images = (((images - mean) * gain + mean + bias) * sign).clamp(-1, 1)
     if options.saturation:
         grey = images.mean(1, keepdim=True)
-        images = torch.lerp(
-            images, grey, (torch.rand(count) * options.saturation).view(-1, 1, 1, 1).to(images, non_blocking=True)
-        )
+        taken = (torch.rand(count) * options.saturation).view(-1, 1, 1, 1)
+        images = torch.lerp(images, grey, taken.to(images, non_blocking=True))
     if options.mirror:
         mirrored = (torch.rand(count) < options.mirror).view(-1, 1, 1, 1).to(images.device, non_blocking=True)
         images = torch.where(mirrored, images.flip(3), images)

@@ -1,8 +1,8 @@
 """Networks that onnx2torch read, made fast: what depends on no pixel is computed once, the rest in few passes.
 
 Exported networks compute their padding from their input's shape in hundreds of small operations, which a GPU waits
-for, and keep beside convolutions what these could do. The tools that simplify ONNX files will not do: onnxsim 0.8 and
-onnxslim 0.1 change what HSE's network gives, in ONNX Runtime too.
+for, and keep beside convolutions what these could do. The tools that simplify ONNX files will not do: onnxslim and
+onnxsim 0.8 change what HSE's network gives, the latter in ONNX Runtime too.
 """
 
 import math
@@ -26,8 +26,12 @@ Node = Any  # fx.Node, whose arguments fx types as everything that they may be
 
 @torch.no_grad()
 def simplify(network: fx.GraphModule, size: int) -> fx.GraphModule:
-    """Changes a network of pictures N×3×`size`×`size` in place, for any N; it gives what it gave, but for rounding."""
+    """Changes a network of pictures N×3×`size`×`size` in place, for any N; it gives what it gave, but for rounding.
+
+    It may raise anything where the network has operations that were not met yet, and should then be read anew.
+    """
     _fold(network, size)
+    network.graph.eliminate_dead_code()  # what was folded still counts among the users of what it was made from
     node: Node
     for node in network.graph.nodes:
         module = _module(network, node)

@@ -98,6 +98,10 @@ class FrozenF(nn.Module):
 
     With `transport` (features×features) as well, s's features are also multiplied by it, and have t's covariance then:
     for a t that differs in fewer ways than s, as drawn avatars do, g would meet directions that t never showed it.
+
+    With an `exaggeration` above 1, s's features lie so many times as far from their mean, in g's input as in L_CONST: D
+    and L_TID pull G(x) to what most of t looks like, and a likeness has to be asked for louder, as caricatures do
+    (Brennan 1985).
     """
 
     scale: Tensor
@@ -112,11 +116,12 @@ class FrozenF(nn.Module):
         scale: float = 1.0,
         domains: tuple[Moments, Moments] | None = None,
         transport: Tensor | None = None,
+        exaggeration: float = 1.0,
     ) -> None:
         super().__init__()
         self.network = network.requires_grad_(False)
         s, t = domains or (Moments(None, scale), Moments(None, scale))
-        self.register_buffer("scale", torch.tensor(float(s.scale)))
+        self.register_buffer("scale", torch.tensor(float(s.scale) / exaggeration))
         self.register_buffer("mean_s", s.mean if s.mean is None else s.mean.clone())
         self.register_buffer("mean_t", t.mean if t.mean is None else t.mean.clone())
         self.register_buffer("scale_t", torch.tensor(float(t.scale)) if domains else None)
@@ -229,13 +234,18 @@ class DTNTrainer:
         wrap = wrap or (lambda network: network)
 
         def prepare(network: nn.Module) -> nn.Module:
-            return maybe_compile(wrap(PerDomain(network, optim.separate_batches)))
+            return wrap(PerDomain(network, optim.separate_batches))
 
         def maybe_compile(network: nn.Module) -> nn.Module:
             return torch.compile(network) if optim.compile else network  # type: ignore[return-value]
 
-        self.f, self.g, self.D = maybe_compile(dtn.f), prepare(dtn.g), prepare(dtn.D)
-        self.D2 = prepare(dtn.D2) if dtn.D2 is not None else None
+        self.D_twice_differentiable = prepare(dtn.D)  # compiled networks are not
+        self.f, self.g, self.D = (
+            maybe_compile(dtn.f),
+            maybe_compile(prepare(dtn.g)),
+            maybe_compile(self.D_twice_differentiable),
+        )
+        self.D2 = maybe_compile(prepare(dtn.D2)) if dtn.D2 is not None else None
         self.D_for_g = maybe_compile(PerDomain(dtn.D, optim.separate_batches))
 
         def adam(network: nn.Module, lr: float) -> torch.optim.Adam:
@@ -308,8 +318,9 @@ class DTNTrainer:
         penalised = bool(self.loss.r1) and step // self.optim.D_every % R1_EVERY == 0
         if penalised:
             seen[-1] = seen[-1].detach().requires_grad_()
+        D = self.D_twice_differentiable if penalised else self.D
         with self._autocast():
-            logits = [value.float() for value in self.D(*seen)]
+            logits = [value.float() for value in D(*seen)]
         L_d = losses.R_gan(*logits) if self.dtn.binary else losses.L_d(*logits)
         if not penalised:
             self._minimise("D", L_d)

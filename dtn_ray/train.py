@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from dtn_ray import checkpoint, data, losses, storage
 from dtn_ray.cluster import Finished, connect, report, run_training, use_assigned_cpus
-from dtn_ray.config import Experiment, Run, classifier_of, fingerprint
+from dtn_ray.config import Experiment, ModelConfig, Run, classifier_of, fingerprint
 from dtn_ray.data import stream
 from dtn_ray.data.augment import augment
 from dtn_ray.data.feed import InMemory
@@ -88,12 +88,19 @@ def train(experiment: Experiment, run: Run) -> Finished:
 
 def prepare(experiment: Experiment, run: Run) -> Ready:
     """Checks the settings, reads the data, makes f and measures it. Raises UserError for bad settings or files."""
-    optim = experiment.optim
+    optim, model = experiment.optim, experiment.model
     run.check(optim.batch_size)
-    if experiment.model.binary and (experiment.loss.beta or experiment.loss.d2 == "gan"):
+    if model.exaggeration != 1 and model.feature_scale not in ("per-domain", "transport"):
+        raise UserError(
+            f"--exaggeration {model.exaggeration} of what? Features need a mean to be far from: choose --feature-scale "
+            "per-domain or transport"
+        )
+    if model.exaggeration <= 0:
+        raise UserError(f"--exaggeration {model.exaggeration} must be above 0; 1 exaggerates nothing")
+    if model.binary and (experiment.loss.beta or experiment.loss.d2 == "gan"):
         raise UserError("--binary is the baseline of Sec. 3, which has no L_TID: it needs --beta 0 and --d2 mse")
-    prepared = (_prepare_faces if experiment.model.kind == "faces" else _prepare_digits)(experiment, run)
-    f = _in_its_unit(prepared, experiment.model.feature_scale)
+    prepared = (_prepare_faces if model.kind == "faces" else _prepare_digits)(experiment, run)
+    f = _in_its_unit(prepared, model)
     of_t, of_s = (
         domain_features(f, prepared.judge, images) for images in (prepared.t[:VALIDATION_T], prepared.validation)
     )
@@ -198,7 +205,8 @@ def _prepare_faces(experiment: Experiment, run: Run) -> Prepared:
     return Prepared(name, Streamed(s, t, chosen.size), some_s, some_t, validation, None, f, None, facts)
 
 
-def _in_its_unit(prepared: Prepared, feature_scale: str) -> FrozenF:
+def _in_its_unit(prepared: Prepared, model: ModelConfig) -> FrozenF:
+    feature_scale = model.feature_scale
     if feature_scale == "none":
         return FrozenF(prepared.f)
 
@@ -210,8 +218,9 @@ def _in_its_unit(prepared: Prepared, feature_scale: str) -> FrozenF:
 
     if feature_scale == "unit":
         return FrozenF(prepared.f, of(prepared.s).scale)
-    domains = of(prepared.s), of(prepared.t)
-    return FrozenF(prepared.f, domains=domains, transport=transport(*domains) if feature_scale == "transport" else None)
+    s, t = of(prepared.s), of(prepared.t)
+    s_as_t = transport(s, t) if feature_scale == "transport" else None
+    return FrozenF(prepared.f, domains=(s, t), transport=s_as_t, exaggeration=model.exaggeration)
 
 
 def load_domains(experiment: Experiment) -> tuple[LabelledImages, LabelledImages]:

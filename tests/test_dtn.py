@@ -1,6 +1,7 @@
 """The training step: which weights each loss reaches, and what one update does."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -200,6 +201,10 @@ def test_each_domain_has_its_own_mean_and_scale():
     by_hand = (t[0].mean((1, 2)) - t.mean((0, 2, 3))) / t.mean((2, 3)).var(0).mean().sqrt()
     torch.testing.assert_close(f(t[:1], True)[0], by_hand)
     assert set(f.state_dict()) == {"scale", "mean_s", "mean_t", "scale_t"}
+    # Exaggerated: s lies so many times as far from its mean, and t where it was.
+    caricature = FrozenF(Flat(), domains=(moments(Flat(), s.split(10)), moments(Flat(), [t])), exaggeration=1.5)
+    torch.testing.assert_close(caricature(s), f(s) * 1.5)
+    torch.testing.assert_close(caricature(t, True), f(t, True))
     assert set(FrozenF(Flat(), 2.0).state_dict()) == {"scale"}
     torch.testing.assert_close(FrozenF(Flat(), 2.0)(t, True), t.mean((2, 3)) / 2)
 
@@ -269,3 +274,14 @@ def test_what_D_sees_is_changed_at_random_and_its_gradient_on_t_is_penalised():
         real = t.clone().requires_grad_()
         norms[r1] = R_1(dtn.D(real), real).item()
     assert norms[100.0] < 0.5 * norms[0.0]
+
+
+def test_compiled_networks_train_alike_with_a_gradient_penalty(monkeypatch):
+    compiled = partial(torch.compile, backend="aot_eager")  # differentiated once only, as any, and no C++ is built
+    monkeypatch.setattr(torch, "compile", compiled)
+    results = []
+    for choice in (False, True):
+        dtn, (s, t) = make(), batches()
+        trainer = DTNTrainer(dtn, LossConfig(r1=1.0), OptimConfig(compile=choice))
+        results.append([trainer.step(s, t, step) for step in range(5)][-1])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-3, atol=1e-4)

@@ -44,6 +44,7 @@ def faces(tmp_path_factory) -> Experiment:
             size_D=64,
             upscaling="nearest",
             feature_scale="transport",
+            exaggeration=1.5,
         ),
         loss=replace(paper.loss, warm_up=3, r1=0.1, alpha=1.0),
         optim=OptimConfig(steps=9, batch_size=8, ema_decay=0.9),
@@ -60,6 +61,8 @@ def test_faces_train_from_streams_and_convert(faces, tmp_path, ray_cluster) -> N
     f = trained.dtn.f
     t = np.stack([np.asarray(Image.open(io.BytesIO(content))).transpose(2, 0, 1) for content in pictures(40, 2)])
     torch.testing.assert_close(f.mean_t, moments(f.network, [to_float(t)]).mean)
+    s = np.stack([np.asarray(Image.open(io.BytesIO(content))).transpose(2, 0, 1) for content in pictures(60, 1)])
+    assert moments(f.network, [to_float(s)]).scale / f.scale == pytest.approx(1.5, rel=0.1)
     assert (f.mean_s - f.mean_t).abs().max() > 1e-3 and f.transport.diagonal().min() > 0
     G_t = trained.dtn.G(to_float(t), True)
     assert G_t.shape == (40, 3, 64, 64) and G_t.std() > 0.01
@@ -81,6 +84,8 @@ def test_faces_train_from_streams_and_convert(faces, tmp_path, ray_cluster) -> N
         ("data", {"target": "nowhere"}, "nowhere: no Parquet files there"),
         ("data", {"validation": 0}, "nothing to validate on"),
         ("model", {"with_f": False}, "are for the digits' tables"),
+        ("model", {"feature_scale": "unit"}, "--exaggeration 1.5 of what?.* choose --feature-scale per-domain"),
+        ("model", {"exaggeration": 0.0}, "--exaggeration 0.0 must be above 0"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_starts(faces, tmp_path, part, values, message) -> None:

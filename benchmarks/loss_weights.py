@@ -26,6 +26,7 @@ from tqdm import tqdm
 from dtn_ray import checkpoint, cli
 from dtn_ray.config import Experiment, faces_small
 from dtn_ray.data import stream
+from dtn_ray.data.augment import Augment, augment
 from dtn_ray.data.labelled import to_float, to_uint8
 from dtn_ray.data.order import step_seed
 from dtn_ray.dtn import DTN, DTNTrainer, FrozenF, moments, transport
@@ -86,13 +87,16 @@ class Data:
     held: np.ndarray
     f: dict[str, FrozenF]
     """By --feature-scale."""
+    augment_s: Augment
 
 
-def read(options: Options, size: int, validation: int) -> Data:
+def read(options: Options, preset: Experiment) -> Data:
     def images(groups: Sequence[stream.Rows]) -> np.ndarray:
-        return np.concatenate([rows["image"] for rows in stream.read(stream.Window(tuple(groups), (0,)), size)])
+        return np.concatenate(
+            [rows["image"] for rows in stream.read(stream.Window(tuple(groups), (0,)), preset.data.size)]
+        )
 
-    rest, held = stream.hold_out(stream.find_groups(options.source), validation)
+    rest, held = stream.hold_out(stream.find_groups(options.source), preset.data.validation)
     s, t = images(rest), images(stream.find_groups(options.target))
     network, _ = checkpoint.load_face_network(options.f)
     network.to(memory_format=torch.channels_last)
@@ -101,10 +105,10 @@ def read(options: Options, size: int, validation: int) -> Data:
         for some in (s[:SCALING], t[:SCALING])
     )
     scaled = {
-        "per-domain": FrozenF(network, domains=(of_s, of_t)),
-        "transport": FrozenF(network, domains=(of_s, of_t), transport=transport(of_s, of_t)),
+        name: FrozenF(network, domains=(of_s, of_t), transport=s_as_t, exaggeration=preset.model.exaggeration)
+        for name, s_as_t in (("per-domain", None), ("transport", transport(of_s, of_t)))
     }
-    return Data(s, t, images(held), scaled)
+    return Data(s, t, images(held), scaled, preset.data.augment_s)
 
 
 def train(trainer: DTNTrainer, data: Data, steps: range, title: str) -> dict[str, float]:
@@ -113,7 +117,7 @@ def train(trainer: DTNTrainer, data: Data, steps: range, title: str) -> dict[str
     for step in tqdm(steps, title, mininterval=10):
         torch.manual_seed(step_seed(0, step, 0))
         s, t = (some[torch.randint(len(some), (trainer.optim.batch_size,)).numpy()] for some in (data.s, data.t))
-        terms = trainer.step(to_float(s), to_float(t), step)
+        terms = trainer.step(augment(to_float(s), data.augment_s), to_float(t), step)
         if step >= steps.stop - max(1, len(steps) // 10):
             last.append(terms)
     return {name: torch.stack([terms[name] for terms in last]).mean().item() for name in last[0]}
@@ -195,7 +199,7 @@ def main(options: Options) -> dict[str, Any]:
         loss=replace(preset.loss, warm_up=options.warm_up, ramp=options.ramp),
         optim=replace(preset.optim, steps=options.warm_up + options.steps),
     )
-    data = read(options, preset.data.size, preset.data.validation)
+    data = read(options, preset)
     dtns = train_all(options, experiment, data)
     return keep(score(options, dtns, data), str(options.out / "weights.json"))
 

@@ -136,9 +136,9 @@ def main(job: Job) -> None:
     preset = faces_small()
     experiment = replace(
         preset,
-        data=replace(preset.data, source=source, target=target),
+        data=replace(preset.data, source=source, target=target, augment_s=Augment()),
         # In so few steps L_TID does most of the work, and a D with batch normalization hardly disturbs it.
-        model=replace(preset.model, f=f, width_g=0.5, size_D=64, norm_D="batch"),
+        model=replace(preset.model, f=f, exaggeration=1.0, width_g=0.5, size_D=64, norm_D="batch"),
         loss=replace(
             preset.loss, alpha=4.0, gamma=0.05, warm_up=job.steps * 2 // 3, ramp=job.steps // 6, augment_D=Augment()
         ),

@@ -65,9 +65,8 @@ class ModelConfig:
     take each domain's own mean off, and divide by its own number; transport: and carry s's onto t's covariance, for a t
     that differs in few ways, such as drawn avatars."""
     exaggeration: float = 1.0
-    """How many times as far from their mean s's features are taken, in g's input and in L_CONST, as caricatures do it:
-    emoji vary less than photos, and D pulls them to the mean. Needs --feature-scale per-domain or transport; the paper
-    has none."""
+    """How many times as far from their mean s's features are taken, in g's input and in L_CONST, as caricatures do it.
+    Needs --feature-scale per-domain or transport; the paper has none."""
     width_g: float = 1.0
     """Filters of g, relative to the paper's."""
     width_D: float = 1.0

@@ -99,9 +99,8 @@ class FrozenF(nn.Module):
     With `transport` (features×features) as well, s's features are also multiplied by it, and have t's covariance then:
     for a t that differs in fewer ways than s, as drawn avatars do, g would meet directions that t never showed it.
 
-    With an `exaggeration` above 1, s's features lie so many times as far from their mean, in g's input as in L_CONST: D
-    and L_TID pull G(x) to what most of t looks like, and a likeness has to be asked for louder, as caricatures do
-    (Brennan 1985).
+    With `domains` and an `exaggeration` above 1, s's features lie so many times as far from their mean, in g's input as
+    in L_CONST, as caricatures have it (Brennan 1985): what f(G(x)) has of x then outweighs what it has of no photo.
     """
 
     scale: Tensor

@@ -1,8 +1,8 @@
 """Speed of jobs/ingest.py, and of jobs/convert.py with a face detector, against scripts by hand with the same detector.
 
-python benchmarks/faces.py --detector YUNET.onnx                           ingestion; six minutes on two idle cores
-python benchmarks/faces.py --detector YUNET.onnx --checkpoint runs/emoji   conversion too, by a DTN of faces
-python benchmarks/faces.py --detector YUNET.onnx --stages                  how long each stage takes by itself
+python benchmarks/faces.py --detector YUNET.onnx                                           twenty minutes
+python benchmarks/faces.py --detector YUNET.onnx --what convert --checkpoint runs/emoji    conversion, by a DTN
+python benchmarks/faces.py --detector YUNET.onnx --stages                                  how long each stage takes
 
 Photos of 1500×1000 and 4000×3000 pixels with one to three faces: a portrait that matplotlib ships (Grace Hopper, US
 Navy, public domain), turned, scaled and lit at random, on scikit-learn's two photos. All lie on one S3 server on this
@@ -15,7 +15,7 @@ import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.cbook
 import numpy as np
@@ -25,12 +25,13 @@ from PIL import Image, ImageEnhance
 from sklearn.datasets import load_sample_images
 
 from dtn_ray import cli, storage
+from dtn_ray.errors import UserError
 from dtn_ray.faces import FaceFinder, align
 from dtn_ray.images import encode, photo
 
 sys.path.insert(0, str(Path(__file__).parent))
 import peers
-from harness import ROOT, best, jpeg, keep, seaweedfs, upload, watch
+from harness import ROOT, Turn, best, jpeg, keep, seaweedfs, upload, watch
 
 DISTINCT = 24
 SHAPES = {"1500×1000": (1000, 1500), "4000×3000": (3000, 4000)}
@@ -41,9 +42,13 @@ class Options:
     detector: str
     """YuNet's file."""
     checkpoint: str | None = None
-    """A DTN of faces; with it, conversion is timed too."""
-    photos: tuple[int, int] = (2000, 400)
+    """A DTN of faces, for conversion."""
+    what: tuple[Literal["ingest", "convert"], ...] = ("ingest",)
+    """The jobs to be timed."""
+    photos: tuple[int, int] = (2048, 512)
     """Photos of 1500×1000, and of 4000×3000."""
+    rounds: int = 2
+    """Times that the job and the scripts are run, in turn."""
     stages: bool = False
     """Time the stages instead."""
     out: str | None = None
@@ -76,22 +81,19 @@ def people(shape: tuple[int, int], count: int = DISTINCT) -> list[bytes]:
 
 def commands(options: Options, source: str, out: str) -> dict[str, dict[str, list[str]]]:
     """By what is done: by whom, and how."""
-    python, detector = sys.executable, options.detector
-    scripts = [python, str(ROOT / "benchmarks/face_peers.py")]
-    job = {
+    python, detector, model = sys.executable, options.detector, str(options.checkpoint)
+    job, scripts = str(ROOT / "jobs"), [python, str(ROOT / "benchmarks/face_peers.py")]
+    return {
         "ingest": {
-            "dtn-ray": [python, str(ROOT / "jobs/ingest.py"), source, f"{out}-dtn-ray", "--detector", detector],
-            "plain": [*scripts, "plain", detector, source, f"{out}-plain"],
+            "dtn-ray": [python, f"{job}/ingest.py", source, f"{out}-dtn-ray", "--detector", detector],
             "ours": [*scripts, "ours", detector, source, f"{out}-ours"],
-        }
+            "plain": [*scripts, "plain", detector, source, f"{out}-plain"],
+        },
+        "convert": {
+            "dtn-ray": [python, f"{job}/convert.py", model, source, f"{out}-dtn-ray", "--detector", detector],
+            "script": [*scripts, "convert", detector, source, f"{out}-script", model],
+        },
     }
-    if options.checkpoint:
-        ours = [python, str(ROOT / "jobs/convert.py"), options.checkpoint, source, f"{out}-c-dtn-ray"]
-        job["convert"] = {
-            "dtn-ray": [*ours, "--detector", detector],
-            "script": [*scripts, "convert", detector, source, f"{out}-c-script", options.checkpoint],
-        }
-    return job
 
 
 def faces_written(out: str) -> int:
@@ -133,31 +135,35 @@ def measure(options: Options) -> dict[str, Any]:
     result: dict[str, Any] = {"cores": peers.CORES}
     for (name, shape), count in zip(SHAPES.items(), options.photos, strict=True):
         contents, few = people(shape), count // 4
-        source = f"s3://bench/photos-{shape[1]}"
         upload(f"few-{shape[1]}", contents, few)
         upload(f"photos-{shape[1]}", contents, count)
-        of_few = commands(options, f"s3://bench/few-{shape[1]}", f"s3://bench/out-few-{shape[1]}")
-        for what, by in commands(options, source, f"s3://bench/out-{shape[1]}").items():
-            rates, fixed, written, peaks = {}, {}, {}, {}
-            for who, command in by.items():
-                before, turn = watch(of_few[what][who]), watch(command)
-                rates[who] = (count - few) / (turn.seconds - before.seconds)
-                fixed[who] = turn.seconds - count / rates[who]
-                peaks[who] = turn.peak >> 20
-                written[who] = faces_written(f"s3://bench/out-{shape[1]}{'-c' * (what == 'convert')}-{who}")
-                print(
-                    f"{what} {name} {who:>8} {rates[who]:7.1f} photos/s {turn.seconds:6.1f} s, of which "
-                    f"{fixed[who]:5.1f} s for any number, {peaks[who]:6} MiB, {written[who]} faces",
-                    flush=True,
-                )
+        for what in options.what:
+            turns: dict[str, list[tuple[Turn, Turn]]] = {}
+            written = {}
+            for turn in range(options.rounds):  # in turn, since a machine's speed drifts
+                out = f"s3://bench/{turn}/{what}-{shape[1]}"
+                of_few = commands(options, f"s3://bench/few-{shape[1]}", f"{out}-few")[what]
+                for who, command in commands(options, f"s3://bench/photos-{shape[1]}", out)[what].items():
+                    turns.setdefault(who, []).append((watch(of_few[who]), watch(command)))
+                    before, after = turns[who][-1]
+                    written[who] = faces_written(f"{out}-{who}")
+                    print(
+                        f"{what} {name} {who:>8} {(count - few) / (after.seconds - before.seconds):7.1f} photos/s "
+                        f"{after.seconds:6.1f} s, {after.peak >> 20:6} MiB, {written[who]} faces",
+                        flush=True,
+                    )
+            rates = {
+                who: (count - few) * options.rounds / sum(after.seconds - before.seconds for before, after in pairs)
+                for who, pairs in turns.items()
+            }
             result[f"{what} {name}"] = {
                 "photos": count,
                 "bytes_each": round(statistics.mean(map(len, contents))),
                 "per_second": rates,
-                "fixed_seconds": fixed,
+                "seconds": {who: [(one.seconds, two.seconds) for one, two in pairs] for who, pairs in turns.items()},
                 "ratio": {who: rates["dtn-ray"] / rate for who, rate in rates.items() if who != "dtn-ray"},
                 "faces": written,
-                "peak_MiB": peaks,
+                "peak_MiB": {who: max(after.peak for _, after in pairs) >> 20 for who, pairs in turns.items()},
             }
     return result
 
@@ -165,6 +171,8 @@ def measure(options: Options) -> dict[str, Any]:
 def main(options: Options) -> dict[str, Any]:
     if options.stages:
         return stages(options)
+    if "convert" in options.what and options.checkpoint is None:
+        raise UserError("--what convert needs --checkpoint: a DTN of faces")
     with seaweedfs():
         return keep(measure(options), options.out)
 

@@ -52,6 +52,10 @@ ACTOR_CPUS = 0.5
 
 # Images that one actor takes at once: enough to keep its stages busy, few enough to lose at a kill.
 IMAGES_PER_BLOCK = 1024
+LEAST_PER_BLOCK = 64
+LEAST_PER_SHARD = 256  # a block makes a shard
+BLOCKS_AT_LEAST = 8  # of a short conversion, that its progress is seen
+BLOCKS_TO_QUEUE = 8  # for each actor: with more, one waits at it while it works on another
 BLOCKS = 10_000  # more burden the driver: of a hundred million images, each block has ten thousand
 
 # The driver enters outcomes together; a killed driver's were written for nothing, and are written again.
@@ -246,7 +250,7 @@ def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
     job, cpus, gpus = bulk.job, ACTOR_CPUS, bulk.job.gpus_per_actor
     cluster = ray.cluster_resources()
     actors = job.actors or max(1, int(cluster.get("GPU", 0) / gpus if gpus else cluster.get("CPU", 0)))
-    blocks = _blocks(plan, job.limit, whole=bulk.shards != "none")
+    blocks = _blocks(plan, job.limit, max(actors, job.max_actors or 0), shards=bulk.shards != "none")
     actors = min(actors, len(blocks))
     worker_resources(actors, cpus, gpus, "actors")
     quiet_ray_data()
@@ -260,7 +264,12 @@ def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
             fn_constructor_args=(bulk.make, work, None if gpus else 1),
             batch_size=1,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(min_size=actors, max_size=max(actors, job.max_actors or 0)),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=actors,
+                max_size=max(actors, job.max_actors or 0),
+                # Or the actor that is ready first is given what few blocks there are, and the others stay idle.
+                max_tasks_in_flight_per_actor=1 if len(blocks) < BLOCKS_TO_QUEUE * actors else None,
+            ),
             num_cpus=cpus,
             num_gpus=gpus,
         )
@@ -300,11 +309,12 @@ def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
     return done
 
 
-def _blocks(plan: Plan, limit: int | None, whole: bool) -> list[tuple[str, int, int]]:
-    """The work list in pieces: file, first row, end. Unless `whole`, short work makes smaller ones for all actors."""
+def _blocks(plan: Plan, limit: int | None, actors: int, shards: bool) -> list[tuple[str, int, int]]:
+    """The work list in pieces, as many for each actor: file, first row, end."""
     total = plan.todo if limit is None else min(limit, plan.todo)
-    share = IMAGES_PER_BLOCK if whole else -(-total // 8)
-    size = max(min(IMAGES_PER_BLOCK, share), -(-total // BLOCKS), 64)
+    at_once = actors if shards else max(actors, BLOCKS_AT_LEAST)
+    rounds = max(1, -(-total // (at_once * IMAGES_PER_BLOCK)))
+    size = max(-(-total // (at_once * rounds)), -(-total // BLOCKS), LEAST_PER_SHARD if shards else LEAST_PER_BLOCK)
     blocks, left = list[tuple[str, int, int]](), total
     for uri, rows in plan.work:
         for start in range(0, min(rows, left), size):

@@ -1,54 +1,28 @@
-"""What the Ray jobs share: connecting, checking that the cluster is large enough, and running a resumable training."""
+"""What the Ray jobs share: connecting, and checking that the cluster is large enough."""
 
-import json
 import logging
-import math
 import os
 import socket
-import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-# A report is a barrier that waits for the controller's next poll, 2 s apart by default.
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-# Workers' prints reach the driver once already; the patch would print them a second time.
-os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-# So long a training waits for the workers of a lost node before it counts the nodes again; 60 s by default.
-os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
 # An embedded Ray ends processes that were idle for so long, by default 1 s; a stream's readers, which pause for longer,
 # would spend most of their time on importing. Clusters are told so where they are started (cluster/).
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
 
 import ray
 import ray.data
-import ray.train
-import torch
 from ray._common.utils import get_ray_address_file
 from ray._private.utils import read_ray_address
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayTaskError
-from ray.train import (
-    Checkpoint,
-    CheckpointUploadMode,
-    FailureConfig,
-    LoggingConfig,
-    RunConfig,
-    ScalingConfig,
-    TrainingFailedError,
-    UserCallback,
-)
-from ray.train.torch import TorchTrainer
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from dtn_ray import storage
-from dtn_ray.config import Run, from_dict, to_dict
 from dtn_ray.errors import UserError
 
 KNOCK_SECONDS = 10.0  # Ray itself takes five minutes to say that nobody answers
@@ -230,144 +204,3 @@ def telling_shortages(each: dict[str, float], workers: int) -> Iterator[None]:
 
 def _amounts(resources: dict[str, float]) -> str:
     return " and ".join(f"{amount:g} {kind}{'s' * (amount != 1)}" for kind, amount in resources.items())
-
-
-def use_assigned_cpus() -> None:
-    """Lets torch compute on as many threads as Ray gave this worker CPUs."""
-    torch.set_num_threads(math.ceil(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
-
-
-def report(metrics: dict[str, Any], write: Callable[[Path], None] | None = None) -> None:
-    """Reports to Ray Train, on every worker at the same steps; `write` fills a folder with the checkpoint, on one.
-
-    The checkpoint is uploaded while training goes on.
-    """
-    if write is None:
-        ray.train.report(metrics)
-        return
-    folder = tempfile.mkdtemp(prefix="dtn-checkpoint-")
-    write(Path(folder))
-    ray.train.report(
-        metrics,
-        checkpoint=Checkpoint.from_directory(folder),
-        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-        delete_local_checkpoint_after_upload=True,
-    )
-
-
-@dataclass(frozen=True)
-class Finished:
-    """Outcome of a training: its folder, its last checkpoint (both URIs) and the last metrics."""
-
-    folder: str
-    checkpoint: str
-    metrics: dict[str, Any]
-    resumed: bool = False
-
-
-def run_training(
-    loop: Callable[[dict[str, Any]], None],
-    config: dict[str, Any],
-    run: Run,
-    name: str,
-    identity: dict[str, Any],
-    spare: float = 0,
-    callbacks: Sequence[UserCallback] = (),
-) -> Finished:
-    """Runs a Ray Train loop under `--storage`/name, or goes on with it where it stopped.
-
-    `spare`: CPUs that its workers leave to tasks that they wait for. `callbacks`: Ray Train's, told of each report.
-
-    `identity` is what decides the result, plain values and dataclasses: a folder of the same name with another identity
-    is refused; a setting that did not exist then counts as its default. A finished run is not run again.
-
-    Raises UserError where the cluster is too small or the training fails for good.
-    """
-    folder = storage.join(run.storage, name)
-    finished = earlier(folder, identity)
-    if finished is not None:
-        return finished
-    connect()
-    resources = worker_resources(run.workers, run.cpus_per_worker, run.gpu, spare=spare, at_least=run.min_workers)
-    filesystem, root = storage.resolve(run.storage)
-    claim(folder, identity)
-    trainer = TorchTrainer(
-        loop,
-        train_loop_config=config,
-        scaling_config=ScalingConfig(
-            num_workers=(run.min_workers, run.workers) if run.min_workers else run.workers,  # type: ignore[arg-type]
-            use_gpu=run.gpu,
-            resources_per_worker=resources,
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=root,
-            storage_filesystem=filesystem,
-            callbacks=[*callbacks],  # type: ignore[list-item]
-            failure_config=FailureConfig(max_failures=run.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            # The progress line says the rest.
-            logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
-        ),
-    )
-    try:
-        with telling_shortages(resources, run.min_workers or run.workers):
-            result = trainer.fit()
-    except TrainingFailedError as error:
-        # Ray's text holds a traceback for each worker; its last line is the reason.
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(
-            f"{folder}: given up after --max-failures {run.max_failures} restarts: {reason} (the log above has it "
-            "whole). Once that is mended, the same command goes on from the last checkpoint."
-        ) from error
-    if result.checkpoint is None:
-        raise UserError(f"{folder}: the training ended without a checkpoint; --steps must be at least 1")
-    checkpoint = os.path.basename(result.checkpoint.path)
-    metrics = dict(result.metrics or {})
-    return finish(folder, checkpoint, metrics)
-
-
-def claim(folder: str, identity: dict[str, Any]) -> None:
-    """Enters into a folder whose run it is."""
-    storage.write_bytes(storage.join(folder, "experiment.json"), json.dumps(_plain(identity), indent=2).encode())
-
-
-def finish(folder: str, checkpoint: str, metrics: dict[str, Any]) -> Finished:
-    """Enters the outcome of a run; `checkpoint`: its place below `folder`, which stands for it from now on."""
-    outcome = {"checkpoint": checkpoint, "metrics": metrics}
-    storage.write_bytes(storage.join(folder, "result.json"), json.dumps(outcome, indent=2).encode())
-    return Finished(folder, storage.join(folder, checkpoint), metrics)
-
-
-def earlier(folder: str, identity: dict[str, Any]) -> Finished | None:
-    """The outcome of a run that is finished already, or None. Raises UserError where the folder is another run's."""
-    record = storage.join(folder, "experiment.json")
-    if not storage.exists(record):
-        return None
-    before, now = json.loads(storage.read_bytes(record)), _plain(identity)
-    for name, value in identity.items():
-        if is_dataclass(value) and name in before:
-            with suppress(UserError):  # what cannot be read is another one
-                before[name] = to_dict(from_dict(type(value), before[name]))
-    if before != now:
-        changed = sorted(_changes(before, now))
-        raise UserError(
-            f"{folder} holds a run with other settings ({', '.join(changed)}): choose another --name, or delete it"
-        )
-    result = storage.join(folder, "result.json")
-    if not storage.exists(result):
-        return None
-    outcome = json.loads(storage.read_bytes(result))
-    return Finished(folder, storage.join(folder, outcome["checkpoint"]), outcome["metrics"], resumed=True)
-
-
-def _plain(identity: dict[str, Any]) -> dict[str, Any]:
-    return {name: to_dict(value) if is_dataclass(value) else value for name, value in identity.items()}
-
-
-def _changes(before: Any, after: Any, prefix: str = "") -> list[str]:
-    """Names of the settings in which two configurations differ."""
-    if not isinstance(before, dict) or not isinstance(after, dict):
-        return [] if before == after else [f"{prefix.rstrip('.')}: {before} → {after}"]
-    keys = before.keys() | after.keys()
-    return [change for key in keys for change in _changes(before.get(key), after.get(key), f"{prefix}{key}.")]

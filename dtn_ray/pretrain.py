@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dtn_ray import checkpoint, data
-from dtn_ray.cluster import Finished, connect, report, run_training, use_assigned_cpus
+from dtn_ray.cluster import connect
 from dtn_ray.config import FacePretraining, Pretraining, Run, fingerprint
 from dtn_ray.data import stream
 from dtn_ray.data.augment import augment
@@ -26,6 +26,7 @@ from dtn_ray.metrics import TrainingMetrics
 from dtn_ray.models.digits import DigitF
 from dtn_ray.models.faces import DeepFace
 from dtn_ray.progress import Progress
+from dtn_ray.resumable import Finished, report, run_training, use_assigned_cpus
 from dtn_ray.streaming import CPUS_TO_READ, StreamedPeople
 
 UNKNOWN = -1  # label of a test face whose person is not trained on

@@ -18,7 +18,7 @@ from PIL import Image
 from dtn_ray import storage
 from dtn_ray.bulk_job import BulkJob
 from dtn_ray.pipeline import Row, source_uri
-from dtn_ray.shards import unpack
+from dtn_ray.shards import read_image
 from dtn_ray.tally import EDGES, Tally
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{{ summary.source }}</title>
@@ -74,8 +74,9 @@ def pairs(
         try:
             source = before(storage.read_bytes(source_uri(job.source, row["key"])), row)
             output, _, number = row["output"].partition("#") if shards != "none" else (row["output"], "", "")
-            content = storage.read_bytes(storage.join(job.out, output))
-            after = Image.open(io.BytesIO(unpack(content, shards, int(number), format) if number else content))
+            uri = storage.join(job.out, output)
+            content = read_image(uri, shards, int(number), format) if number else storage.read_bytes(uri)
+            after = Image.open(io.BytesIO(content))
             after.load()
         except (OSError, ValueError):
             return None

@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dtn_ray import storage
+
 SUFFIXES = {"parquet": "parquet", "webdataset": "tar"}
 SCHEMA = pa.schema({"key": pa.string(), "version": pa.string(), "score": pa.float32(), "image": pa.binary()})
 
@@ -50,15 +52,22 @@ def pack(rows: Sequence[dict[str, Any]], schema: pa.Schema, kind: str, format: s
     return buffer.getvalue()
 
 
-def unpack(shard: bytes, kind: str, number: int, format: str) -> bytes:
-    """One image of a shard. Raises ValueError where it is not there."""
+def read_image(uri: str, kind: str, number: int, format: str) -> bytes:
+    """One image of a shard; of a Parquet file, which may be large, its row group alone is read.
+
+    Raises OSError where the shard cannot be read, ValueError where the image is not in it.
+    """
     if kind == "parquet":
-        images = pq.read_table(io.BytesIO(shard), columns=["image"])["image"]
-        if number < len(images):
-            return images[number].as_py()
+        filesystem, path = storage.resolve(uri)
+        with pq.ParquetFile(path, filesystem=filesystem) as file:
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if number < rows:
+                    return file.read_row_group(group, ["image"])["image"][number].as_py()
+                number -= rows
     else:
-        with tarfile.open(fileobj=io.BytesIO(shard)) as tar:
+        with tarfile.open(fileobj=io.BytesIO(storage.read_bytes(uri))) as tar:
             name = f"{number:06}.{format}"
             if name in tar.getnames() and (member := tar.extractfile(name)):
                 return member.read()
-    raise ValueError(f"no image {number} in the shard")
+    raise ValueError(f"{uri}: no image {number} in the shard")

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dtn_ray import checkpoint, storage
-from dtn_ray.cluster import Finished, connect, report, run_training, use_assigned_cpus
+from dtn_ray.cluster import connect
 from dtn_ray.config import Run, SuperResolution, fingerprint
 from dtn_ray.data.order import step_seed, worker_slice
 from dtn_ray.errors import UserError
@@ -29,6 +29,7 @@ from dtn_ray.images import SUFFIXES, photo
 from dtn_ray.metrics import TrainingMetrics
 from dtn_ray.models.srcnn import SRCNN, degrade, rgb_to_ycbcr
 from dtn_ray.progress import Progress
+from dtn_ray.resumable import Finished, report, run_training, use_assigned_cpus
 
 MAX_PIXELS = 100_000_000  # of one image
 FILES_AT_ONCE = 64

@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from dtn_ray import checkpoint, data, losses, storage
-from dtn_ray.cluster import Finished, connect, report, run_training, use_assigned_cpus
+from dtn_ray.cluster import connect
 from dtn_ray.config import Experiment, ModelConfig, Run, classifier_of, fingerprint
 from dtn_ray.data import stream
 from dtn_ray.data.augment import augment
@@ -33,6 +33,7 @@ from dtn_ray.metrics import TrainingMetrics
 from dtn_ray.models.layers import synchronise_batch_norm
 from dtn_ray.pretrain import pretrain
 from dtn_ray.progress import Progress
+from dtn_ray.resumable import Finished, report, run_training, use_assigned_cpus
 from dtn_ray.streaming import CPUS_TO_READ, Streamed
 
 if TYPE_CHECKING:

@@ -13,12 +13,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dtn_ray import data
 from dtn_ray.checkpoint import load_classifier, load_trained
-from dtn_ray.cluster import use_assigned_cpus, worker_resources
+from dtn_ray.cluster import worker_resources
 from dtn_ray.config import Run
 from dtn_ray.dtn import LossConfig
 from dtn_ray.errors import UserError
 from dtn_ray.evaluate.digits import score_digits
 from dtn_ray.pretrain import accuracy
+from dtn_ray.resumable import use_assigned_cpus
 from dtn_ray.train import train
 
 

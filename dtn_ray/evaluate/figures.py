@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 
@@ -14,8 +14,10 @@ from matplotlib.axes import Axes
 from PIL import Image, ImageOps
 
 from dtn_ray.evaluate import retrieval
-from dtn_ray.evaluate.trials import Found
 from dtn_ray.images import to_image
+
+if TYPE_CHECKING:  # or a contact sheet would cost the seconds that torch takes to import
+    from dtn_ray.evaluate.trials import Found
 
 GAP = 4
 
@@ -162,7 +164,9 @@ def _retrieval_sheet(axes: Axes, rows: Sequence[Retrieved], size: int = 96, gap:
     axes.set_title("A random sample: the faces most similar to G(x), the mate framed", pad=22)
 
 
-def search_figure(trials: Sequence[Found], unbeaten: Sequence[Found], best: Found, own: Sequence[Found]) -> plt.Figure:
+def search_figure(
+    trials: "Sequence[Found]", unbeaten: "Sequence[Found]", best: "Found", own: "Sequence[Found]"
+) -> plt.Figure:
     """The figure of a search: weights and outcomes as parallel coordinates, and L_CONST against the distance from t.
 
     `unbeaten`: the Pareto front; `own`: the trial of the experiment's own weights, if there is one.
@@ -190,7 +194,7 @@ def search_figure(trials: Sequence[Found], unbeaten: Sequence[Found], best: Foun
     return figure
 
 
-def _parallel_coordinates(axes: Axes, trials: Sequence[Found], best: Found, own: Sequence[Found]) -> None:
+def _parallel_coordinates(axes: Axes, trials: "Sequence[Found]", best: "Found", own: "Sequence[Found]") -> None:
     """One line for each trial over an axis for each weight and outcome; numbers on logarithmic axes."""
     rows = [{**each.weights, "L_const": each.L_const, "distance from t": each.domain} for each in trials]
     for position, name in enumerate(rows[0]):

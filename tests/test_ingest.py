@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -118,3 +120,9 @@ def test_what_cannot_be_meant_is_refused(tmp_path, options, message) -> None:
     with pytest.raises(UserError, match=message):
         ingest(Ingestion(str(tmp_path), f"{tmp_path}/out", **options))
     assert not (tmp_path / "out").exists()
+
+
+def test_ingestion_does_without_torch() -> None:
+    """It takes seconds to import, in the driver and in each actor, before the first photo is looked at."""
+    code = "import sys, dtn_ray.outcome, dtn_ray.ingest, dtn_ray.actor; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=250).returncode == 0

@@ -55,6 +55,16 @@ def test_shards_hold_what_single_files_would(job, tmp_path, kind, suffix):
     assert Path(summary["sheet"]).read_bytes() == Path(single["sheet"]).read_bytes()
 
 
+def test_few_images_make_a_shard_for_each_actor_and_the_sheet_finds_them_in_any_row_group(job, tmp_path):
+    for i in range(570):
+        storage.write_bytes(f"{tmp_path}/in/{i:03}.png", encode(Image.new("RGB", (32, 32), (i % 256, i // 3, 30))))
+    summary = convert(replaced(job, shards="parquet", actors=2, batch_size=64, sheet=64))
+    shards = [pq.read_metadata(shard) for shard in Path(summary["folder"], "shards").iterdir()]
+    assert sorted(shard.num_rows for shard in shards) in ([299, 301], [300, 300])
+    assert all(shard.num_row_groups > 1 for shard in shards)
+    assert Path(summary["report"]).read_text().count("<figure>") == 64
+
+
 def test_shards_of_a_killed_run_are_swept_and_changed_images_get_new_ones(job, made, tmp_path):
     job = replaced(job, shards="parquet")
     orphan = tmp_path / "out" / load_trained(f"{made}/dtn").digest[:12] / "shards" / "0123.parquet"

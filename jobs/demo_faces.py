@@ -1,6 +1,6 @@
 """Faces to emoji on what packages ship and draw: finds faces, draws avatars, trains f and a DTN, converts and scores.
 
-python jobs/demo_faces.py        10 to 20 minutes on two idle CPU cores; only the face detector is downloaded
+python jobs/demo_faces.py        some 20 minutes on two idle CPU cores; only the face detector is downloaded
 
 Photos of scikit-image: 100 small grey faces (lfw_subset, of Labeled Faces in the Wild, for research) and Eileen Collins
 (NASA, public domain); of matplotlib: Grace Hopper (US Navy, public domain). Avatars of DiceBear: Avataaars by Pablo

@@ -7,7 +7,8 @@ python benchmarks/faces.py --detector YUNET.onnx --stages                       
 Photos of 1500×1000 and 4000×3000 pixels with one to three faces: a portrait that matplotlib ships (Grace Hopper, US
 Navy, public domain), turned, scaled and lit at random, on scikit-learn's two photos. All lie on one S3 server on this
 machine. The scripts are face_peers.py. Rates are those of three quarters of the photos: the seconds for all, less those
-for a quarter, so that neither start-up nor the report and its contact sheet count.
+for a quarter, so that neither start-up nor the report and its contact sheet count. The job and the scripts run in turns
+of five seconds.
 """
 
 import io
@@ -31,7 +32,7 @@ from dtn_ray.images import encode, photo
 
 sys.path.insert(0, str(Path(__file__).parent))
 import peers
-from harness import ROOT, Turn, best, jpeg, keep, seaweedfs, upload, watch
+from harness import ROOT, best, in_turn, jpeg, keep, seaweedfs, upload
 
 DISTINCT = 24
 SHAPES = {"1500×1000": (1000, 1500), "4000×3000": (3000, 4000)}
@@ -45,10 +46,8 @@ class Options:
     """A DTN of faces, for conversion."""
     what: tuple[Literal["ingest", "convert"], ...] = ("ingest",)
     """The jobs to be timed."""
-    photos: tuple[int, int] = (2048, 512)
+    photos: tuple[int, int] = (2048, 1024)
     """Photos of 1500×1000, and of 4000×3000."""
-    rounds: int = 2
-    """Times that the job and the scripts are run, in turn."""
     stages: bool = False
     """Time the stages instead."""
     out: str | None = None
@@ -138,33 +137,22 @@ def measure(options: Options) -> dict[str, Any]:
         upload(f"few-{shape[1]}", contents, few)
         upload(f"photos-{shape[1]}", contents, count)
         for what in options.what:
-            turns: dict[str, list[tuple[Turn, Turn]]] = {}
-            written = {}
-            for turn in range(options.rounds):  # in turn, since a machine's speed drifts
-                out = f"s3://bench/{turn}/{what}-{shape[1]}"
-                of_few = commands(options, f"s3://bench/few-{shape[1]}", f"{out}-few")[what]
-                for who, command in commands(options, f"s3://bench/photos-{shape[1]}", out)[what].items():
-                    turns.setdefault(who, []).append((watch(of_few[who]), watch(command)))
-                    before, after = turns[who][-1]
-                    written[who] = faces_written(f"{out}-{who}")
-                    print(
-                        f"{what} {name} {who:>8} {(count - few) / (after.seconds - before.seconds):7.1f} photos/s "
-                        f"{after.seconds:6.1f} s, {after.peak >> 20:6} MiB, {written[who]} faces",
-                        flush=True,
-                    )
-            rates = {
-                who: (count - few) * options.rounds / sum(after.seconds - before.seconds for before, after in pairs)
-                for who, pairs in turns.items()
-            }
+            out = f"s3://bench/{what}-{shape[1]}"
+            before = in_turn(commands(options, f"s3://bench/few-{shape[1]}", f"{out}-few")[what])
+            after = in_turn(commands(options, f"s3://bench/photos-{shape[1]}", out)[what])
+            rates = {who: (count - few) / (after[who].seconds - before[who].seconds) for who in after}
+            written = {who: faces_written(f"{out}-{who}") for who in after}
             result[f"{what} {name}"] = {
                 "photos": count,
                 "bytes_each": round(statistics.mean(map(len, contents))),
                 "per_second": rates,
-                "seconds": {who: [(one.seconds, two.seconds) for one, two in pairs] for who, pairs in turns.items()},
+                "seconds": {who: (before[who].seconds, after[who].seconds) for who in after},
                 "ratio": {who: rates["dtn-ray"] / rate for who, rate in rates.items() if who != "dtn-ray"},
                 "faces": written,
-                "peak_MiB": {who: max(after.peak for _, after in pairs) >> 20 for who, pairs in turns.items()},
+                "peak_MiB": {who: turn.peak >> 20 for who, turn in after.items()},
             }
+            for who, rate in rates.items():
+                print(f"{what} {name} {who:>8} {rate:7.1f} photos/s {after[who].seconds:6.1f} s", flush=True)
     return result
 
 

@@ -4,12 +4,13 @@ import contextlib
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ import psutil
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
+SECONDS_IN_TURN = 5.0
 SAMPLE_SECONDS = 2  # reading the memory of Ray's processes takes a tenth of a second
 LIMIT_SECONDS = 3600
 
@@ -129,6 +131,47 @@ def watch(command: list[str]) -> Turn:
             log.seek(0)
             raise RuntimeError(f"{command} failed or took over {LIMIT_SECONDS} s:\n{log.read()[-3000:]}")
     return Turn(seconds, peak, largest)
+
+
+def in_turn(commands: Mapping[str, list[str]]) -> dict[str, Turn]:
+    """Runs commands to their ends, a few seconds each while the others stand still: a machine's speed drifts over
+    minutes, and so drifts for all of them alike. Raises RuntimeError where one fails.
+    """
+    # Ray gives what it starts some seconds by the clock, which goes on while it stands still.
+    os.environ |= dict.fromkeys(("RAY_raylet_start_wait_time_s", "RAY_worker_register_timeout_seconds"), "600")
+    turns = {who: Turn(0.0, 0, 0) for who in commands}
+    jobs: dict[str, subprocess.Popen] = {}
+    with contextlib.ExitStack() as stack:
+        logs = {who: stack.enter_context(tempfile.TemporaryFile("w+")) for who in commands}
+        stack.callback(lambda: [_signal(job, signal.SIGKILL) for job in jobs.values()])
+        while working := [who for who in commands if who not in jobs or jobs[who].returncode is None]:
+            for who in working:
+                began = time.perf_counter()
+                if who in jobs:
+                    _signal(jobs[who], signal.SIGCONT)
+                else:
+                    jobs[who] = subprocess.Popen(commands[who], stdout=logs[who], stderr=logs[who], cwd=ROOT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    jobs[who].wait(SECONDS_IN_TURN)
+                _signal(jobs[who], signal.SIGSTOP)
+                turn = turns[who]
+                turn.seconds += time.perf_counter() - began
+                sizes = [memory(process) for process in family(jobs[who].pid)]
+                turn.peak, turn.largest = max(turn.peak, sum(sizes)), max(turn.largest, *sizes, 0)
+                if jobs[who].returncode:
+                    logs[who].seek(0)
+                    raise RuntimeError(f"{commands[who]} failed:\n{logs[who].read()[-3000:]}")
+    return turns
+
+
+def _signal(job: subprocess.Popen, number: int) -> None:
+    """Sends a signal to a job and all its descendants, those too that are born meanwhile."""
+    told = set[psutil.Process]()
+    while new := [process for process in family(job.pid) if process not in told]:
+        for process in new:
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(number)
+        told.update(new)
 
 
 def family(pid: int) -> list[psutil.Process]:

@@ -23,7 +23,7 @@ import psutil
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
-SECONDS_IN_TURN = 5.0
+SECONDS_IN_TURN = 20.0  # shorter turns cost Ray more, whose processes catch up with their clocks
 SAMPLE_SECONDS = 2  # reading the memory of Ray's processes takes a tenth of a second
 LIMIT_SECONDS = 3600
 
@@ -134,7 +134,7 @@ def watch(command: list[str]) -> Turn:
 
 
 def in_turn(commands: Mapping[str, list[str]]) -> dict[str, Turn]:
-    """Runs commands to their ends, a few seconds each while the others stand still: a machine's speed drifts over
+    """Runs commands to their ends, some seconds each while the others stand still: a machine's speed drifts over
     minutes, and so drifts for all of them alike. Raises RuntimeError where one fails.
     """
     # Ray gives what it starts some seconds by the clock, which goes on while it stands still.

@@ -7,7 +7,7 @@ python benchmarks/faces.py --detector YUNET.onnx --stages                       
 Photos of 1500×1000 and 4000×3000 pixels with one to three faces: a portrait that matplotlib ships (Grace Hopper, US
 Navy, public domain), turned, scaled and lit at random, on scikit-learn's two photos. All lie on one S3 server on this
 machine. The scripts are face_peers.py. Rates are those of three quarters of the photos: the seconds for all, less those
-for a quarter, so that neither start-up nor the report and its contact sheet count. The job and the scripts run by turns,
+for a quarter, so that neither start-up nor the report and its contact sheet count. Job and scripts run by turns,
 since a machine's speed drifts.
 """
 

@@ -1,6 +1,6 @@
 """Speed of jobs/ingest.py, and of jobs/convert.py with a face detector, against scripts by hand with the same detector.
 
-python benchmarks/faces.py --detector YUNET.onnx                                           twenty minutes
+python benchmarks/faces.py --detector YUNET.onnx                                           a quarter of an hour
 python benchmarks/faces.py --detector YUNET.onnx --what convert --checkpoint runs/emoji    conversion, by a DTN
 python benchmarks/faces.py --detector YUNET.onnx --stages                                  how long each stage takes
 

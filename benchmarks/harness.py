@@ -158,9 +158,10 @@ def in_turn(commands: Mapping[str, list[str]]) -> dict[str, Turn]:
                 turn.seconds += time.perf_counter() - began
                 sizes = [memory(process) for process in family(jobs[who].pid)]
                 turn.peak, turn.largest = max(turn.peak, sum(sizes)), max(turn.largest, *sizes, 0)
-                if jobs[who].returncode:
+                if jobs[who].returncode or turn.seconds > LIMIT_SECONDS:
                     logs[who].seek(0)
-                    raise RuntimeError(f"{commands[who]} failed:\n{logs[who].read()[-3000:]}")
+                    told = logs[who].read()[-3000:]
+                    raise RuntimeError(f"{commands[who]} failed or took over {LIMIT_SECONDS} s:\n{told}")
     return turns
 
 

@@ -250,8 +250,9 @@ def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
     job, cpus, gpus = bulk.job, ACTOR_CPUS, bulk.job.gpus_per_actor
     cluster = ray.cluster_resources()
     actors = job.actors or max(1, int(cluster.get("GPU", 0) / gpus if gpus else cluster.get("CPU", 0)))
-    blocks = _blocks(plan, job.limit, max(actors, job.max_actors or 0), shards=bulk.shards != "none")
-    actors = min(actors, len(blocks))
+    most = max(actors, job.max_actors or 0)
+    blocks = _blocks(plan, job.limit, most, shards=bulk.shards != "none")
+    growing, actors = most > actors, min(actors, len(blocks))
     worker_resources(actors, cpus, gpus, "actors")
     quiet_ray_data()
     outcomes = (
@@ -266,9 +267,10 @@ def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(
                 min_size=actors,
-                max_size=max(actors, job.max_actors or 0),
-                # Or the actor that is ready first is given what few blocks there are, and the others stay idle.
-                max_tasks_in_flight_per_actor=1 if len(blocks) < BLOCKS_TO_QUEUE * actors else None,
+                max_size=most if growing else actors,
+                # Or the actor that is ready first is given what few blocks there are, and the others stay idle. A pool
+                # grows by the blocks that wait at its actors, so there they must.
+                max_tasks_in_flight_per_actor=None if growing or len(blocks) >= BLOCKS_TO_QUEUE * actors else 1,
             ),
             num_cpus=cpus,
             num_gpus=gpus,
@@ -310,7 +312,7 @@ def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
 
 
 def _blocks(plan: Plan, limit: int | None, actors: int, shards: bool) -> list[tuple[str, int, int]]:
-    """The work list in pieces, as many for each actor: file, first row, end."""
+    """The work list in pieces, as many for each of `actors`: file, first row, end. With `shards`, no small ones."""
     total = plan.todo if limit is None else min(limit, plan.todo)
     at_once = actors if shards else max(actors, BLOCKS_AT_LEAST)
     rounds = max(1, -(-total // (at_once * IMAGES_PER_BLOCK)))

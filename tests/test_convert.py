@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 from PIL import Image
 
@@ -148,3 +149,16 @@ def test_one_image_per_person_is_that_of_the_lowest_score(made, tmp_path, ray_cl
     ):
         with pytest.raises(UserError, match=message):
             convert(replace(job, **options))
+
+
+def test_a_pool_of_actors_grows_to_max_actors_for_short_work_too(made, tmp_path, ray_cluster):
+    def actors() -> int:
+        return sum("MapWorker" in actor["ActorClassName"] for actor in ray._private.state.actors().values())
+
+    put(f"{tmp_path}/in", {f"{i:03}.png": encoded(np.full((32, 32, 3), i % 256, np.uint8)) for i in range(520)})
+    job = Conversion(
+        f"{made}/dtn", f"{tmp_path}/in", f"{tmp_path}/out", shards="parquet", sheet=1, actors=1, max_actors=2
+    )
+    before, summary = actors(), convert(job)
+    assert summary["converted"] == 520
+    assert actors() - before == 2

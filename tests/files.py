@@ -48,9 +48,9 @@ def write_dtn(folder: Path, experiment: Experiment = SMALL, *, judge: bool = Tru
     dtn = checkpoint.build_dtn(experiment, FrozenF(checkpoint.build_classifier(SMALL_F), scale=2.5))
     g_convert = checkpoint.build_dtn(experiment, dtn.f).g
     with torch.no_grad():  # or both draw nothing but grey, and differ by less than is seen
-        f_x = dtn.f(torch.rand(64, 3, 32, 32) * 2 - 1)
+        x = torch.rand(64, 3, 32, 32) * 2 - 1
         for g in (dtn.g, g_convert):
-            recalibrate(g, f_x)
+            recalibrate(g, dtn.f(x) if dtn.with_f else x)
     networks: dict[str, nn.Module] = {"f": dtn.f, "g": dtn.g, "D": dtn.D, "g_convert": g_convert}
     facts: dict[str, Any] = {"f": to_dict(SMALL_F), "step": 12}
     if judge:

@@ -153,7 +153,7 @@ def test_a_run_whose_driver_was_killed_goes_on_with_what_is_missing(made, tmp_pa
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
         deadline = time.monotonic() + 200
-        while len(list(out.glob("ledger/*/*.parquet"))) < 5:
+        while len(list(out.glob("ledger/*/*.parquet"))) < 1:
             assert time.monotonic() < deadline and driver.poll() is None
             time.sleep(0.02)
         driver.send_signal(signal.SIGKILL)

@@ -56,8 +56,7 @@ def make_emoji(job: EmojiSet) -> dict[str, Any]:
     if job.count < 1 or job.size < 16:
         raise UserError("--count must be at least 1 and --size at least 16")
     options = _options(job)
-    about = {
-        **asdict(job),
+    about = {name: value for name, value in asdict(job).items() if name != "out"} | {  # a set may be moved
         "options": options,
         "licence": licence(job.style),
         "drawn_with": {name: version(name) for name in ("dicebear-core", "dicebear-styles", "resvg-py")},
@@ -66,8 +65,12 @@ def make_emoji(job: EmojiSet) -> dict[str, Any]:
         job.style, "0", job.expression, job.size, **options
     )  # what is wrong with the settings is said here, not by every task
     record = storage.join(job.out, "emoji.json")
-    if storage.exists(record) and json.loads(storage.read_bytes(record)) != about:
-        raise UserError(f"{record}: another set is there; choose another OUT")
+    if storage.exists(record):
+        before = {"options": {}} | json.loads(storage.read_bytes(record))  # sets of old were drawn without
+        if changed := [
+            f"{name} {before.get(name)} → {value}" for name, value in about.items() if before.get(name) != value
+        ]:
+            raise UserError(f"{record}: another set is there ({'; '.join(changed)}); choose another OUT")
     storage.write_bytes(record, json.dumps(about, indent=2).encode(), "application/json")
     there = {*storage.list_keys(job.out)}
     missing = [i for i in range(-(-job.count // EMOJI_PER_FILE)) if _name(i) not in there]

@@ -48,6 +48,9 @@ class Options:
     """The jobs to be timed."""
     photos: tuple[int, int] = (2048, 1024)
     """Photos of 1500×1000, and of 4000×3000."""
+    turn: float = 20.0
+    """Seconds in which one works while the others stand still. Shorter ones cost Ray more, whose processes catch up
+    with their clocks; 3600 lets each run undisturbed, one after another."""
     stages: bool = False
     """Time the stages instead."""
     out: str | None = None
@@ -138,8 +141,8 @@ def measure(options: Options) -> dict[str, Any]:
         upload(f"photos-{shape[1]}", contents, count)
         for what in options.what:
             out = f"s3://bench/{what}-{shape[1]}"
-            before = in_turn(commands(options, f"s3://bench/few-{shape[1]}", f"{out}-few")[what])
-            after = in_turn(commands(options, f"s3://bench/photos-{shape[1]}", out)[what])
+            before = in_turn(commands(options, f"s3://bench/few-{shape[1]}", f"{out}-few")[what], options.turn)
+            after = in_turn(commands(options, f"s3://bench/photos-{shape[1]}", out)[what], options.turn)
             rates = {who: (count - few) / (after[who].seconds - before[who].seconds) for who in after}
             written = {who: faces_written(f"{out}-{who}") for who in after}
             result[f"{what} {name}"] = {

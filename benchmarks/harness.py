@@ -23,7 +23,6 @@ import psutil
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
-SECONDS_IN_TURN = 20.0  # shorter turns cost Ray more, whose processes catch up with their clocks
 SAMPLE_SECONDS = 2  # reading the memory of Ray's processes takes a tenth of a second
 LIMIT_SECONDS = 3600
 
@@ -133,8 +132,8 @@ def watch(command: list[str]) -> Turn:
     return Turn(seconds, peak, largest)
 
 
-def in_turn(commands: Mapping[str, list[str]]) -> dict[str, Turn]:
-    """Runs commands to their ends, some seconds each while the others stand still: a machine's speed drifts over
+def in_turn(commands: Mapping[str, list[str]], seconds: float) -> dict[str, Turn]:
+    """Runs commands to their ends, so many `seconds` each while the others stand still: a machine's speed drifts over
     minutes, and so drifts for all of them alike. Raises RuntimeError where one fails.
     """
     # Ray gives what it starts some seconds by the clock, which goes on while it stands still.
@@ -152,7 +151,7 @@ def in_turn(commands: Mapping[str, list[str]]) -> dict[str, Turn]:
                 else:
                     jobs[who] = subprocess.Popen(commands[who], stdout=logs[who], stderr=logs[who], cwd=ROOT)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    jobs[who].wait(SECONDS_IN_TURN)
+                    jobs[who].wait(seconds)
                 _signal(jobs[who], signal.SIGSTOP)
                 turn = turns[who]
                 turn.seconds += time.perf_counter() - began

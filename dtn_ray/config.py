@@ -349,7 +349,7 @@ def faces() -> Experiment:
 
 
 def faces_small() -> Experiment:
-    """The same at a size that two CPU cores train in three quarters of an hour: half of D's filters, small batches, a
+    """The same at a size that two CPU cores train in an hour or two: half of D's filters, small batches, a
     smaller α, since D has seen less when it is reached, and D at its full weight, which so few images need."""
     full = faces()
     return replace(
@@ -375,7 +375,7 @@ PRESETS = {
         faces,
         "faces to emoji (Sec. 5.2), for a GPU: --source and --target are Parquet files, --f a face network",
     ),
-    "faces-small": (faces_small, "the same at a size that two CPU cores train in three quarters of an hour"),
+    "faces-small": (faces_small, "the same at a size that two CPU cores train in an hour or two"),
     "paper-faces": (
         paper_faces,
         "the same as the paper tells it: its weights, one rate for g and D, D of 152×152 pixels",

@@ -1,5 +1,18 @@
 """The one error that means: what the user gave is wrong, and the message says what to do."""
 
+from typing import Any
+
 
 class UserError(ValueError):
     """Bad input. The message names the file or setting, what is wrong with it and what to do; jobs print it alone."""
+
+
+def changes(before: Any, after: Any, prefix: str = "") -> list[str]:
+    """In which settings two configurations differ, as "name: before → after", sorted; names of nested ones are dotted.
+
+    Configurations are dicts of plain values, as JSON keeps them; a setting that one lacks counts as None there.
+    """
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return [] if before == after else [f"{prefix.rstrip('.')}: {before} → {after}"]
+    keys = sorted(before.keys() | after.keys())
+    return [change for key in keys for change in changes(before.get(key), after.get(key), f"{prefix}{key}.")]

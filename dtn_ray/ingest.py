@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from dtn_ray import storage
 from dtn_ray.bulk import Bulk, run
-from dtn_ray.errors import UserError
+from dtn_ray.errors import UserError, changes
 from dtn_ray.faces import detector_file
 from dtn_ray.images import photo
 from dtn_ray.ingester import Ingester, identity
@@ -35,11 +35,7 @@ def ingest(job: Ingestion) -> dict[str, Any]:
     if storage.exists(record):
         before = json.loads(storage.read_bytes(record))
         if before != settings:
-            changed = ", ".join(
-                f"{name} {before.get(name)} → {settings[name]}"
-                for name in SETTINGS
-                if before.get(name) != settings[name]
-            )
+            changed = ", ".join(changes(*({name: each.get(name) for name in SETTINGS} for each in (before, settings))))
             raise UserError(f"{record}: OUT was begun with other settings ({changed}); choose another OUT")
     bulk = Bulk(
         job,

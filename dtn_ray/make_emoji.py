@@ -21,7 +21,7 @@ from tqdm import tqdm
 from dtn_ray import storage
 from dtn_ray.cluster import connect
 from dtn_ray.emoji import Expression, check, draw, licence
-from dtn_ray.errors import UserError
+from dtn_ray.errors import UserError, changes
 from dtn_ray.faces import SIZE
 from dtn_ray.images import encode
 
@@ -56,21 +56,20 @@ def make_emoji(job: EmojiSet) -> dict[str, Any]:
     if job.count < 1 or job.size < 16:
         raise UserError("--count must be at least 1 and --size at least 16")
     options = _options(job)
-    about = {name: value for name, value in asdict(job).items() if name != "out"} | {  # a set may be moved
+    # Not where it lies: a set may be moved.
+    about = {name: value for name, value in asdict(job).items() if name != "out"} | {
         "options": options,
         "licence": licence(job.style),
         "drawn_with": {name: version(name) for name in ("dicebear-core", "dicebear-styles", "resvg-py")},
     }
-    draw(
-        job.style, "0", job.expression, job.size, **options
-    )  # what is wrong with the settings is said here, not by every task
+    # What is wrong with the settings is said here, not by every task.
+    draw(job.style, "0", job.expression, job.size, **options)
     record = storage.join(job.out, "emoji.json")
     if storage.exists(record):
-        before = {"options": {}} | json.loads(storage.read_bytes(record))  # sets of old were drawn without
-        if changed := [
-            f"{name} {before.get(name)} → {value}" for name, value in about.items() if before.get(name) != value
-        ]:
-            raise UserError(f"{record}: another set is there ({'; '.join(changed)}); choose another OUT")
+        before = {"options": {}} | json.loads(storage.read_bytes(record))  # old sets' records lack them, and have out
+        before.pop("out", None)
+        if before != about:
+            raise UserError(f"{record}: another set is there ({', '.join(changes(before, about))}); choose another OUT")
     storage.write_bytes(record, json.dumps(about, indent=2).encode(), "application/json")
     there = {*storage.list_keys(job.out)}
     missing = [i for i in range(-(-job.count // EMOJI_PER_FILE)) if _name(i) not in there]

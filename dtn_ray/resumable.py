@@ -40,7 +40,7 @@ from ray.train.torch import TorchTrainer
 from dtn_ray import storage
 from dtn_ray.cluster import connect, telling_shortages, worker_resources
 from dtn_ray.config import Run, from_dict, to_dict
-from dtn_ray.errors import UserError
+from dtn_ray.errors import UserError, changes
 
 
 def use_assigned_cpus() -> None:
@@ -161,9 +161,9 @@ def earlier(folder: str, identity: dict[str, Any]) -> Finished | None:
             with suppress(UserError):  # what cannot be read is another one
                 before[name] = to_dict(from_dict(type(value), before[name]))
     if before != now:
-        changed = sorted(_changes(before, now))
         raise UserError(
-            f"{folder} holds a run with other settings ({', '.join(changed)}): choose another --name, or delete it"
+            f"{folder} holds a run with other settings ({', '.join(changes(before, now))}): choose another --name, or "
+            "delete it"
         )
     result = storage.join(folder, "result.json")
     if not storage.exists(result):
@@ -174,11 +174,3 @@ def earlier(folder: str, identity: dict[str, Any]) -> Finished | None:
 
 def _plain(identity: dict[str, Any]) -> dict[str, Any]:
     return {name: to_dict(value) if is_dataclass(value) else value for name, value in identity.items()}
-
-
-def _changes(before: Any, after: Any, prefix: str = "") -> list[str]:
-    """Names of the settings in which two configurations differ."""
-    if not isinstance(before, dict) or not isinstance(after, dict):
-        return [] if before == after else [f"{prefix.rstrip('.')}: {before} → {after}"]
-    keys = before.keys() | after.keys()
-    return [change for key in keys for change in _changes(before.get(key), after.get(key), f"{prefix}{key}.")]

@@ -44,7 +44,7 @@ torch.set_num_threads(1)  # small networks are faster so, and leave the cores to
 
 @pytest.fixture(scope="session")
 def ray_cluster(s3_server, s3_proxy):
-    """An embedded Ray that counts two CPUs, whatever the machine has; its workers inherit the way to the S3 server.
+    """An embedded Ray that counts four CPUs, whatever the machine has; its workers inherit the way to the S3 server.
 
     That way leads through the proxy, so that a test can break it for them too.
     """
@@ -54,7 +54,7 @@ def ray_cluster(s3_server, s3_proxy):
         patch.setenv("AWS_ENDPOINT_URL", s3_proxy.endpoint)
         patch.setenv("RAY_worker_niceness", "0")  # or they come last on a machine of two cores
         patch.setenv("RAY_raylet_start_wait_time_s", "120")  # of Ray's 30, a busy machine needs more
-        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)  # never one that runs here already
+        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)  # never one that runs here already
         yield
         ray.shutdown()
 

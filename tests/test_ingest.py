@@ -96,14 +96,17 @@ def test_every_photo_has_its_outcome_and_every_face_its_place(yunet, photos, buc
     assert len(faces(job.out)) == 9
 
 
-def test_the_largest_face_alone_and_other_settings_in_the_same_place_are_refused(yunet, photos, tmp_path) -> None:
+def test_the_largest_face_alone_and_other_settings_in_the_same_place_are_refused(
+    yunet, photos, tmp_path, ray_cluster
+) -> None:
     storage.write_bytes(f"{tmp_path}/in/group.png", photos["group.png"])
     job = Ingestion(f"{tmp_path}/in", f"{tmp_path}/out", detector=str(yunet), faces="largest", size=64, format="png")
     assert ingest(job)["faces"] == 1
     (face,) = faces(job.out)
     assert Image.open(io.BytesIO(face["image"])).size == (64, 64)
     assert json.loads((tmp_path / "out/faces/ingestion.json").read_text())["size"] == 64
-    with pytest.raises(UserError, match=r"begun with other settings \(faces largest → all, size 64 → 152"):
+    changed = r"\(faces: largest → all, format: png → jpeg, size: 64 → 152\)"
+    with pytest.raises(UserError, match=f"begun with other settings {changed}"):
         ingest(Ingestion(f"{tmp_path}/in", f"{tmp_path}/out", detector=str(yunet)))
 
 

@@ -32,7 +32,7 @@ def test_a_set_is_drawn_and_missing_files_again(bucket, monkeypatch) -> None:
 
 def test_another_set_is_not_mixed_in(tmp_path, ray_cluster) -> None:
     make_emoji(EmojiSet(str(tmp_path), count=2, size=16))
-    with pytest.raises(UserError, match=r"emoji\.json: another set is there \(seed 0 → 1\)"):
+    with pytest.raises(UserError, match=r"emoji\.json: another set is there \(seed: 0 → 1\)"):
         make_emoji(EmojiSet(str(tmp_path), count=2, size=16, seed=1))
     with pytest.raises(UserError, match="--count"):
         make_emoji(EmojiSet(str(tmp_path), count=0))
@@ -42,6 +42,10 @@ def test_a_set_may_be_moved(tmp_path, ray_cluster) -> None:
     make_emoji(EmojiSet(f"{tmp_path}/a", count=2, size=16))
     drawn = (tmp_path / "a/part-00000.parquet").read_bytes()
     (tmp_path / "a").rename(tmp_path / "b")
+    record = json.loads((tmp_path / "b/emoji.json").read_text())
+    assert "out" not in record
+    del record["options"]
+    (tmp_path / "b/emoji.json").write_text(json.dumps(record | {"out": "a"}))  # as a former version wrote it
     make_emoji(EmojiSet(f"{tmp_path}/b", count=2, size=16))
     assert (tmp_path / "b/part-00000.parquet").read_bytes() == drawn
 

@@ -105,7 +105,7 @@ def test_two_workers_equal_one_with_the_same_global_batch(trained, experiment, t
     [
         (
             {"workers": 64, "cpus": None, "gpus": 0},
-            r"64 workers, each with 1 CPU, do not fit: .* 2 CPUs .* room for 2",
+            r"64 workers, each with 1 CPU, do not fit: .* 4 CPUs .* room for 4",
         ),
         ({"workers": 1, "cpus": 5, "gpus": 0}, r"1 workers, each with 5 CPUs, do not fit"),
         ({"workers": 2, "cpus": None, "gpus": 1}, r"0 GPUs .* room for 0\. Lower --workers or add nodes"),
@@ -119,13 +119,14 @@ def test_more_workers_than_the_cluster_holds_fail_at_once_with_the_numbers(ray_c
 
 
 def test_workers_share_a_node_evenly(ray_cluster):
-    assert worker_resources(1, None, False) == {"CPU": 2}
-    assert worker_resources(2, None, False) == {"CPU": 1}
-    assert worker_resources(1, None, False, spare=0.5) == {"CPU": 1.5}
-    assert worker_resources(2, None, False, spare=0.5) == {"CPU": 0.75}
-    assert worker_resources(1, 1, False, spare=0.5) == {"CPU": 1}
-    with pytest.raises(UserError, match=r"2 workers, each with 1 CPU, leave no CPU to read the data with: .* has 2"):
-        worker_resources(2, 1, False, spare=0.5)
+    assert worker_resources(1, None, False) == {"CPU": 4}
+    assert worker_resources(3, None, False) == {"CPU": 1}
+    assert worker_resources(1, None, False, spare=0.5) == {"CPU": 3.5}
+    assert worker_resources(2, None, False, spare=0.5) == {"CPU": 1.75}
+    assert worker_resources(4, None, False, spare=0.5) == {"CPU": 0.875}
+    assert worker_resources(3, 1, False, spare=0.5) == {"CPU": 1}
+    with pytest.raises(UserError, match=r"4 workers, each with 1 CPU, leave no CPU to read the data with: .* has 4"):
+        worker_resources(4, 1, False, spare=0.5)
 
 
 def test_a_part_of_a_cpu_is_a_thread_too(ray_cluster):

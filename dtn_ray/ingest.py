@@ -35,7 +35,8 @@ def ingest(job: Ingestion) -> dict[str, Any]:
     if storage.exists(record):
         before = json.loads(storage.read_bytes(record))
         if before != settings:
-            changed = ", ".join(changes(*({name: each.get(name) for name in SETTINGS} for each in (before, settings))))
+            old, new = ({name: each.get(name) for name in SETTINGS} for each in (before, settings))
+            changed = ", ".join(changes(old, new))
             raise UserError(f"{record}: OUT was begun with other settings ({changed}); choose another OUT")
     bulk = Bulk(
         job,

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain, repeat
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -50,12 +51,13 @@ R = TypeVar("R")
 # Less than a core, so that tasks beside the actors find room: without it Ray Data stalls on a machine of two.
 ACTOR_CPUS = 0.5
 
-# Images that one actor takes at once: enough to keep its stages busy, few enough to lose at a kill.
+# Images that one actor takes at once: enough to keep its stages busy, few enough to lose at a kill. A block is a part
+# of an actor's share of what is left, so that blocks become smaller, and all actors end at nearly the same time.
 IMAGES_PER_BLOCK = 1024
+PART_OF_SHARE = 4
 LEAST_PER_BLOCK = 64
 LEAST_PER_SHARD = 256  # a block makes a shard
-BLOCKS_AT_LEAST = 8  # of a short conversion, that its progress is seen
-BLOCKS_TO_QUEUE = 8  # for each actor: with more, one waits at it while it works on another
+BLOCKS_TO_QUEUE = 16  # for each actor: with more, one waits at it while it works on another
 BLOCKS = 10_000  # more burden the driver: of a hundred million images, each block has ten thousand
 
 # The driver enters outcomes together; a killed driver's were written for nothing, and are written again.
@@ -251,7 +253,7 @@ def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
     cluster = ray.cluster_resources()
     actors = job.actors or max(1, int(cluster.get("GPU", 0) / gpus if gpus else cluster.get("CPU", 0)))
     most = max(actors, job.max_actors or 0)
-    blocks = _blocks(plan, job.limit, most, shards=bulk.shards != "none")
+    blocks = share_out(plan, job.limit, most, shards=bulk.shards != "none")
     growing, actors = most > actors, min(actors, len(blocks))
     worker_resources(actors, cpus, gpus, "actors")
     quiet_ray_data()
@@ -311,18 +313,31 @@ def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
     return done
 
 
-def _blocks(plan: Plan, limit: int | None, actors: int, shards: bool) -> list[tuple[str, int, int]]:
-    """The work list in pieces, as many for each of `actors`: file, first row, end. With `shards`, no small ones."""
-    total = plan.todo if limit is None else min(limit, plan.todo)
-    at_once = actors if shards else max(actors, BLOCKS_AT_LEAST)
-    rounds = max(1, -(-total // (at_once * IMAGES_PER_BLOCK)))
-    size = max(-(-total // (at_once * rounds)), -(-total // BLOCKS), LEAST_PER_SHARD if shards else LEAST_PER_BLOCK)
-    blocks, left = list[tuple[str, int, int]](), total
+def share_out(plan: Plan, limit: int | None, actors: int, shards: bool) -> list[tuple[str, int, int]]:
+    """The work list in pieces, the largest first: file, first row, end. With `shards`, no small ones."""
+    left = plan.todo if limit is None else min(limit, plan.todo)
+    least = max(LEAST_PER_SHARD if shards else LEAST_PER_BLOCK, -(-left // BLOCKS))
+    sizes = chain(_sizes(left, actors, least), repeat(least))  # more than these where files end within a piece
+    blocks = list[tuple[str, int, int]]()
     for uri, rows in plan.work:
-        for start in range(0, min(rows, left), size):
-            blocks.append((uri, start, min(start + size, rows, left)))
-        left -= min(rows, left)
+        start, end = 0, min(rows, left)
+        left -= end
+        while start < end:
+            stop = min(start + next(sizes), end)
+            blocks.append((uri, start, stop))
+            start = stop
     return blocks
+
+
+def _sizes(left: int, actors: int, least: int) -> Iterator[int]:
+    """Of pieces of `left` in all, in rounds that give each actor the same: a part of what is left, then the rest."""
+    most = max(IMAGES_PER_BLOCK, least)
+    while (part := min(left // (PART_OF_SHARE * actors), most)) >= least:
+        yield from repeat(part, actors)
+        left -= part * actors
+    if left:
+        pieces = actors * (left // (actors * least)) or -(-left // least)
+        yield from repeat(-(-left // pieces), pieces)
 
 
 def _judge(job: BulkJob, latest: deque[str | None]) -> None:

@@ -52,6 +52,7 @@ def ray_cluster(s3_server, s3_proxy):
         for name, value in s3_server.items():
             patch.setenv(name, value)
         patch.setenv("AWS_ENDPOINT_URL", s3_proxy.endpoint)
+        patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes nodes away here
         patch.setenv("RAY_worker_niceness", "0")  # or they come last on a machine of two cores
         patch.setenv("RAY_raylet_start_wait_time_s", "120")  # of Ray's 30, a busy machine needs more
         ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)  # never one that runs here already

@@ -197,6 +197,7 @@ def undisturbed(objects: Objects, job: Conversion, bad: dict[str, str]) -> dict[
     return expected
 
 
+@pytest.mark.slow
 def test_a_run_through_failing_requests_and_dying_workers_ends_as_an_undisturbed_one(
     made, bucket, fault_proxy, s3_server
 ):

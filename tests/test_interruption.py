@@ -42,9 +42,8 @@ def training_workers() -> list[psutil.Process]:
     return [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::RayTrainW")]
 
 
-@pytest.mark.parametrize(
-    ("workers", "tolerance"), [(1, 0.0), pytest.param(2, 1e-3, marks=pytest.mark.slow)], ids=["one", "two"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "tolerance"), [(1, 0.0), (2, 1e-3)], ids=["one", "two"])
 def test_a_worker_killed_in_mid_epoch_is_replaced_and_the_weights_are_the_same(
     experiment, tmp_path, workers, tolerance
 ):

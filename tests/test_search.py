@@ -124,6 +124,7 @@ def searched(experiment, tmp_path_factory):
         yield search(settings, experiment, run, concurrent=2), settings, run
 
 
+@pytest.mark.slow
 def test_a_search_leaves_a_table_with_its_own_weights_first_and_what_it_tried(searched, experiment):
     outcome, _, _ = searched
     rows = list(csv.DictReader(io.StringIO(Path(outcome.folder, "trials.csv").read_text())))
@@ -138,6 +139,7 @@ def test_a_search_leaves_a_table_with_its_own_weights_first_and_what_it_tried(se
     assert outcome.metrics["own"]["held_out"].keys() == {"L_const", "domain", "objective", "accuracy"}
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_a_file_that_train_takes_and_a_checkpoint(searched, job):
     outcome, _, _ = searched
     best = outcome.metrics["best"]
@@ -148,12 +150,14 @@ def test_the_best_weights_are_a_file_that_train_takes_and_a_checkpoint(searched,
     assert (loaded.loss.alpha, loaded.optim.lr_g) == (best["alpha"], best["lr_g"])
 
 
+@pytest.mark.slow
 def test_the_pictures_of_a_search_can_be_opened(searched):
     outcome, _, _ = searched
     for name in ("search.png", "samples.png"):
         assert min(Image.open(Path(outcome.folder, name)).size) > 100
 
 
+@pytest.mark.slow
 def test_a_finished_search_is_not_searched_again_and_another_is_refused(searched, experiment):
     outcome, settings, run = searched
     again = search(settings, experiment, run)

@@ -59,7 +59,7 @@ def test_f_in_the_checkpoint_is_the_f_that_was_given(trained, classifier):
     assert all(torch.equal(given[name], kept[f"network.{name}"]) for name in given)
 
 
-@pytest.mark.slow  # a run whose worker is killed must end so too, which the fast tests check
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_weights(trained, experiment, tmp_path):
     again = train(experiment, run(tmp_path))
     assert not again.resumed
@@ -90,6 +90,7 @@ def test_a_run_of_a_version_that_had_fewer_settings_is_the_same_run(trained, exp
         record.write_text(before)
 
 
+@pytest.mark.slow
 def test_two_workers_equal_one_with_the_same_global_batch(trained, experiment, tmp_path):
     two = train(experiment, run(tmp_path, workers=2))
     for name in ("g", "D", "g_convert"):

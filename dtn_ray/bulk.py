@@ -54,7 +54,7 @@ ACTOR_CPUS = 0.5
 # Images that one actor takes at once: enough to keep its stages busy, few enough to lose at a kill. A block is a part
 # of an actor's share of what is left, so that blocks become smaller, and all actors end at nearly the same time.
 IMAGES_PER_BLOCK = 1024
-PART_OF_SHARE = 4
+PARTS_OF_SHARE = 4
 LEAST_PER_BLOCK = 64
 LEAST_PER_SHARD = 256  # a block makes a shard
 BLOCKS_TO_QUEUE = 16  # for each actor: with more, one waits at it while it works on another
@@ -314,10 +314,11 @@ def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
 
 
 def share_out(plan: Plan, limit: int | None, actors: int, shards: bool) -> list[tuple[str, int, int]]:
-    """The work list in pieces, the largest first: file, first row, end. With `shards`, no small ones."""
+    """The work list in pieces, the largest first: file, first row, end. With `shards`, each as large as it may be."""
     left = plan.todo if limit is None else min(limit, plan.todo)
     least = max(LEAST_PER_SHARD if shards else LEAST_PER_BLOCK, -(-left // BLOCKS))
-    sizes = chain(_sizes(left, actors, least), repeat(least))  # more than these where files end within a piece
+    parts = 1 if shards else PARTS_OF_SHARE
+    sizes = chain(_sizes(left, actors, parts, least), repeat(least))  # more than these where files end within a piece
     blocks = list[tuple[str, int, int]]()
     for uri, rows in plan.work:
         start, end = 0, min(rows, left)
@@ -329,10 +330,10 @@ def share_out(plan: Plan, limit: int | None, actors: int, shards: bool) -> list[
     return blocks
 
 
-def _sizes(left: int, actors: int, least: int) -> Iterator[int]:
+def _sizes(left: int, actors: int, parts: int, least: int) -> Iterator[int]:
     """Of pieces of `left` in all, in rounds that give each actor the same: a part of what is left, then the rest."""
     most = max(IMAGES_PER_BLOCK, least)
-    while (part := min(left // (PART_OF_SHARE * actors), most)) >= least:
+    while (part := min(left // (parts * actors), most)) >= least:
         yield from repeat(part, actors)
         left -= part * actors
     if left:

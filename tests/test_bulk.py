@@ -33,6 +33,7 @@ def test_few_images_are_not_spread_thinner_than_a_batch_and_shards_are_no_splint
     assert sizes(100, actors=8) == [50, 50]
     assert sizes(600, actors=2, shards=True) == [300, 300]
     assert sizes(1000, actors=8, shards=True) == [250] * 4
+    assert sizes(5000, actors=2, shards=True) == [1024] * 4 + [452] * 2
     assert sizes(0, actors=2) == []
 
 

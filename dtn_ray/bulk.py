@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain, repeat
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -316,29 +315,27 @@ def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
 def share_out(plan: Plan, limit: int | None, actors: int, shards: bool) -> list[tuple[str, int, int]]:
     """The work list in pieces, the largest first: file, first row, end. With `shards`, each as large as it may be."""
     left = plan.todo if limit is None else min(limit, plan.todo)
-    least = max(LEAST_PER_SHARD if shards else LEAST_PER_BLOCK, -(-left // BLOCKS))
-    parts = 1 if shards else PARTS_OF_SHARE
-    sizes = chain(_sizes(left, actors, parts, least), repeat(least))  # more than these where files end within a piece
-    blocks = list[tuple[str, int, int]]()
+    parts, least = (1, LEAST_PER_SHARD) if shards else (PARTS_OF_SHARE, LEAST_PER_BLOCK)
+    least = max(least, -(-left // BLOCKS))
+    blocks, size, times = list[tuple[str, int, int]](), 0, 0
     for uri, rows in plan.work:
         start, end = 0, min(rows, left)
-        left -= end
         while start < end:
-            stop = min(start + next(sizes), end)
+            if not times:
+                size, times = _round(left, actors, parts, least)
+            stop = min(start + size, end)
             blocks.append((uri, start, stop))
-            start = stop
+            left, start, times = left - (stop - start), stop, times - 1
     return blocks
 
 
-def _sizes(left: int, actors: int, parts: int, least: int) -> Iterator[int]:
-    """Of pieces of `left` in all, in rounds that give each actor the same: a part of what is left, then the rest."""
-    most = max(IMAGES_PER_BLOCK, least)
-    while (part := min(left // (parts * actors), most)) >= least:
-        yield from repeat(part, actors)
-        left -= part * actors
-    if left:
-        pieces = actors * (left // (actors * least)) or -(-left // least)
-        yield from repeat(-(-left // pieces), pieces)
+def _round(left: int, actors: int, parts: int, least: int) -> tuple[int, int]:
+    """The size of the next pieces of `left` images, and how many: as many for each actor, where all get one."""
+    part = min(-(-left // (parts * actors)), max(IMAGES_PER_BLOCK, least))
+    if part >= least:
+        return part, actors
+    pieces = actors * (left // (actors * least)) or -(-left // least)
+    return -(-left // pieces), pieces
 
 
 def _judge(job: BulkJob, latest: deque[str | None]) -> None:

@@ -32,9 +32,15 @@ def test_blocks_become_smaller_so_that_actors_end_together():
 def test_few_images_are_not_spread_thinner_than_a_batch_and_shards_are_no_splinters():
     assert sizes(100, actors=8) == [50, 50]
     assert sizes(600, actors=2, shards=True) == [300, 300]
+    assert sizes(1234, actors=4, shards=True) == [309, 309, 309, 307]
     assert sizes(1000, actors=8, shards=True) == [250] * 4
     assert sizes(5000, actors=2, shards=True) == [1024] * 4 + [452] * 2
     assert sizes(0, actors=2) == []
+
+
+def test_files_shorter_than_a_block_stay_whole():
+    work = [(str(number), 900) for number in range(9)]
+    assert share_out(Plan(work=work), None, actors=3, shards=True) == [(uri, 0, 900) for uri, _ in work]
 
 
 def test_the_number_of_blocks_does_not_grow_with_the_collection():

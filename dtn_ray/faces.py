@@ -28,8 +28,11 @@ TEMPLATE_EYES = 37 / 128  # their distance
 # twice that before it says that there is no face.
 LONGEST_SIDE = 640
 
-# A face of fewer pixels across is looked at again, larger: at a tenth of that, landmarks are a pixel off, a tenth too.
-REFINED = 100
+# A face that the detector saw in fewer pixels across is looked at again, where it has REFINED of them. Of 270 portraits
+# at every size, aligned pictures were off by 6.4, 3.3 and 2.4 of their 152 pixels at 20, 30 and 40 pixels across, by 2.1
+# from 50 to 90, and by 1.7 after a second look at 80, 2.5 after one at 100.
+SMALL = 40
+REFINED = 80
 
 # YuNet (Wu et al. 2023), MIT licence, face_detection_yunet_2023mar.onnx of OpenCV's model zoo.
 YUNET = "ebafce4e3c118d6554634be5c27ab333b4c047a9a8c3faf1d7cf93101c22f0f0"
@@ -132,7 +135,7 @@ class Detector:
             faces = self._detect(pixels, scale)
             if faces or longest <= side:
                 break
-        faces = [self.refine(pixels, face) if scale * face.box[2] < REFINED else face for face in faces]
+        faces = [self.refine(pixels, face) if scale * face.box[2] < SMALL else face for face in faces]
         return sorted(faces, key=lambda face: -face.area)
 
     def refine(self, pixels: np.ndarray, face: Face) -> Face:
@@ -150,7 +153,7 @@ class Detector:
 
     def _detect(self, pixels: np.ndarray, scale: float) -> list[Face]:
         height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-        small = pixels if scale == 1 else cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+        small = _shrunk(pixels, (width, height), cv2.INTER_LINEAR)
         self.network.setInputSize((width, height))
         _, found = self.network.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
         factors = np.array([pixels.shape[1] / width, pixels.shape[0] / height])
@@ -195,8 +198,12 @@ class FaceFinder:
         small = TEMPLATE_EYES * self.size
         if scale > 1 and any(face.eyes < small for face in found):  # the full photo has more of them
             full, _ = photo(content, self.max_pixels)
-            refined = [self._own.refine(full, face.scaled(scale)) for face in found]
-            return [(face, align(full, face.landmarks, self.size)) for face in refined]
+            larger = [face.scaled(scale) for face in found]
+            seen = [
+                self._own.refine(full, large) if face.box[2] < SMALL else large
+                for face, large in zip(found, larger, strict=True)
+            ]
+            return [(face, align(full, face.landmarks, self.size)) for face in seen]
         return [(face.scaled(scale), align(pixels, face.landmarks, self.size)) for face in found]
 
     @property
@@ -232,10 +239,22 @@ def align(pixels: np.ndarray, landmarks: np.ndarray, size: int = SIZE) -> np.nda
         pixels, corner = _around(pixels, matrix, size)
         height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
         factors = np.array([width / pixels.shape[1], height / pixels.shape[0]])
-        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+        pixels = _shrunk(pixels, (width, height), cv2.INTER_AREA)
         matrix = similarity((points - corner) * factors, TEMPLATE * size)
     matrix[:, 2] += matrix[:, :2].sum(1) / 2 - 0.5
     return cv2.warpAffine(pixels, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+
+
+def _shrunk(pixels: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
+    """H×W×3 uint8 brought to `size` (width, height), no larger than it is.
+
+    Halving as often as it goes before `interpolation` is seven times as fast as INTER_AREA in one step, which takes half
+    as long as the detector, and costs neither faces nor landmarks.
+    """
+    while pixels.shape[1] >= 2 * size[0] and pixels.shape[0] >= 2 * size[1]:
+        half = (pixels.shape[1] // 2, pixels.shape[0] // 2)
+        pixels = cv2.resize(pixels, half, interpolation=cv2.INTER_AREA)
+    return pixels if pixels.shape[1::-1] == size else cv2.resize(pixels, size, interpolation=interpolation)
 
 
 def _around(pixels: np.ndarray, matrix: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,9 @@
 """Images of any kind from bytes, and pixels back to bytes."""
 
 import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -14,14 +17,43 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "HEIF", "AVIF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif")
 CONTENT_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 
+# What the threads of a process have decoded at once, or a bucket of large photos would take memory by the thread.
+PIXELS_AT_ONCE = 256_000_000
+
 # A JPEG is decoded at an eighth, a quarter or half of its size where so many times the wanted size remain.
 OVERSAMPLING = 2
 
 
+class Budget:
+    """So many of something, of which each thread takes what it needs, and waits until others give it back."""
+
+    def __init__(self, total: int) -> None:
+        self.total = self.left = total
+        self.changed = threading.Condition()
+
+    @contextmanager
+    def take(self, count: int) -> Iterator[None]:
+        """More than there are in all count as all of them. To take some while holding others can wait for ever."""
+        count = min(count, self.total)
+        with self.changed:
+            self.changed.wait_for(lambda: self.left >= count)
+            self.left -= count
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.left += count
+                self.changed.notify_all()
+
+
+_pixels = Budget(PIXELS_AT_ONCE)
+
+
 def decode(content: bytes, size: int, max_pixels: int) -> np.ndarray:
     """An encoded image's central square: 3×`size`×`size` uint8, RGB, upright. Raises ValueError as `photo` does."""
-    image = _upright(content, max_pixels, OVERSAMPLING * size)[0]
-    image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    image, _ = _open(content, max_pixels, OVERSAMPLING * size)
+    with _pixels.take(image.width * image.height):
+        image = ImageOps.fit(_upright(image), (size, size), Image.Resampling.BILINEAR)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
@@ -32,21 +64,46 @@ def photo(content: bytes, max_pixels: int, at_least: int | None = None) -> tuple
     mode of Pillow's (grayscale, palette, CMYK, alpha on white, 16-bit) becomes RGB; of an animation, the first frame.
     Raises ValueError with the reason where the image is empty, damaged, unknown or of more than `max_pixels`.
     """
-    image, scale = _upright(content, max_pixels, at_least)
-    return np.array(image), scale
+    with decoded(content, max_pixels, at_least) as found:
+        return found
 
 
-def _upright(content: bytes, max_pixels: int, at_least: int | None) -> tuple[Image.Image, float]:
+@contextmanager
+def decoded(content: bytes, max_pixels: int, at_least: int | None = None) -> Iterator[tuple[np.ndarray, float]]:
+    """`photo` for many threads: until the block ends its pixels count among PIXELS_AT_ONCE, for which it waits."""
+    image, scale = _open(content, max_pixels, at_least)
+    with _pixels.take(image.width * image.height):
+        yield np.array(_upright(image)), scale
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        raise ValueError("not an image of a known format") from error
+    except ValueError:
+        raise
+    except Exception as error:  # Pillow raises whatever the damaged byte leads to
+        raise ValueError(f"damaged image: {error}") from error
+
+
+def _open(content: bytes, max_pixels: int, at_least: int | None) -> tuple[Image.Image, float]:
+    """An image of which nothing but the size is decoded yet, and how many times smaller it will come than it is."""
     if not content:
         raise ValueError("empty file")
-    try:
+    with _damage():
         image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
         width, height = image.size
         if width * height > max_pixels:
             raise ValueError(f"{width}×{height} pixels, more than the limit of {max_pixels}")
         if at_least:
             image.draft(image.mode, (at_least, at_least))
-        scale = max(width, height) / max(image.size)
+        return image, max(width, height) / max(image.size)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    with _damage():
         image = ImageOps.exif_transpose(image)
         if image.mode == "F":  # as scanners and simulations write it: 0 is black, the brightest value white
             values = np.nan_to_num(np.asarray(image)).clip(0)
@@ -58,13 +115,7 @@ def _upright(content: bytes, max_pixels: int, at_least: int | None) -> tuple[Ima
             image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
         image = image.convert("RGB")
         image.load()
-        return image, scale
-    except UnidentifiedImageError as error:
-        raise ValueError("not an image of a known format") from error
-    except ValueError:
-        raise
-    except Exception as error:  # Pillow raises whatever the damaged byte leads to
-        raise ValueError(f"damaged image: {error}") from error
+        return image
 
 
 def to_image(pixels: np.ndarray) -> Image.Image:

@@ -2,7 +2,9 @@
 
 import re
 import struct
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from files import encode
 from PIL import Image
 
-from dtn_ray import storage
+from dtn_ray import images, storage
 from dtn_ray.checkpoint import load_trained
 from dtn_ray.conversion import Conversion
 from dtn_ray.convert import convert
@@ -168,6 +170,38 @@ def test_the_limit_on_pixels_is_inclusive_and_told_before_decoding():
 def test_the_reason_for_refusing_a_giant_image_is_its_size():
     with pytest.raises(ValueError, match="more than the limit of 50000000"):
         decode(png(100_000, 100_000), 32, 50_000_000)
+
+
+def test_by_default_photos_of_a_50_megapixel_camera_are_taken():
+    assert Conversion("runs/dtn", "in", "out").max_pixels >= 8688 * 5792  # 50.3 million
+
+
+def test_threads_hold_no_more_pixels_at_once_than_there_is_room_for(monkeypatch):
+    budget = images.Budget(1000)
+    monkeypatch.setattr(images, "_pixels", budget)
+    content, most, held = encode(Image.new("RGB", (20, 20))), [], []
+
+    def work(_: int) -> None:
+        with images.decoded(content, 400) as (pixels, _scale):
+            held.append(pixels.size)
+            most.append(len(held))
+            time.sleep(0.01)
+            held.pop()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(24)))
+    assert max(most) == 2, "of 400 pixels each"
+    assert len(most) == 24 and budget.left == 1000
+
+
+def test_an_image_larger_than_all_the_room_has_it_for_itself(monkeypatch):
+    budget = images.Budget(100)
+    monkeypatch.setattr(images, "_pixels", budget)
+    with images.decoded(encode(Image.new("RGB", (20, 20))), 400) as (pixels, _):
+        assert pixels.shape == (20, 20, 3) and budget.left == 0
+    with pytest.raises(ValueError, match="damaged"):
+        images.photo(encode(Image.effect_noise((20, 20), 50).convert("RGB"))[:-40], 400)
+    assert budget.left == 100, "given back after a failure too"
 
 
 @pytest.mark.parametrize("form", ["jpeg", "png", "webp"])

@@ -41,6 +41,10 @@ YUNET_URL = (
     "face_detection_yunet_2023mar.onnx"
 )
 
+# Up to this scale a photo is halved before a face is cut out of it: at 0.41 the picture comes as near to that of
+# eightfold supersampling so as without (36 dB), at 0.37 nearer (38 to 36), at 0.46 less near (33 to 36).
+HALVED = 0.42
+
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # OpenCV 5 warns of its own default at every detector
 
 
@@ -152,11 +156,12 @@ class Detector:
         return best if face.overlap(best) > 0.3 else face
 
     def _detect(self, pixels: np.ndarray, scale: float) -> list[Face]:
-        height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-        small = _shrunk(pixels, (width, height), cv2.INTER_LINEAR)
+        halved, left = _halved(pixels, scale, 0.5)
+        height, width = (max(1, round(side * left)) for side in halved.shape[:2])
+        small = halved if left == 1 else cv2.resize(halved, (width, height), interpolation=cv2.INTER_LINEAR)
         self.network.setInputSize((width, height))
         _, found = self.network.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
-        factors = np.array([pixels.shape[1] / width, pixels.shape[0] / height])
+        factors = left / scale * np.array([halved.shape[1] / width, halved.shape[0] / height])
         faces = list[Face]()
         for row in found if found is not None else ():
             box = row[:4].reshape(2, 2) * factors
@@ -231,29 +236,28 @@ def align(pixels: np.ndarray, landmarks: np.ndarray, size: int = SIZE) -> np.nda
     Beyond the photo's edge the picture is mirrored.
     """
     # Pixel i covers [i, i + 1): its centre is at i + 0.5 in the template's fractions.
-    points = landmarks + 0.5
-    matrix = similarity(points, TEMPLATE * size)
+    points, target = landmarks + 0.5, TEMPLATE * size
+    matrix = similarity(points, target)
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
-    if scale < 1:  # or pixels between the samples would be skipped
+    if scale <= HALVED:  # or pixels between the samples would be skipped
         pixels, corner = _around(pixels, matrix, size)
-        height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-        factors = np.array([width / pixels.shape[1], height / pixels.shape[0]])
-        pixels = _shrunk(pixels, (width, height), cv2.INTER_AREA)
-        matrix = similarity((points - corner) * factors, TEMPLATE * size)
+        pixels, left = _halved(pixels, scale, HALVED)
+        matrix = similarity((points - corner) * scale / left, target)
     matrix[:, 2] += matrix[:, :2].sum(1) / 2 - 0.5
     return cv2.warpAffine(pixels, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
 
 
-def _shrunk(pixels: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
-    """H×W×3 uint8 brought to `size` (width, height), no larger than it is.
+def _halved(pixels: np.ndarray, scale: float, limit: float) -> tuple[np.ndarray, float]:
+    """H×W×3 uint8 halved until `scale` is above `limit`, and the scale left. Of an odd side, the last pixel goes.
 
-    Halving as often as it goes before `interpolation` is seven times as fast as INTER_AREA in one step, which takes
-    half as long as the detector, and costs neither faces nor landmarks.
+    With one linear step after it, this is seven times as fast as INTER_AREA in one, which takes half as long as the
+    detector.
     """
-    while pixels.shape[1] >= 2 * size[0] and pixels.shape[0] >= 2 * size[1]:
-        half = (pixels.shape[1] // 2, pixels.shape[0] // 2)
-        pixels = cv2.resize(pixels, half, interpolation=cv2.INTER_AREA)
-    return pixels if pixels.shape[1::-1] == size else cv2.resize(pixels, size, interpolation=interpolation)
+    while scale <= limit and min(pixels.shape[:2]) > 1:
+        height, width = (side // 2 for side in pixels.shape[:2])
+        pixels = cv2.resize(pixels[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
+        scale *= 2
+    return pixels, scale
 
 
 def _around(pixels: np.ndarray, matrix: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

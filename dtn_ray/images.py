@@ -64,16 +64,16 @@ def photo(content: bytes, max_pixels: int, at_least: int | None = None) -> tuple
     mode of Pillow's (grayscale, palette, CMYK, alpha on white, 16-bit) becomes RGB; of an animation, the first frame.
     Raises ValueError with the reason where the image is empty, damaged, unknown or of more than `max_pixels`.
     """
-    with decoded(content, max_pixels, at_least) as found:
-        return found
+    with decoded(content, max_pixels, at_least) as (pixels, scale):
+        return pixels.copy(), scale
 
 
 @contextmanager
 def decoded(content: bytes, max_pixels: int, at_least: int | None = None) -> Iterator[tuple[np.ndarray, float]]:
-    """`photo` for many threads: until the block ends its pixels count among PIXELS_AT_ONCE, for which it waits."""
+    """`photo` for many threads, not to be written to: its pixels count among PIXELS_AT_ONCE until the block ends."""
     image, scale = _open(content, max_pixels, at_least)
     with _pixels.take(image.width * image.height):
-        yield np.array(_upright(image)), scale
+        yield np.asarray(_upright(image)), scale
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def _open(content: bytes, max_pixels: int, at_least: int | None) -> tuple[Image.
 
 def _upright(image: Image.Image) -> Image.Image:
     with _damage():
-        image = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
         if image.mode == "F":  # as scanners and simulations write it: 0 is black, the brightest value white
             values = np.nan_to_num(np.asarray(image)).clip(0)
             image = Image.fromarray((values / max(values.max(), 1e-9) * 255).astype(np.uint8))
@@ -113,7 +113,8 @@ def _upright(image: Image.Image) -> Image.Image:
         if image.has_transparency_data:
             rgba = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        image = image.convert("RGB")
+        if image.mode != "RGB":  # or Pillow would copy it
+            image = image.convert("RGB")
         image.load()
         return image
 

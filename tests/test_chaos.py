@@ -37,8 +37,8 @@ FAULTS = Plan(slow_down=0.04, internal_error=0.02, reset=0.02, reset_in_body=0.0
 
 
 def huge_png() -> bytes:
-    """A hundred million pixels by its header, and no content to speak of."""
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(9)))]
+    """Four hundred million pixels by its header, and no content to speak of."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(9)))]
     body = b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     )
@@ -58,7 +58,7 @@ def photos(count: int) -> tuple[dict[str, bytes], dict[str, str]]:
             0: ("zero.png", b"", "empty file"),
             20: ("cut.jpg", encode(image, "jpeg")[:300], "damaged image"),
             40: ("text.jpg", b"this is a letter, not a photo", "not an image of a known format"),
-            60: ("huge.png", huge_png(), "10000×10000 pixels, more than the limit"),
+            60: ("huge.png", huge_png(), "20000×20000 pixels, more than the limit"),
             80: ("cut.png", encode(image)[:900], "damaged image"),
             5: ("cmyk.jpg", encode(image.convert("CMYK"), "jpeg"), None),
             25: ("sixteen.png", encode(sixteen), None),

@@ -7,7 +7,7 @@ from functools import lru_cache
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dtn_ray import memory, storage
+from dtn_ray import storage
 from dtn_ray.metrics import OutcomeMetrics
 from dtn_ray.pipeline import Pipeline
 
@@ -17,7 +17,6 @@ class Actor:
 
     def __init__(self, make: Callable[..., Pipeline], work: str, threads: int | None) -> None:
         """`make`: a Pipeline of `scratch` and `threads`; `work`: the folder of the work list."""
-        memory.keep()
         self.pipeline = make(scratch=_scratch(work), threads=threads)
         self.metrics = OutcomeMetrics()
 

@@ -7,11 +7,12 @@ import tyro
 
 from dtn_ray import cli, outcome
 from dtn_ray.conversion import Conversion
-from dtn_ray.convert import convert
 from dtn_ray.errors import UserError
 
 
 def main(job: Conversion) -> dict:
+    from dtn_ray.convert import convert  # seconds to import, for which --help need not wait
+
     summary = convert(job)
     if summary["failures"] and summary["failed"] == summary["images"]:
         raise UserError(

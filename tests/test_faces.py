@@ -113,6 +113,6 @@ def test_a_small_face_of_a_large_photo_keeps_its_pixels(finder, portrait) -> Non
     ((face, pixels),) = finder(encode(large, "jpeg", quality=98))
     ((near, expected),) = finder(encode(portrait))
     # What the detector sees of it at first is 20 pixels wide; there landmarks are off by up to 12 of the photo's.
-    np.testing.assert_allclose(face.landmarks - [3000, 1500], near.landmarks, atol=10)
+    np.testing.assert_allclose(face.landmarks - [3000, 1500], near.landmarks, atol=8)
     sharpness, wanted = (np.abs(np.diff(each.astype(int), axis=1)).mean() for each in (pixels, expected))
     assert sharpness > 0.9 * wanted, "not enlarged from the reduced photo that it was found in"

@@ -30,7 +30,7 @@ LONGEST_SIDE = 640
 
 # A face that the detector saw in fewer pixels across is looked at again, where it has REFINED of them. Of portraits at
 # every size, the aligned pictures were off by 6.3, 3.3 and 2.4 of their 152 pixels at 20, 30 and 40 pixels across, by
-# 2.1 from 50 to 80; after a second look at 80, 90 and 100 by 1.6, 2.1 and 2.6. At 80, a large face of the tests is worse off.
+# 2.1 from 50 to 80; after a second look at 80, 90 and 100 by 1.6, 2.1 and 2.6. (80: the tests' portrait is worse.)
 SMALL = 40
 REFINED = 90
 

@@ -33,7 +33,7 @@ from tqdm import tqdm
 from dtn_ray import lease, report, storage
 from dtn_ray.actor import Actor
 from dtn_ray.bulk_job import BulkJob
-from dtn_ray.cluster import causes, connect, quiet_ray_data, worker_resources
+from dtn_ray.cluster import causes, connect, has_cluster, quiet_ray_data, worker_resources
 from dtn_ray.errors import UserError
 from dtn_ray.evaluate.figures import contact_sheet
 from dtn_ray.inventory import open_inventory, read_inventory
@@ -46,6 +46,7 @@ from dtn_ray.tally import Tally
 
 T = TypeVar("T")
 R = TypeVar("R")
+Block = tuple[str, int, int]  # a file of the work list, its first row, the row after the last
 
 # Less than a core, so that tasks beside the actors find room: without it Ray Data stalls on a machine of two.
 ACTOR_CPUS = 0.5
@@ -56,6 +57,7 @@ IMAGES_PER_BLOCK = 1024
 PARTS_OF_SHARE = 4
 LEAST_PER_BLOCK = 64
 LEAST_PER_SHARD = 256  # a block makes a shard
+FEW = LEAST_PER_BLOCK  # they are done by the driver, in less time than an actor takes to start
 BLOCKS_TO_QUEUE = 16  # for each actor: with more, one waits at it while it works on another
 BLOCKS = 10_000  # more burden the driver: of a hundred million images, each block has ten thousand
 
@@ -243,10 +245,56 @@ def _call(function: Callable[[T], R], item: T) -> R:
 
 
 def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
-    """Does what the plan lists on Ray and enters it into the ledger.
+    """Does what the plan lists and enters it into the ledger.
 
     Raises UserError where too much fails or the lease is lost.
     """
+    job = bulk.job
+    few = _left(plan, job.limit) <= FEW and not (job.actors or job.max_actors or job.gpus_per_actor)
+    blocks, outcomes = _here(bulk, plan, work) if few else _on_actors(bulk, plan, work)
+    done, latest = Tally(), deque[str | None](maxlen=JUDGED_AT_MOST)
+    waiting, since = list[pa.Table](), time.monotonic()
+    metrics = JobMetrics(job.kind, job.out)
+    metrics.count(_counts(plan, done))
+
+    def enter() -> None:
+        nonlocal since
+        held.check()
+        if waiting:
+            rows = pa.concat_tables(waiting)
+            bulk.ledger.append(rows.append_column("model", pa.array([bulk.identity] * len(rows), pa.string())))
+        waiting.clear()
+        since = time.monotonic()
+
+    with tqdm(total=sum(stop - start for _, start, stop in blocks), unit="image", desc="images") as bar:
+        try:
+            for number, part in enumerate(outcomes):
+                waiting.append(part)
+                done.add(part, seed=number)
+                metrics.count(_counts(plan, done))
+                bar.update(len(part))
+                bar.set_postfix_str(f"{done.bytes / 1e6 / bar.format_dict['elapsed']:.1f} MB/s, {done.failed} failed")
+                if sum(map(len, waiting)) >= ROWS_PER_PART or time.monotonic() - since > SECONDS_PER_PART:
+                    enter()
+                failed = part.filter(pc.field("cause").isin(["store", "model"]))["reason"].to_pylist()
+                latest.extend([*failed, *[None] * (len(part) - len(failed))])
+                if len(latest) >= JUDGED_FROM:
+                    _judge(job, latest)
+        finally:
+            enter()
+    return done
+
+
+def _here(bulk: Bulk, plan: Plan, work: str) -> tuple[list[Block], Iterator[pa.Table]]:
+    """The work list in blocks, and their outcomes, made in this process; one for which Ray need not start."""
+    if has_cluster():
+        connect()  # its metrics tell of this run too
+    blocks = share_out(plan, bulk.job.limit, 1, shards=bulk.shards != "none")
+    return blocks, map(Actor(bulk.make, work, None), (pa.Table.from_pylist([_row(block)]) for block in blocks))
+
+
+def _on_actors(bulk: Bulk, plan: Plan, work: str) -> tuple[list[Block], Iterator[pa.Table]]:
+    """The work list in blocks, and their outcomes, made by actors. Raises UserError for more actors than fit."""
     connect()
     job, cpus, gpus = bulk.job, ACTOR_CPUS, bulk.job.gpus_per_actor
     cluster = ray.cluster_resources()
@@ -256,11 +304,8 @@ def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
     growing, actors = most > actors, min(actors, len(blocks))
     worker_resources(actors, cpus, gpus, "actors")
     quiet_ray_data()
-    outcomes = (
-        ray.data.from_items(
-            [dict(zip(("uri", "start", "stop"), block, strict=True)) for block in blocks],
-            override_num_blocks=len(blocks),
-        )
+    outcomes: Any = (
+        ray.data.from_items([_row(block) for block in blocks], override_num_blocks=len(blocks))
         .map_batches(
             Actor,
             fn_constructor_args=(bulk.make, work, None if gpus else 1),
@@ -278,46 +323,23 @@ def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
         )
         .iter_batches(batch_size=None, batch_format="pyarrow")
     )
-    done, latest = Tally(), deque[str | None](maxlen=JUDGED_AT_MOST)
-    waiting, since = list[pa.Table](), time.monotonic()
-    metrics = JobMetrics(job.kind, job.out)
-    metrics.count(_counts(plan, done))
-
-    def enter() -> None:
-        nonlocal since
-        held.check()
-        if waiting:
-            rows = pa.concat_tables(waiting)
-            bulk.ledger.append(rows.append_column("model", pa.array([bulk.identity] * len(rows), pa.string())))
-        waiting.clear()
-        since = time.monotonic()
-
-    with tqdm(total=sum(stop - start for _, start, stop in blocks), unit="image", desc="images") as bar:
-        try:
-            part: pa.Table
-            for number, part in enumerate(outcomes):  # type: ignore[assignment]
-                waiting.append(part)
-                done.add(part, seed=number)
-                metrics.count(_counts(plan, done))
-                bar.update(len(part))
-                bar.set_postfix_str(f"{done.bytes / 1e6 / bar.format_dict['elapsed']:.1f} MB/s, {done.failed} failed")
-                if sum(map(len, waiting)) >= ROWS_PER_PART or time.monotonic() - since > SECONDS_PER_PART:
-                    enter()
-                failed = part.filter(pc.field("cause").isin(["store", "model"]))["reason"].to_pylist()
-                latest.extend([*failed, *[None] * (len(part) - len(failed))])
-                if len(latest) >= JUDGED_FROM:
-                    _judge(job, latest)
-        finally:
-            enter()
-    return done
+    return blocks, iter(outcomes)
 
 
-def share_out(plan: Plan, limit: int | None, actors: int, shards: bool) -> list[tuple[str, int, int]]:
+def _row(block: Block) -> dict[str, Any]:
+    return dict(zip(("uri", "start", "stop"), block, strict=True))
+
+
+def _left(plan: Plan, limit: int | None) -> int:
+    return plan.todo if limit is None else min(limit, plan.todo)
+
+
+def share_out(plan: Plan, limit: int | None, actors: int, shards: bool) -> list[Block]:
     """The work list in pieces, the largest first: file, first row, end. With `shards`, each as large as it may be."""
-    left = plan.todo if limit is None else min(limit, plan.todo)
+    left = _left(plan, limit)
     parts, least = (1, LEAST_PER_SHARD) if shards else (PARTS_OF_SHARE, LEAST_PER_BLOCK)
     least = max(least, -(-left // BLOCKS))
-    blocks, size, times = list[tuple[str, int, int]](), 0, 0
+    blocks, size, times = list[Block](), 0, 0
     for uri, rows in plan.work:
         start, end = 0, min(rows, left)
         while start < end:
@@ -352,7 +374,7 @@ def _judge(job: BulkJob, latest: deque[str | None]) -> None:
 def _estimate(bulk: Bulk, plan: Plan) -> dict[str, Any]:
     """What a run would do, with its time from doing a few images here, start-up not counted."""
     job = bulk.job
-    todo = plan.todo if job.limit is None else min(job.limit, plan.todo)
+    todo = _left(plan, job.limit)
     seconds = 0.0
     if todo:
         sample = pa.concat_tables(plan.sample)

@@ -15,7 +15,8 @@ class BulkJob:
         out: str
 
     actors: int | None = None
-    """Actors that share the work; by default one for each CPU, or GPU, of the cluster."""
+    """Actors that share the work; by default one for each CPU, or GPU, of the cluster, and none for up to 64 images,
+    which the driver does before an actor would be ready."""
     max_actors: int | None = None
     """Let Ray add actors up to so many while there is work, and the cluster nodes for them; by default --actors."""
     threads: int = 16

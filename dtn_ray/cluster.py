@@ -50,6 +50,11 @@ def connect() -> None:
         ) from error
 
 
+def has_cluster() -> bool:
+    """Whether this process has joined a Ray, or RAY_ADDRESS, as in every Ray job, names one."""
+    return ray.is_initialized() or os.environ.get("RAY_ADDRESS", "local") != "local"
+
+
 def _knock(address: str) -> None:
     """Raises UserError where an address cannot be meant, or nobody listens there."""
     if "://" in address:

@@ -4,7 +4,6 @@ What the last good run left below OUT (summary.json, report.html) stays as it is
 """
 
 import json
-import os
 import socket
 import sys
 import threading
@@ -16,14 +15,13 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import ray
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
 from dtn_ray import storage
 from dtn_ray.bulk_job import BulkJob
-from dtn_ray.cluster import connect
+from dtn_ray.cluster import connect, has_cluster
 from dtn_ray.errors import UserError
 from dtn_ray.metrics import JobMetrics
 
@@ -135,7 +133,7 @@ def _post(webhook: str, host: str, record: dict[str, Any]) -> None:
 
 def _export(job: BulkJob, outcome: str, seconds: float) -> None:
     """To Ray's metrics, where there is a cluster; a run that ended early or had nothing to do did not join it yet."""
-    if ray.is_initialized() or os.environ.get("RAY_ADDRESS", "local") != "local":
+    if has_cluster():
         with suppress(ConnectionError):
             connect()
             JobMetrics(job.kind, job.out).ended(outcome, seconds)

@@ -47,7 +47,8 @@ def put(folder: str, images: dict[str, bytes]) -> None:
 def converted(trained, photos, tmp_path_factory) -> tuple[dict, Path]:
     folder = tmp_path_factory.mktemp("conversion")
     put(str(folder / "in"), photos)
-    summary = convert(Conversion(trained.folder, str(folder / "in"), str(folder / "out"), batch_size=16, sheet=6))
+    job = Conversion(trained.folder, str(folder / "in"), str(folder / "out"), batch_size=16, sheet=6, actors=1)
+    summary = convert(job)
     return summary, Path(summary["folder"])
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -58,7 +59,7 @@ def test_every_photo_has_its_outcome_and_every_face_its_place(yunet, photos, buc
     objects = Objects(s3_server)
     objects.put(f"{bucket}/in", photos)
     job = Ingestion(f"{bucket}/in", f"{bucket}/out", detector=str(yunet), identity=r"^(\w+)/")
-    summary = ingest(job)
+    summary = ingest(replace(job, actors=1))
     assert (summary["images"], summary["converted"], summary["no_face"]) == (11, 6, 1)
     assert (summary["faces"], summary["failed"], summary["remaining"]) == (8, 4, 0)
     rows = objects.newest(job.out)

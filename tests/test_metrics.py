@@ -148,7 +148,7 @@ def test_a_conversion_exports_its_ledger_and_its_images(made, tmp_path, ray_clus
     storage.write_bytes(f"{tmp_path}/in/broken.png", b"not an image")
     out = f"{tmp_path}/out"
     before = scrape()
-    convert(Conversion(f"{made}/dtn", f"{tmp_path}/in", out, limit=2))
+    convert(Conversion(f"{made}/dtn", f"{tmp_path}/in", out, limit=2, actors=1))  # by an actor, and then by the driver
     convert(Conversion(f"{made}/dtn", f"{tmp_path}/in", out))
     counts = {"done_before": 2, "converted": 3, "no_face": 0, "failed": 1, "remaining": 0}
 

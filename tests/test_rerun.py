@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from dtn_ray.checkpoint import load_trained
 from dtn_ray.conversion import Conversion
 from dtn_ray.convert import convert
 from dtn_ray.converter import Converter
+from dtn_ray.errors import UserError
 from dtn_ray.ledger import Ledger
 
 ROOT = Path(__file__).parents[1]
@@ -94,6 +96,21 @@ def test_a_ledger_of_several_sets_is_compacted_by_tasks(made, tmp_path, ray_clus
     sets = storage.list_keys(f"{out}/ledger")
     assert len(sets) > 1 and all("/set-" in f"/{key}" for key in sets)
     assert len(ledger_rows(out)) == 130
+
+
+@pytest.mark.parametrize(("count", "options"), [(65, {}), (64, {"actors": 1}), (64, {"max_actors": 2})])
+def test_few_images_need_no_Ray_unless_actors_are_asked_for(made, tmp_path, monkeypatch, count, options):
+    def started():
+        raise UserError("Ray was used")
+
+    monkeypatch.setattr("dtn_ray.bulk.has_cluster", lambda: False)
+    monkeypatch.setattr("dtn_ray.bulk.connect", started)
+    put(f"{tmp_path}/in", **{f"{i:03}": photo(i) for i in range(count)})
+    job = Conversion(f"{made}/dtn", f"{tmp_path}/in", f"{tmp_path}/out", sheet=0)
+    with pytest.raises(UserError, match="Ray was used"):
+        convert(replace(job, **options))
+    assert counts(convert(replace(job, limit=64))) == (count, 0, 64, 0, count - 64)
+    assert len(ledger_rows(job.out)) == 64
 
 
 @pytest.mark.slow

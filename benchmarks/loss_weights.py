@@ -27,8 +27,8 @@ from dtn_ray import checkpoint, cli
 from dtn_ray.config import Experiment, faces_small
 from dtn_ray.data import stream
 from dtn_ray.data.augment import Augment, augment
-from dtn_ray.data.labelled import to_float, to_uint8
 from dtn_ray.data.order import step_seed
+from dtn_ray.data.pixels import to_float, to_uint8
 from dtn_ray.dtn import DTN, DTNTrainer, FrozenF, moments, transport
 from dtn_ray.errors import UserError
 from dtn_ray.evaluate import retrieval

@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageOps
 
 from dtn_ray.checkpoint import load_trained
-from dtn_ray.data.labelled import to_float, to_uint8
+from dtn_ray.data.pixels import to_float, to_uint8
 from dtn_ray.images import decode, encode, to_image
 
 BATCH = 64

@@ -30,7 +30,7 @@ from dtn_ray import checkpoint, cli, storage
 from dtn_ray.cluster import connect
 from dtn_ray.config import PRESETS
 from dtn_ray.data import stream
-from dtn_ray.data.labelled import to_float
+from dtn_ray.data.pixels import to_float
 from dtn_ray.dtn import DTNTrainer, FrozenF
 from dtn_ray.streaming import Share, batches
 

@@ -41,8 +41,9 @@ from dtn_ray import train as training
 from dtn_ray.config import Experiment, Pretraining, Run, embedded
 from dtn_ray.data.augment import augment
 from dtn_ray.data.feed import T_STREAM
-from dtn_ray.data.labelled import LabelledImages, to_float
+from dtn_ray.data.labelled import LabelledImages
 from dtn_ray.data.order import batch_indices, step_seed
+from dtn_ray.data.pixels import to_float
 from dtn_ray.dtn import DTNTrainer, FrozenF, moments
 from dtn_ray.errors import UserError
 

@@ -11,7 +11,7 @@ import torch
 
 from dtn_ray.checkpoint import Trained, load_trained
 from dtn_ray.conversion import Conversion
-from dtn_ray.data.labelled import to_float, to_uint8
+from dtn_ray.data.pixels import to_float, to_uint8
 from dtn_ray.errors import UserError
 from dtn_ray.faces import FaceFinder, detector_file
 from dtn_ray.images import decode

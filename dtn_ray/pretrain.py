@@ -19,8 +19,9 @@ from dtn_ray.config import FacePretraining, Pretraining, Run, fingerprint
 from dtn_ray.data import stream
 from dtn_ray.data.augment import augment
 from dtn_ray.data.feed import InMemoryLabelled, Stages
-from dtn_ray.data.labelled import LabelledImages, to_float
+from dtn_ray.data.labelled import LabelledImages
 from dtn_ray.data.order import step_seed
+from dtn_ray.data.pixels import to_float
 from dtn_ray.errors import UserError
 from dtn_ray.metrics import TrainingMetrics
 from dtn_ray.models.digits import DigitF

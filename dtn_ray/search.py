@@ -40,7 +40,7 @@ from dtn_ray import storage
 from dtn_ray.checkpoint import load_trained
 from dtn_ray.cluster import causes, worker_resources
 from dtn_ray.config import Experiment, Run, Search, Space, fingerprint, to_dict
-from dtn_ray.data.labelled import to_uint8
+from dtn_ray.data.pixels import to_uint8
 from dtn_ray.errors import UserError
 from dtn_ray.evaluate.figures import samples_figure, search_figure
 from dtn_ray.evaluate.trials import Found, front, worth

@@ -24,8 +24,9 @@ from dtn_ray.config import Experiment, ModelConfig, Run, classifier_of, fingerpr
 from dtn_ray.data import stream
 from dtn_ray.data.augment import augment
 from dtn_ray.data.feed import InMemory
-from dtn_ray.data.labelled import LabelledImages, to_float
+from dtn_ray.data.labelled import LabelledImages
 from dtn_ray.data.order import step_seed
+from dtn_ray.data.pixels import to_float
 from dtn_ray.dtn import DTN, DTNTrainer, FrozenF, Moments, collapse_warning, moments, recalibrate, transport
 from dtn_ray.errors import UserError
 from dtn_ray.evaluate.domain import kid

@@ -42,6 +42,15 @@ S3_USERS = {
 torch.set_num_threads(1)  # small networks are faster so, and leave the cores to Ray's workers
 
 
+@pytest.hookimpl(wrapper=True)  # before xdist, which reads the groups
+def pytest_collection_modifyitems(items):
+    """Where processes share the tests, each file belongs to one of them, and so do all tests of the trained digits."""
+    for item in items:
+        group = "digits" if "experiment" in item.fixturenames else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+    return (yield)
+
+
 @pytest.fixture(scope="session")
 def ray_cluster(s3_server, s3_proxy):
     """An embedded Ray that counts four CPUs, whatever the machine has; its workers inherit the way to the S3 server.
@@ -160,22 +169,23 @@ def bucket(ray_cluster, s3_server):
 def classifier(ray_cluster, tmp_path_factory):
     """The checkpoint of a small classifier that jobs/pretrain.py's code trained for a moment: f, and the judge too."""
     storage = str(tmp_path_factory.mktemp("classifier"))
-    config = Pretraining(dataset="handwritten-digits", split="train", width=0.25, epochs=12, lr=5e-3)
+    config = Pretraining(dataset="handwritten-digits", split="train", width=0.15, epochs=8, lr=5e-3)
     return pretrain(config, Run(storage=storage, name="f", cpus_per_worker=1)).checkpoint
 
 
 @pytest.fixture(scope="session")
-def experiment(classifier):
-    """A DTN training of a few seconds, from digits to digits."""
+def experiment(tmp_path_factory):
+    """A DTN training of a few seconds, from digits to digits, by an f that has learnt nothing."""
+    f, _ = write_classifier(tmp_path_factory.mktemp("f"), Pretraining(dataset="handwritten-digits", width=0.15))
     return Experiment(
         data=DataConfig(source="handwritten-digits", target="handwritten-digits", source_split="train"),
-        model=ModelConfig(f=classifier, judge=classifier, width_g=0.0625, width_D=0.125),
+        model=ModelConfig(f=f, judge=f, width_g=0.0625, width_D=0.125),
         optim=OptimConfig(steps=6, batch_size=16, ema_decay=0.9),
     )
 
 
 @pytest.fixture(scope="session")
-def trained(experiment, tmp_path_factory):
+def trained(experiment, ray_cluster, tmp_path_factory):
     """The outcome of that training, with two checkpoints and three points on its curves."""
     storage = str(tmp_path_factory.mktemp("trained"))
     return train(experiment, Run(storage=storage, name="dtn", cpus_per_worker=1, log_every=2, checkpoint_every=3))

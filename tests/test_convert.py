@@ -17,7 +17,7 @@ from dtn_ray import data, storage
 from dtn_ray.checkpoint import load_trained
 from dtn_ray.conversion import Conversion
 from dtn_ray.convert import convert
-from dtn_ray.data.labelled import to_float, to_uint8
+from dtn_ray.data.pixels import to_float, to_uint8
 from dtn_ray.errors import UserError
 
 
@@ -109,10 +109,10 @@ def test_folders_that_cannot_work_are_refused(trained, tmp_path, source, out, me
         convert(Conversion(trained.folder, str(tmp_path / source), str(tmp_path / out)))
 
 
-def test_a_classifier_is_not_a_transfer_network(classifier, tmp_path):
+def test_a_classifier_is_not_a_transfer_network(made, tmp_path):
     put(str(tmp_path), {"a.png": encoded(np.zeros((32, 32), np.uint8))})
     with pytest.raises(UserError, match="kind 'classifier'"):
-        convert(Conversion(classifier, str(tmp_path), str(tmp_path.parent / "out")))
+        convert(Conversion(f"{made}/classifier", str(tmp_path), str(tmp_path.parent / "out")))
 
 
 def test_one_image_per_person_is_that_of_the_lowest_score(made, tmp_path, ray_cluster):

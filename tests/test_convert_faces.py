@@ -17,7 +17,7 @@ from dtn_ray.config import SuperResolution
 from dtn_ray.conversion import Conversion
 from dtn_ray.convert import convert
 from dtn_ray.converter import Converter
-from dtn_ray.data.labelled import to_float, to_uint8
+from dtn_ray.data.pixels import to_float, to_uint8
 from dtn_ray.errors import UserError
 from dtn_ray.faces import FaceFinder
 from dtn_ray.models.srcnn import SRCNN, upscale

@@ -56,10 +56,11 @@ def test_a_run_of_failing_writes_ends_early_and_the_next_does_it_all(made, photo
     assert (summary["converted"], summary["failed"], summary["remaining"]) == (400, 0, 0)
 
 
-def test_damaged_images_end_no_run_early(made, tmp_path, ray_cluster):
-    for i in range(120):
+def test_damaged_images_end_no_run_early(made, tmp_path, ray_cluster, monkeypatch):
+    monkeypatch.setattr("dtn_ray.bulk.JUDGED_FROM", 30)
+    for i in range(40):
         storage.write_bytes(f"{tmp_path}/in/{i:03}.png", b"not an image")
-    assert convert(Conversion(f"{made}/dtn", f"{tmp_path}/in", f"{tmp_path}/out"))["failed"] == 120
+    assert convert(Conversion(f"{made}/dtn", f"{tmp_path}/in", f"{tmp_path}/out"))["failed"] == 40
 
 
 def test_a_model_that_gives_no_numbers_is_a_failure_worth_another_try(photos, tmp_path):
@@ -97,7 +98,7 @@ def test_a_run_that_lost_its_lease_writes_no_more_to_the_ledger(made, photos, tm
     thread = threading.Thread(target=take_over)
     thread.start()
     with pytest.raises(UserError, match=r"the lease is lost.*process 7 on elsewhere"):
-        convert(Conversion(f"{made}/dtn", photos, str(out), batch_size=4, lease_seconds=0.4))
+        convert(Conversion(f"{made}/dtn", photos, str(out), batch_size=4, lease_seconds=0.4, actors=1))
     thread.join()
     assert len(ledger(out, made).read()) < 400
     assert not list(out.glob("*/summary.json"))

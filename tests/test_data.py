@@ -15,8 +15,9 @@ from sklearn.datasets import load_digits
 
 from dtn_ray import data
 from dtn_ray.data import mnist, svhn
-from dtn_ray.data.labelled import LabelledImages, to_float, to_uint8
+from dtn_ray.data.labelled import LabelledImages
 from dtn_ray.data.order import batch_indices, permutation, step_seed, worker_slice
+from dtn_ray.data.pixels import to_float, to_uint8
 from dtn_ray.data.street_digits import street_digits
 from dtn_ray.errors import UserError
 

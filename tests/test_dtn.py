@@ -276,6 +276,7 @@ def test_what_D_sees_is_changed_at_random_and_its_gradient_on_t_is_penalised():
     assert norms[100.0] < 0.5 * norms[0.0]
 
 
+@pytest.mark.slow
 def test_compiled_networks_train_alike_with_a_gradient_penalty(monkeypatch):
     compiled = partial(torch.compile, backend="aot_eager")  # differentiated once only, as any, and no C++ is built
     monkeypatch.setattr(torch, "compile", compiled)

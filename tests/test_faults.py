@@ -46,7 +46,7 @@ class Case:
 
     def job(self, out: str, **options) -> Conversion:
         """Another OUT for each test."""
-        options = {"batch_size": 20, "sheet": 0} | options
+        options = {"batch_size": 20, "sheet": 0, "actors": 1} | options
         return Conversion(self.checkpoint, f"{self.bucket}/in", f"{self.bucket}/{out}", **options)
 
     def check(self, out: str, without: tuple[str, ...] = ()) -> dict[str, dict]:
@@ -75,7 +75,7 @@ def case(made, ray_cluster, s3_server) -> Case:
 def command(job: Conversion) -> str:
     return (
         f"convert {job.checkpoint} {job.source} {job.out} --batch-size {job.batch_size} --sheet {job.sheet} "
-        f"--lease-seconds {job.lease_seconds}"
+        f"--lease-seconds {job.lease_seconds} --actors {job.actors}"
     )
 
 
@@ -157,6 +157,7 @@ def test_objects_that_always_fail_stop_no_other_and_are_tried_alone_by_the_next_
     assert [case.check("always")[key]["attempts"] for key in bad] == [3, 3]
 
 
+@pytest.mark.slow
 def test_a_store_that_refuses_from_half_way_on_ends_the_run_and_the_same_command_finishes(case, fault_proxy, call):
     line, out = command(case.job("refused", batch_size=5)), f"{case.bucket}/refused"
     fault_proxy.plan = Plan(denied_after=70, keys=r"/in/\d|/images/\d")

@@ -81,7 +81,9 @@ def test_what_dashboard_and_alerts_ask_for_is_exported(ray_cluster):
     job.ended("failed", 12.5)
     samples = wait_for(
         lambda samples: (
-            total(samples, "ray_dtn_job_seconds") == 12.5 and total(samples, "ray_dtn_train_step", run="a-run") == 120
+            total(samples, "ray_dtn_job_seconds") == 12.5
+            and total(samples, "ray_dtn_train_step", run="a-run") == 120
+            and total(samples, "ray_dtn_bytes_read_total") > total(before, "ray_dtn_bytes_read_total")
         )
     )
     run, where = {"run": "a-run"}, {"kind": "conversion", "out": "s3://b/out"}

@@ -1,6 +1,7 @@
 """DeepFace: trained to tell people apart, from Parquet files and from folders, and used as f."""
 
 import io
+import json
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -8,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import client
 from files import encode, write_faces
 from PIL import Image
 
 from dtn_ray import checkpoint
 from dtn_ray.config import FacePretraining, Run, paper_faces
 from dtn_ray.data import stream
-from dtn_ray.data.labelled import LabelledImages, to_float
+from dtn_ray.data.labelled import LabelledImages
+from dtn_ray.data.pixels import to_float
 from dtn_ray.dtn import FrozenF, OptimConfig
 from dtn_ray.errors import UserError
 from dtn_ray.models.faces import DeepFace
@@ -47,28 +50,39 @@ def folder_of(path: Path, people: int, each: int) -> str:
 SMALL = FacePretraining("", width=0.06, features=8, epochs=6, batch_size=16, held_out=20, dropout=0.0, lr=5e-3)
 
 
-def run(folder: Path, **options) -> Run:
+def run(folder: Path | str, **options) -> Run:
     return Run(storage=f"{folder}/runs", name="f", cpus_per_worker=1, log_every=5, **options)
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, ray_cluster):
-    folder = tmp_path_factory.mktemp("deepface")
+def trained(tmp_path_factory, ray_cluster, s3_server):
+    """A finished training and its settings; faces are on a disk, and the run on S3."""
     images, persons = portraits(5, 40)
-    faces = write_faces(folder / "faces/a.parquet", images, rows=30, identity=persons)
-    return pretrain_faces(replace(SMALL, faces=faces), run(folder)), folder
+    faces = write_faces(tmp_path_factory.mktemp("deepface") / "a.parquet", images, rows=30, identity=persons)
+    client(s3_server).create_bucket(Bucket="deepface")
+    config, on_s3 = replace(SMALL, faces=faces), run("s3://deepface")
+    return pretrain_faces(config, on_s3), config, on_s3
 
 
 def test_it_learns_to_name_people_and_to_tell_them_apart(trained) -> None:
-    outcome, _ = trained
+    outcome, *_ = trained
     assert outcome.metrics["test_images"] == 20 and outcome.metrics["train_images"] == 180
     assert outcome.metrics["test_error"] < 0.2  # by chance 0.8
     assert outcome.metrics["verification_auc"] > 0.9
 
 
+def test_its_run_lives_on_s3(trained) -> None:
+    outcome, config, on_s3 = trained
+    assert outcome.checkpoint.startswith("s3://deepface/runs/f/checkpoint_")
+    assert pretrain_faces(config, on_s3).resumed
+    _, manifest = checkpoint.load_face_network("s3://deepface/runs/f")
+    assert manifest["name"] == "DeepFace"
+    assert not any("not-a-secret" in json.dumps(value) for value in (manifest, outcome.metrics))
+
+
 @pytest.mark.slow
 def test_a_dtn_trains_on_it_as_f(trained, tmp_path) -> None:
-    outcome, _ = trained
+    outcome, *_ = trained
     images, _ = portraits(5, 4, seed=1)
     source = write_faces(tmp_path / "s.parquet", images)
     paper = paper_faces()

@@ -90,12 +90,13 @@ def test_a_second_run_over_a_bucket_does_what_is_new_changed_or_worth_another_tr
 def test_a_ledger_of_several_sets_is_compacted_by_tasks(made, tmp_path, ray_cluster, monkeypatch):
     monkeypatch.setattr("dtn_ray.ledger.ROWS_PER_SET", 4)
     monkeypatch.setattr("dtn_ray.bulk.ROWS_PER_PART", 1)  # or all rows are one group, which is not cut
+    monkeypatch.setattr("dtn_ray.bulk.LEAST_PER_BLOCK", 8)
     source, out = str(tmp_path / "in"), str(tmp_path / "out")
-    put(source, **{f"{i:03}": photo(i) for i in range(130)})
-    assert counts(convert(Conversion(f"{made}/dtn", source, out, sheet=0))) == (130, 0, 130, 0, 0)
+    put(source, **{f"{i:03}": photo(i) for i in range(60)})
+    assert counts(convert(Conversion(f"{made}/dtn", source, out, sheet=0))) == (60, 0, 60, 0, 0)
     sets = storage.list_keys(f"{out}/ledger")
     assert len(sets) > 1 and all("/set-" in f"/{key}" for key in sets)
-    assert len(ledger_rows(out)) == 130
+    assert len(ledger_rows(out)) == 60
 
 
 @pytest.mark.parametrize(("count", "options"), [(65, {}), (64, {"actors": 1}), (64, {"max_actors": 2})])

@@ -17,7 +17,7 @@ from dtn_ray import checkpoint, perceptual
 from dtn_ray.checkpoint import load_trained
 from dtn_ray.config import FacePretraining
 from dtn_ray.data import stream
-from dtn_ray.data.labelled import to_float, to_uint8
+from dtn_ray.data.pixels import to_float, to_uint8
 from dtn_ray.data.stream import Group
 from dtn_ray.errors import UserError
 from dtn_ray.evaluate import examiner as examining

@@ -141,6 +141,12 @@ def test_batches_stream_through_ray_and_go_on_where_they_stopped(shards, ray_clu
     assert len(set(both)) == 16 and not set(both) & set(whole[:20])
 
 
+def test_readers_do_without_torch() -> None:
+    """It takes seconds to import, and half a gigabyte in each of them."""
+    code = "import sys, dtn_ray.streaming; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=250).returncode == 0
+
+
 @pytest.mark.timeout(120)
 def test_streams_need_no_more_cpus_than_trainings_leave_them(shards, ray_cluster) -> None:
     groups = stream.find_groups(shards)

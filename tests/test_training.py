@@ -31,6 +31,7 @@ def weights(checkpoint: str, name: str = "g") -> torch.Tensor:
     return torch.cat([value.flatten().float() for value in load_file(Path(checkpoint, f"{name}.safetensors")).values()])
 
 
+@pytest.mark.slow
 def test_pretraining_reports_the_error_that_its_checkpoint_has(classifier):
     network, manifest = load_classifier(classifier)
     test = data.load("handwritten-digits", "test")
@@ -53,8 +54,8 @@ def test_the_checkpoint_can_be_scored_by_itself(trained):
     assert scores.values["images"] == len(data.load("handwritten-digits", "test"))
 
 
-def test_f_in_the_checkpoint_is_the_f_that_was_given(trained, classifier):
-    given = load_file(Path(classifier, "classifier.safetensors"))
+def test_f_in_the_checkpoint_is_the_f_that_was_given(trained, experiment):
+    given = load_file(Path(experiment.model.f, "classifier.safetensors"))
     kept = load_file(Path(trained.checkpoint, "f.safetensors"))
     assert all(torch.equal(given[name], kept[f"network.{name}"]) for name in given)
 
@@ -131,13 +132,13 @@ def test_workers_share_a_node_evenly(ray_cluster):
 
 
 def test_a_part_of_a_cpu_is_a_thread_too(ray_cluster):
-    @ray.remote(max_calls=1)
+    @ray.remote
     def threads() -> int:
         use_assigned_cpus()
         return torch.get_num_threads()
 
     parts = 0.5, 1, 1.75
-    assert ray.get([threads.options(num_cpus=part).remote() for part in parts]) == [1, 1, 2]
+    assert [ray.get(threads.options(num_cpus=part).remote()) for part in parts] == [1, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -158,6 +159,7 @@ def test_settings_that_cannot_work_are_refused_before_anything_starts(experiment
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_lives_on_s3_and_is_scored_from_there(experiment, bucket):
     finished = train(experiment, run(f"{bucket}/runs", checkpoint_every=3))
     assert finished.checkpoint.startswith(f"{bucket}/runs/dtn/checkpoint_")

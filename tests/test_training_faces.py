@@ -13,7 +13,7 @@ from dtn_ray.checkpoint import load_trained
 from dtn_ray.config import Experiment, Run, paper_faces
 from dtn_ray.conversion import Conversion
 from dtn_ray.convert import convert
-from dtn_ray.data.labelled import to_float
+from dtn_ray.data.pixels import to_float
 from dtn_ray.dtn import OptimConfig, moments
 from dtn_ray.errors import UserError
 from dtn_ray.train import train

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from dtn_ray.errors import UserError
 
@@ -39,14 +37,3 @@ class LabelledImages:
         return LabelledImages(self.images[rest], self.labels[rest]), LabelledImages(
             self.images[held], self.labels[held]
         )
-
-
-def to_float(images: np.ndarray | Tensor) -> Tensor:
-    """uint8 0..255 to float32 in [-1, 1]: the one place where images enter the method."""
-    values = images.astype(np.float32) if isinstance(images, np.ndarray) else images.float()
-    return torch.as_tensor(values).div(127.5).sub_(1)
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Float images in [-1, 1] to uint8 0..255: the one place where images leave the method."""
-    return images.float().add(1).mul(127.5).round().clamp(0, 255).byte()

@@ -5,8 +5,6 @@ import struct
 import zlib
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from dtn_ray import storage
 from dtn_ray.data.labelled import LabelledImages
@@ -46,7 +44,10 @@ def load(data_dir: str, split: str) -> LabelledImages:
         raise UserError(f"{data_dir}: MNIST images {images.shape} do not fit {len(labels)} labels of 28×28 images")
     if labels.size and labels.max() > 9:
         raise UserError(f"{data_dir}: MNIST's labels must be in 0..9, found {labels.max()}; is this EMNIST?")
-    enlarged = F.interpolate(torch.from_numpy(images.copy())[:, None], (32, 32), mode="bilinear").numpy()
+    import torch  # seconds to import, and those who stream other sets need none of it
+
+    pixels = torch.from_numpy(images.copy())[:, None]
+    enlarged = torch.nn.functional.interpolate(pixels, (32, 32), mode="bilinear").numpy()
     return LabelledImages(enlarged, labels.astype(np.int64))
 
 

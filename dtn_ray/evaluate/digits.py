@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dtn_ray import data, losses
 from dtn_ray.checkpoint import Trained
-from dtn_ray.data.labelled import to_float, to_uint8
+from dtn_ray.data.pixels import to_float, to_uint8
 from dtn_ray.dtn import DTN
 from dtn_ray.errors import UserError
 

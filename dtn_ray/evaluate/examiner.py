@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dtn_ray import storage
 from dtn_ray.data import stream
-from dtn_ray.data.labelled import to_float, to_uint8
+from dtn_ray.data.pixels import to_float, to_uint8
 from dtn_ray.data.stream import Group
 from dtn_ray.dtn import DTN
 from dtn_ray.errors import UserError

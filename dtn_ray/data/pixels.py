@@ -1,0 +1,16 @@
+"""Between stored pixels and the method's tensors. Apart from the sets, whose readers need no torch."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def to_float(images: np.ndarray | Tensor) -> Tensor:
+    """uint8 0..255 to float32 in [-1, 1]: the one place where images enter the method."""
+    values = images.astype(np.float32) if isinstance(images, np.ndarray) else images.float()
+    return torch.as_tensor(values).div(127.5).sub_(1)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Float images in [-1, 1] to uint8 0..255: the one place where images leave the method."""
+    return images.float().add(1).mul(127.5).round().clamp(0, 255).byte()

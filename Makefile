@@ -22,7 +22,7 @@ demo-faces: setup  ## photos to emoji, on what packages ship and draw; ends with
 	$(BIN)/python jobs/demo_faces.py
 
 test: setup  ## the fast tests
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest -m 'not slow'
 
 test-slow: setup  ## the long tests: real training, real kills
 	$(BIN)/python -m pytest -m slow

@@ -42,15 +42,6 @@ S3_USERS = {
 torch.set_num_threads(1)  # small networks are faster so, and leave the cores to Ray's workers
 
 
-@pytest.hookimpl(wrapper=True)  # before xdist, which reads the groups
-def pytest_collection_modifyitems(items):
-    """Where processes share the tests, each file belongs to one of them, and so do all tests of the trained digits."""
-    for item in items:
-        group = "digits" if "experiment" in item.fixturenames else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-    return (yield)
-
-
 @pytest.fixture(scope="session")
 def ray_cluster(s3_server, s3_proxy):
     """An embedded Ray that counts four CPUs, whatever the machine has; its workers inherit the way to the S3 server.

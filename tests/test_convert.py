@@ -44,10 +44,10 @@ def put(folder: str, images: dict[str, bytes]) -> None:
 
 
 @pytest.fixture(scope="module")
-def converted(trained, photos, tmp_path_factory) -> tuple[dict, Path]:
+def converted(made, ray_cluster, photos, tmp_path_factory) -> tuple[dict, Path]:
     folder = tmp_path_factory.mktemp("conversion")
     put(str(folder / "in"), photos)
-    job = Conversion(trained.folder, str(folder / "in"), str(folder / "out"), batch_size=16, sheet=6, actors=1)
+    job = Conversion(f"{made}/dtn", str(folder / "in"), str(folder / "out"), batch_size=16, sheet=6, actors=1)
     summary = convert(job)
     return summary, Path(summary["folder"])
 
@@ -68,11 +68,11 @@ def test_bad_images_are_reported_with_their_reasons(converted):
     assert {key: BAD[key] in reason for key, reason in summary["failures"].items()} == dict.fromkeys(BAD, True)
 
 
-def test_outputs_keep_their_keys_and_are_what_G_makes(converted, trained, photos):
+def test_outputs_keep_their_keys_and_are_what_G_makes(converted, made, photos):
     _, out = converted
     written = {str(path.relative_to(out / "images")) for path in (out / "images").rglob("*.png")}
     assert written == {f"{key}.png" for key in photos if key not in BAD}
-    G = load_trained(trained.folder).dtn.G
+    G = load_trained(f"{made}/dtn").dtn.G
     key = "deep/er/01.png"
     pixels = np.asarray(Image.open(io.BytesIO(photos[key])).convert("RGB")).transpose(2, 0, 1)
     with torch.no_grad():
@@ -87,9 +87,9 @@ def test_the_contact_sheet_shows_pairs(converted):
         assert sheet.width > 6 * 128 and sheet.height < 128
 
 
-def test_a_bucket_is_converted_into_a_bucket(trained, photos, bucket):
+def test_a_bucket_is_converted_into_a_bucket(made, photos, bucket):
     put(f"{bucket}/in", photos)
-    summary = convert(Conversion(trained.folder, f"{bucket}/in", f"{bucket}/out", sheet=0))
+    summary = convert(Conversion(f"{made}/dtn", f"{bucket}/in", f"{bucket}/out", sheet=0))
     assert summary["converted"] == 37
     assert storage.exists(f"{summary['folder']}/images/deep/er/01.png.png")
 
@@ -102,11 +102,11 @@ def test_a_bucket_is_converted_into_a_bucket(trained, photos, bucket):
         ("full", "full/out", "lies inside the source"),
     ],
 )
-def test_folders_that_cannot_work_are_refused(trained, tmp_path, source, out, message):
+def test_folders_that_cannot_work_are_refused(made, tmp_path, source, out, message):
     (tmp_path / "empty").mkdir()
     put(str(tmp_path / "full"), {"a.png": encoded(np.zeros((32, 32), np.uint8))})
     with pytest.raises(UserError, match=message):
-        convert(Conversion(trained.folder, str(tmp_path / source), str(tmp_path / out)))
+        convert(Conversion(f"{made}/dtn", str(tmp_path / source), str(tmp_path / out)))
 
 
 def test_a_classifier_is_not_a_transfer_network(made, tmp_path):

@@ -28,6 +28,7 @@ from dtn_ray.train import train
 
 CLUSTER = Path(__file__).parent.parent / "cluster"
 DASHBOARD = json.loads((CLUSTER / "grafana/dtn-ray.json").read_text())
+OWN = "of this test"  # a cause, by which its counts are told from others'
 RULES = yaml.safe_load((CLUSTER / "prometheus/rules.yml").read_text())
 
 
@@ -65,7 +66,7 @@ class Worker:
         training = TrainingMetrics("a-run")
         training.log(120, 55.5, {"L_d": 1.25, "L_const": 0.5})
         training.validated({"validation_L_const": 0.75})
-        rows = [("converted", None, 100), ("converted", None, 50), ("failed", "image", 7), ("failed", "store", None)]
+        rows = [("converted", OWN, 100), ("converted", OWN, 50), ("failed", None, 7), ("failed", OWN, None)]
         self.outcomes = OutcomeMetrics()
         self.outcomes.add(
             pa.Table.from_pylist([dict(zip(("status", "cause", "size"), row, strict=True)) for row in rows])
@@ -83,7 +84,7 @@ def test_what_dashboard_and_alerts_ask_for_is_exported(ray_cluster):
         lambda samples: (
             total(samples, "ray_dtn_job_seconds") == 12.5
             and total(samples, "ray_dtn_train_step", run="a-run") == 120
-            and total(samples, "ray_dtn_bytes_read_total") > total(before, "ray_dtn_bytes_read_total")
+            and total(samples, "ray_dtn_images_total", cause=OWN) == 3
         )
     )
     run, where = {"run": "a-run"}, {"kind": "conversion", "out": "s3://b/out"}
@@ -97,9 +98,10 @@ def test_what_dashboard_and_alerts_ask_for_is_exported(ray_cluster):
     def grown(name: str, **labels: str) -> float:
         return total(samples, name, **labels) - total(before, name, **labels)
 
-    assert grown("ray_dtn_images_total", status="converted", cause="") == 2
-    assert grown("ray_dtn_images_total", status="failed", cause="store") == 1
-    assert grown("ray_dtn_bytes_read_total") == 157
+    assert grown("ray_dtn_images_total", status="converted", cause=OWN) == 2
+    assert grown("ray_dtn_images_total", status="failed", cause=OWN) == 1
+    assert grown("ray_dtn_images_total", status="failed", cause="") >= 1
+    assert grown("ray_dtn_bytes_read_total") >= 157, "or more, since what came before may be exported late"
 
     exported = {each.name for each in samples} | {f"ray_{name}" for name in METRICS_GAUGES}  # of GPUs too
     asked = {name for text in expressions() for name in re.findall(r"\bray_\w+", text)}
@@ -161,7 +163,7 @@ def test_a_conversion_exports_its_ledger_and_its_images(made, tmp_path, ray_clus
         lambda samples: (
             ledger(samples) == counts
             and total(samples, "ray_dtn_images_total", status="converted")
-            == total(before, "ray_dtn_images_total", status="converted") + 5
+            >= total(before, "ray_dtn_images_total", status="converted") + 5
         )
     )
     assert {each.labels["kind"] for each in samples if each.labels.get("out") == out} == {"conversion"}

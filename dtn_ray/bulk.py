@@ -1,7 +1,8 @@
 """Ray Data: does something to every object below a folder or prefix, once. Run again, it does what is new.
 
 Blocks between tasks carry pointers into the work list and outcomes, never pixels: one actor holds a Pipeline, which
-fetches, computes and writes (pipeline.py). The driver enters what is finished into the ledger.
+fetches, computes and writes (pipeline.py); of FEW objects, the driver does so itself. It enters what is finished into
+the ledger.
 
 OUT/lease.json       held by the run that works here
 OUT/ledger/<name>/   which object was done, with what outcome
@@ -286,7 +287,7 @@ def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
 
 
 def _here(bulk: Bulk, plan: Plan, work: str) -> tuple[list[Block], Iterator[pa.Table]]:
-    """The work list in blocks, and their outcomes, made in this process; one for which Ray need not start."""
+    """The work list in blocks, and their outcomes, made in this process, for which Ray need not start."""
     if has_cluster():
         connect()  # its metrics tell of this run too
     blocks = share_out(plan, bulk.job.limit, 1, shards=bulk.shards != "none")

@@ -31,7 +31,7 @@ from ray import tune
 from ray.tune import Callback, Result
 from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
-from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY, TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 from tqdm import tqdm
@@ -231,7 +231,8 @@ def _trial(weights: dict[str, Any], experiment: Experiment, run: Run, ready: Rea
     name = tune.get_context().get_trial_id()
     finished = fit(changed(experiment, weights), replace(run, name=name), ready, [Report(limit)])
     if finished.resumed:  # before Tune knew of it: nothing was reported now
-        tune.report(finished.metrics | {OBJECTIVE: worth(finished.metrics, limit)})
+        found = {OBJECTIVE: worth(finished.metrics, limit), CHECKPOINT_PATH_KEY: finished.checkpoint}
+        tune.report(finished.metrics | found)
 
 
 class Lines(Callback):
@@ -348,7 +349,7 @@ def _found(result: Result, experiment: Experiment, KID_of_s: float) -> Found:
     objective = metrics.get(OBJECTIVE, math.inf)
     complete = step >= experiment.optim.steps
     name = metrics.get("trial_id", "?")
-    checkpoint = metrics.get("checkpoint_path")
+    checkpoint = metrics.get(CHECKPOINT_PATH_KEY)
     return Found(
         name,
         dict(result.config or {}),

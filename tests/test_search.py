@@ -166,7 +166,7 @@ def test_a_finished_search_is_not_searched_again_and_another_is_refused(searched
         search(replace(settings, trials=5), experiment, run)
 
 
-def test_more_at_once_than_the_cluster_holds_are_refused_with_the_numbers(classifier, tmp_path):
+def test_more_at_once_than_the_cluster_holds_are_refused_with_the_numbers(experiment, tmp_path):
     run = Run(storage=str(tmp_path), name="search", checkpoint_every=1)
     with pytest.raises(UserError, match=r"9 concurrent, each with 1 CPU, do not fit: .* Lower --concurrent"):
         search(Search(trials=2), experiment, run, concurrent=9)
@@ -181,11 +181,11 @@ def test_a_file_that_is_no_experiment_is_named(call, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_search_whose_driver_was_killed_goes_on_with_its_trials(classifier, tmp_path):
+def test_a_search_whose_driver_was_killed_goes_on_with_its_trials(experiment, tmp_path):
     command = [
         *(sys.executable, str(JOBS / "tune.py"), "--trials", "2", "--steps", "40", "--batch-size", "16"),
         *("--source", "handwritten-digits", "--source-split", "train", "--target", "handwritten-digits"),
-        *("--f", classifier, "--judge", classifier, "--width-g", "0.0625", "--width-D", "0.125"),
+        *("--f", experiment.model.f, "--judge", experiment.model.f, "--width-g", "0.0625", "--width-D", "0.125"),
         *("--scheduler", "none", "--checkpoint-every", "10", "--concurrent", "1"),
         *("--storage", str(tmp_path), "--name", "search"),
     ]
@@ -210,17 +210,19 @@ def test_a_search_whose_driver_was_killed_goes_on_with_its_trials(classifier, tm
     rows = list(csv.DictReader(io.StringIO((tmp_path / "search/trials.csv").read_text())))
     assert [row["state"] for row in rows] == ["complete"] * 2
     assert all(path.stat().st_mtime_ns == changed for path, changed in before.items()), "trained a second time"
+    own = json.loads((tmp_path / "search/result.json").read_text())["metrics"]["own"]
+    assert own["held_out"], "the first trial, which Tune did not see end, is scored as well"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_trials_that_are_stopped_give_their_CPUs_back_where_another_Ray_runs_beside(classifier, tmp_path):
+def test_trials_that_are_stopped_give_their_CPUs_back_where_another_Ray_runs_beside(experiment, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     beside = "import ray, time; ray.init(num_cpus=0); print('up', flush=True); time.sleep(3600)"
     command = [
         *(sys.executable, str(JOBS / "tune.py"), "--trials", "5", "--steps", "80", "--batch-size", "16"),
         *("--source", "handwritten-digits", "--source-split", "train", "--target", "handwritten-digits"),
-        *("--f", classifier, "--judge", classifier, "--width-g", "0.0625", "--width-D", "0.125"),
+        *("--f", experiment.model.f, "--judge", experiment.model.f, "--width-g", "0.0625", "--width-D", "0.125"),
         *("--checkpoint-every", "20", "--cpus-per-worker", str(os.cpu_count())),
         *("--storage", str(tmp_path), "--name", "search"),
     ]

@@ -165,8 +165,8 @@ def classifier(ray_cluster, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def experiment(tmp_path_factory):
-    """A DTN training of a few seconds, from digits to digits, by an f that has learnt nothing."""
+def experiment(ray_cluster, tmp_path_factory):
+    """A DTN training of a few seconds on the shared Ray, from digits to digits, by an f that has learnt nothing."""
     f, _ = write_classifier(tmp_path_factory.mktemp("f"), Pretraining(dataset="handwritten-digits", width=0.15))
     return Experiment(
         data=DataConfig(source="handwritten-digits", target="handwritten-digits", source_split="train"),

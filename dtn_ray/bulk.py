@@ -35,8 +35,8 @@ from dtn_ray import lease, report, storage
 from dtn_ray.actor import Actor
 from dtn_ray.bulk_job import BulkJob
 from dtn_ray.cluster import causes, connect, has_cluster, quiet_ray_data, worker_resources
+from dtn_ray.contact_sheet import contact_sheet
 from dtn_ray.errors import UserError
-from dtn_ray.evaluate.figures import contact_sheet
 from dtn_ray.inventory import open_inventory, read_inventory
 from dtn_ray.lease import Lease
 from dtn_ray.ledger import Ledger, Part, read_range

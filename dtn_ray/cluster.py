@@ -31,7 +31,7 @@ LINE_EVERY = 12  # … of which so many make a line that says which nodes are mi
 
 
 def connect() -> None:
-    """Joins the cluster that runs this job (or RAY_ADDRESS names); elsewhere starts an embedded Ray.
+    """Joins the cluster that runs this job (or RAY_ADDRESS names); elsewhere starts an embedded Ray, without dashboard.
 
     Raises UserError where RAY_ADDRESS names no cluster that can be reached, or one that wants another token.
     """
@@ -41,7 +41,9 @@ def connect() -> None:
     if address not in ("auto", "local"):
         _knock(address)
     try:
-        ray.init(log_to_driver=True, logging_level=logging.WARNING)
+        # A dashboard would take ten seconds of every job's start.
+        dashboard = False if address == "local" else None
+        ray.init(log_to_driver=True, logging_level=logging.WARNING, include_dashboard=dashboard)
     except (AuthenticationError, ConnectionError) as error:
         raise UserError(
             f"the Ray cluster at {address} does not let this job in ({error}). If it has a token, set "

@@ -19,6 +19,10 @@ from dtn_ray.pipeline import NO_FACE, Found, Picture, Pipeline, Row
 from dtn_ray.shards import FACE, SCHEMA
 from dtn_ray.upscaling import Upscaler, load
 
+ON_A_CPU = {"digits": 64, "faces": 8}
+"""Images in one pass through the networks, whose activations fit its cache. Larger ones are also given back to the
+kernel after each layer, and cleared by it for the next: passes of 64 faces took 1.1 to 1.5 times as long."""
+
 
 def finds_faces(job: Conversion, trained: Trained) -> bool:
     """Whether x are the faces of a photo, or the image as it is. Raises UserError for options that do not fit G."""
@@ -64,6 +68,7 @@ class Converter(Pipeline):
             torch.set_num_threads(threads)
         trained = load_trained(job.checkpoint)
         enlarged = upscaler(job)
+        self.at_once = job.batch_size or (256 if job.gpu else ON_A_CPU[trained.experiment.model.kind])
         self.model, self.size = identity(job, trained, enlarged), trained.manifest["preprocessing"]["size"]
         self.folder, self.format, self.shards = model_folder(self.model), job.format, job.shards
         self.finder: FaceFinder | None = None
@@ -86,9 +91,13 @@ class Converter(Pipeline):
         found = self.finder(content)
         return [Picture(pixels.transpose(2, 0, 1), face.row()) for face, pixels in found] or NO_FACE
 
-    @torch.inference_mode()
     def compute(self, pictures: list[Picture]) -> list[Picture]:
         """G(x) and the score for pictures of x."""
+        passes = range(0, len(pictures), self.at_once)
+        return [made for start in passes for made in self._transfer(pictures[start : start + self.at_once])]
+
+    @torch.inference_mode()
+    def _transfer(self, pictures: list[Picture]) -> list[Picture]:
         x = to_float(np.stack([picture.pixels for picture in pictures]))
         x = x.to(self.device, memory_format=torch.channels_last)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):

@@ -6,13 +6,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import numpy as np
 from jinja2 import Environment
-from matplotlib import pyplot as plt
 from PIL import Image
 
 from dtn_ray import storage
@@ -120,6 +115,8 @@ def page(summary: dict[str, Any], tally: Tally, shown: Sequence[Pair], ended: st
 
 def _histogram(counts: np.ndarray) -> str | None:
     """The middle 99 % of the scores, in about forty bars."""
+    from matplotlib.figure import Figure  # seconds to import, and ingestion has no scores
+
     total = counts.sum()
     if not total:
         return None
@@ -127,7 +124,8 @@ def _histogram(counts: np.ndarray) -> str | None:
     low, high = np.searchsorted(cumulated, [0.005, 0.995])
     edges = np.concatenate([[EDGES[0]], EDGES, [EDGES[-1]]])
     step = max(1, (high - low + 1) // 40)
-    figure, axes = plt.subplots(figsize=(7, 2.4), layout="constrained")
+    figure = Figure(figsize=(7, 2.4), layout="constrained")
+    axes = figure.subplots()
     for i in range(low, high + 1, step):
         stop = min(i + step, high + 1)
         axes.bar(edges[i], counts[i:stop].sum(), edges[stop] - edges[i], align="edge", color="#4a9", edgecolor="white")
@@ -135,7 +133,6 @@ def _histogram(counts: np.ndarray) -> str | None:
     axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
     return _data(buffer)
 
 

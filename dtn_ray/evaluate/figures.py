@@ -1,8 +1,8 @@
-"""Pictures to look at: contact sheets laid out like the paper's Fig. 2, confusion matrices."""
+"""Pictures to look at: scores of digits, curves of a retrieval, the trials of a search."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 
@@ -13,33 +13,10 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from PIL import Image, ImageOps
 
+from dtn_ray.contact_sheet import contact_sheet
 from dtn_ray.evaluate import retrieval
+from dtn_ray.evaluate.trials import Found
 from dtn_ray.images import to_image
-
-if TYPE_CHECKING:  # or a contact sheet would cost the seconds that torch takes to import
-    from dtn_ray.evaluate.trials import Found
-
-GAP = 4
-
-
-def contact_sheet(pairs: Sequence[tuple[Image.Image, Image.Image]], columns: int = 8, size: int = 64) -> Image.Image:
-    """Source and transferred image side by side, "input in odd columns; output in even columns" (Fig. 2).
-
-    `columns` counts pairs; every image is drawn at `size`×`size` pixels. Raises ValueError where there is no pair.
-    """
-    if not pairs:
-        raise ValueError("a contact sheet needs at least one pair of images")
-    columns = min(columns, len(pairs))
-    rows = -(-len(pairs) // columns)
-    pair = 2 * size + GAP
-    sheet = Image.new("RGB", (columns * (pair + 2 * GAP) + GAP, rows * (size + GAP) + GAP), "white")
-    for i, images in enumerate(pairs):
-        left, top = GAP + (i % columns) * (pair + 2 * GAP), GAP + (i // columns) * (size + GAP)
-        for j, image in enumerate(images):
-            # Small images show their pixels; large ones are smoothed down.
-            method = Image.Resampling.NEAREST if image.width < size else Image.Resampling.LANCZOS
-            sheet.paste(image.convert("RGB").resize((size, size), method), (left + j * (size + GAP), top))
-    return sheet
 
 
 def draw_confusion(axes: Axes, counts: np.ndarray, title: str) -> None:
@@ -164,9 +141,7 @@ def _retrieval_sheet(axes: Axes, rows: Sequence[Retrieved], size: int = 96, gap:
     axes.set_title("A random sample: the faces most similar to G(x), the mate framed", pad=22)
 
 
-def search_figure(
-    trials: "Sequence[Found]", unbeaten: "Sequence[Found]", best: "Found", own: "Sequence[Found]"
-) -> plt.Figure:
+def search_figure(trials: Sequence[Found], unbeaten: Sequence[Found], best: Found, own: Sequence[Found]) -> plt.Figure:
     """The figure of a search: weights and outcomes as parallel coordinates, and L_CONST against the distance from t.
 
     `unbeaten`: the Pareto front; `own`: the trial of the experiment's own weights, if there is one.
@@ -194,7 +169,7 @@ def search_figure(
     return figure
 
 
-def _parallel_coordinates(axes: Axes, trials: "Sequence[Found]", best: "Found", own: "Sequence[Found]") -> None:
+def _parallel_coordinates(axes: Axes, trials: Sequence[Found], best: Found, own: Sequence[Found]) -> None:
     """One line for each trial over an axis for each weight and outcome; numbers on logarithmic axes."""
     rows = [{**each.weights, "L_const": each.L_const, "distance from t": each.domain} for each in trials]
     for position, name in enumerate(rows[0]):

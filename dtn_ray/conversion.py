@@ -23,8 +23,8 @@ class Conversion(BulkJob):
     actors_per_gpu: int = 1
     """Actors that share one GPU."""
     batch_size: int | None = None
-    """Images in one pass through the networks; by default 256 on a GPU, and on a CPU 64 digits or 8 faces, as fit its
-    cache."""
+    """Images in one pass through the networks; by default 256 on a GPU, and on a CPU 64 digits or 8 faces, which
+    was fastest."""
     bf16: bool = False
     """Compute in bfloat16 where that is safe (autocast)."""
     compile: bool = False

@@ -20,8 +20,8 @@ from dtn_ray.shards import FACE, SCHEMA
 from dtn_ray.upscaling import Upscaler, load
 
 ON_A_CPU = {"digits": 64, "faces": 8}
-"""Images in one pass through the networks, whose activations fit its cache. Larger ones are also given back to the
-kernel after each layer, and cleared by it for the next: passes of 64 faces took 1.1 to 1.5 times as long."""
+"""Images in one pass through the networks. Passes of 64 faces took 1.1 to 1.4 times as long a face, since glibc gives
+blocks of 32 MB and more back to the kernel at once, which clears them again for the next layer."""
 
 
 def finds_faces(job: Conversion, trained: Trained) -> bool:

@@ -30,8 +30,11 @@ ASK_SECONDS = 5.0  # between looks at what an autoscaler does …
 LINE_EVERY = 12  # … of which so many make a line that says which nodes are missing
 
 
-def connect() -> None:
-    """Joins the cluster that runs this job (or RAY_ADDRESS names); elsewhere starts an embedded Ray, without dashboard.
+def connect(trains: bool = False) -> None:
+    """Joins the cluster that runs this job (or RAY_ADDRESS names); elsewhere starts an embedded Ray.
+
+    `trains`: with a dashboard, which Ray Train asks for its state and warns each second where there is none. It takes
+    ten seconds to start, which other jobs are spared. A process that does both must train, or say so, first.
 
     Raises UserError where RAY_ADDRESS names no cluster that can be reached, or one that wants another token.
     """
@@ -41,8 +44,7 @@ def connect() -> None:
     if address not in ("auto", "local"):
         _knock(address)
     try:
-        # A dashboard would take ten seconds of every job's start.
-        dashboard = False if address == "local" else None
+        dashboard = False if address == "local" and not trains else None
         ray.init(log_to_driver=True, logging_level=logging.WARNING, include_dashboard=dashboard)
     except (AuthenticationError, ConnectionError) as error:
         raise UserError(

@@ -101,7 +101,7 @@ def _run(
     test: LabelledImages,
     classes: int,
 ) -> Finished:
-    connect()
+    connect(trains=True)
     # In the object store once per node: its workers share the arrays without copies.
     inputs = Inputs(ray.put(feed), ray.put(test), classes, len(feed))
     settings = {"config": config, "run": run, "inputs": inputs}

@@ -98,7 +98,7 @@ def run_training(
     finished = earlier(folder, identity)
     if finished is not None:
         return finished
-    connect()
+    connect(trains=True)
     resources = worker_resources(run.workers, run.cpus_per_worker, run.gpu, spare=spare, at_least=run.min_workers)
     filesystem, root = storage.resolve(run.storage)
     claim(folder, identity)

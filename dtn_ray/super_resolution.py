@@ -59,7 +59,7 @@ def train_super_resolution(config: SuperResolution, run: Run) -> Finished:
     for key, image in images.items():
         content.update(f"{key} {image.shape}".encode() + image.tobytes())
 
-    connect()
+    connect(trains=True)
     pairs = ray.put([pair for factor in config.factors for pair in make_pairs(images, factor)])
     loop_config = {"config": config, "run": run, "pairs": pairs, "tests": ray.put(tests), "images": len(images)}
     name = run.name or f"super-resolution-{fingerprint(config)}"

@@ -109,7 +109,7 @@ def prepare(experiment: Experiment, run: Run) -> Ready:
     facts = prepared.facts | {"feature_scale": f.scale.item(), "KID_of_s": kid(of_s, of_t)}
     print(", ".join(f"{name} {value}" for name, value in facts.items() if isinstance(value, int | float)))
 
-    connect()
+    connect(trains=True)
     s, held = prepared.s[:CALIBRATION], prepared.validation
     shared = (prepared.feed, s, held, prepared.labels, f, prepared.judge, of_t)
     spare = CPUS_TO_READ if isinstance(prepared.feed, Streamed) else 0

@@ -90,6 +90,7 @@ def write(path: Path, **columns: list[Any]) -> str:
 def main(job: Job) -> None:
     import random
 
+    from dtn_ray.cluster import connect
     from dtn_ray.config import FacePretraining, Run, faces_small
     from dtn_ray.conversion import Conversion
     from dtn_ray.convert import convert
@@ -103,6 +104,7 @@ def main(job: Job) -> None:
     from dtn_ray.train import train
 
     out = Path(job.out)
+    connect(trains=True)
     print("1/6  finding and aligning faces: set s", flush=True)
     photos(out / "photos")
     found = ingest(Ingestion(str(out / "photos"), str(out / "s"), detector=job.detector))

@@ -107,7 +107,7 @@ def prepare(experiment: Experiment, run: Run) -> Ready:
         domain_features(f, prepared.judge, images) for images in (prepared.t[:VALIDATION_T], prepared.validation)
     )
     facts = prepared.facts | {"feature_scale": f.scale.item(), "KID_of_s": kid(of_s, of_t)}
-    print(", ".join(f"{name} {value}" for name, value in facts.items() if isinstance(value, int | float)))
+    print(", ".join(f"{name} {value:.7g}" for name, value in facts.items() if isinstance(value, int | float)))
 
     connect(trains=True)
     s, held = prepared.s[:CALIBRATION], prepared.validation

@@ -119,6 +119,21 @@ def test_images_are_enlarged_before_they_are_written(model, portrait, tmp_path, 
             convert(replace(plain, **options))
 
 
+@pytest.mark.parametrize(("batch_size", "passes"), [(None, [8, 2]), (4, [4, 4, 2]), (64, [10])])
+def test_faces_pass_through_the_networks_in_parts(model, portrait, tmp_path, monkeypatch, batch_size, passes) -> None:
+    for i in range(10):
+        storage.write_bytes(f"{tmp_path}/in/{i}.png", encode(portrait.crop((i, 0, 512, 512 - i)).resize((48, 48))))
+    seen, whole = [], Converter._pass_through
+
+    def pass_through(self: Converter, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(len(x))
+        return whole(self, x)
+
+    monkeypatch.setattr(Converter, "_pass_through", pass_through)
+    job = Conversion(model, f"{tmp_path}/in", f"{tmp_path}/out", aligned=True, batch_size=batch_size)
+    assert convert(job)["converted"] == 10 and seen == passes
+
+
 def test_faces_aligned_already_need_no_detector(model, portrait, tmp_path) -> None:
     storage.write_bytes(f"{tmp_path}/in/a.png", encode(portrait.crop((0, 0, 512, 512)).resize((48, 48))))
     job = Conversion(model, f"{tmp_path}/in", f"{tmp_path}/out", aligned=True, dry_run=True)

@@ -38,6 +38,12 @@ def test_deepface_has_the_published_layers() -> None:
     assert f.represent(torch.zeros(2, 3, 64, 64)).shape == (2, 256)
 
 
+def test_deepface_tells_images_apart_before_it_has_learnt() -> None:
+    torch.manual_seed(0)
+    f = DeepFace(classes=7, width=0.125)
+    assert f.represent(torch.rand(8, 3, 152, 152) * 2 - 1).std(0).mean() > 0.1  # 0.008 under torch's initialisation
+
+
 @pytest.mark.parametrize("upscaling", ["transposed", "nearest"])
 def test_g_has_five_blocks_and_nine_layers(upscaling: str) -> None:
     g = FaceG(256, width=0.125, upscaling=upscaling)

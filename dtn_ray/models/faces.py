@@ -31,8 +31,7 @@ class LocallyConnected(nn.Module):
         self.size = (size - kernel) // stride + 1
         self.weight = nn.Parameter(torch.empty(self.size**2, kernel**2 * inputs, outputs))
         self.bias = nn.Parameter(torch.zeros(outputs, self.size, self.size))
-        bound = 1 / math.sqrt(inputs * kernel**2)  # as torch's convolutions begin
-        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.normal_(self.weight, 0.0, math.sqrt(2 / (inputs * kernel**2)))  # He et al. 2015, for a ReLU after it
 
     def forward(self, x: Tensor) -> Tensor:
         # A place's patches lie side by side, channels innermost: F.unfold's order costs many times this layer's sums.
@@ -51,6 +50,10 @@ class DeepFace(nn.Module):
     The 256 features are a linear bottleneck between F7 and the classifier, as in the same authors' "Web-scale training
     for face identification" (2015), whose representation has that size; the DTN's paper gives the size alone. Left out
     is the 3D frontalisation before the network: ours sees faces aligned by their landmarks.
+
+    Weights begin as He et al. (2015) have them, instead of the publication's N(0, 0.01) with biases of 0.5. It matters:
+    under torch's default initialisation a feature's standard deviation over photos is 0.0004 after these eight layers
+    without normalisation, here 0.14, and a small set teaches the network next to nothing.
     """
 
     size = 152
@@ -72,6 +75,12 @@ class DeepFace(nn.Module):
         )
         self.classifier = nn.Linear(features, classes) if classes else None
         self.features = features
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                linear = layer in (self.network[-1], self.classifier)
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="linear" if linear else "relu")
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
 
     def represent(self, x: Tensor) -> Tensor:
         """f(x): aligned faces N×3×H×H in [-1, 1], H of any size, to N×features."""

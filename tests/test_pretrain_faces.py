@@ -47,7 +47,7 @@ def folder_of(path: Path, people: int, each: int) -> str:
     return str(path)
 
 
-SMALL = FacePretraining("", width=0.06, features=8, epochs=6, batch_size=16, held_out=20, dropout=0.0, lr=5e-3)
+SMALL = FacePretraining("", width=0.06, features=8, epochs=3, batch_size=16, held_out=20, dropout=0.0, lr=5e-3)
 
 
 def run(folder: Path | str, **options) -> Run:

@@ -43,6 +43,9 @@ def connect(trains: bool = False) -> None:
     address = os.environ.get("RAY_ADDRESS") or read_ray_address() or "local"
     if address not in ("auto", "local"):
         _knock(address)
+    if address == "local":
+        # Nobody takes this machine away; the watcher is a process more, and its start prints an error of Ray's own.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     try:
         dashboard = False if address == "local" and not trains else None
         ray.init(log_to_driver=True, logging_level=logging.WARNING, include_dashboard=dashboard)

@@ -87,8 +87,10 @@ def test_the_same_command_resumes_after_its_driver_was_killed(classifier, tmp_pa
         *("--steps", "400", "--batch-size", "16", "--ema-decay", "0.9", "--name", "dtn"),
         *("--checkpoint-every", "100", "--cpus-per-worker", "1"),
     ]
-    # Each command starts a Ray of its own: none may join the Ray of this session.
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    # Each command starts a Ray of its own: none may join the Ray of this session, and what is switched off there, jobs
+    # switch off themselves.
+    ours = ("RAY_ADDRESS", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER")
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
 
     def start(folder: str) -> subprocess.Popen:
         return subprocess.Popen(
@@ -108,6 +110,7 @@ def test_the_same_command_resumes_after_its_driver_was_killed(classifier, tmp_pa
     with start("killed") as again:
         output, _ = again.communicate()
     assert again.returncode == 0, output
+    assert "PreemptionWatcher" not in output, "with an error of Ray's own"
     with start("whole") as uninterrupted:
         assert uninterrupted.wait() == 0 or uninterrupted.stdout.read()
     resumed, whole = (load_trained(str(tmp_path / name / "dtn")).manifest for name in ("killed", "whole"))

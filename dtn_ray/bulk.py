@@ -418,7 +418,7 @@ def _summary(bulk: Bulk, plan: Plan, done: Tally) -> dict[str, Any]:
 def _finish(bulk: Bulk, plan: Plan, done: Tally, seconds: float) -> dict[str, Any]:
     """Writes contact sheet, report and summary, and returns the summary."""
     job, folder = bulk.job, storage.join(bulk.job.out, bulk.folder)
-    summary = _summary(bulk, plan, done) | {"folder": folder, "seconds": round(seconds, 1)}
+    summary = _summary(bulk, plan, done) | {"folder": folder, "seconds": round(seconds, 3)}
     whole = plan.settled
     whole.merge(done)
     rows = sorted((row for _, row in whole.sample[: job.sheet]), key=lambda row: row["key"])

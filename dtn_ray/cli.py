@@ -24,7 +24,7 @@ def run(job: Callable[[], dict[str, Any] | None]) -> None:
         print("interrupted; the same command goes on from what was saved", file=sys.stderr)
         sys.exit(130)
     except SystemExit as stop:
-        if stop.code == signal.SIGTERM:  # from Ray's handler, which takes the place of ours
+        if stop.code == signal.SIGTERM:  # from Ray's handler, while Ray starts
             _terminated(signal.SIGTERM, None)
         raise
     if result is not None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -48,13 +49,23 @@ def connect(trains: bool = False) -> None:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     try:
         dashboard = False if address == "local" and not trains else None
-        ray.init(log_to_driver=True, logging_level=logging.WARNING, include_dashboard=dashboard)
+        with _own_sigterm():
+            ray.init(log_to_driver=True, logging_level=logging.WARNING, include_dashboard=dashboard)
     except (AuthenticationError, ConnectionError) as error:
         raise UserError(
             f"the Ray cluster at {address} does not let this job in ({error}). If it has a token, set "
             "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it: `ray get-auth-token` "
             "on its head prints it"
         ) from error
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Puts a process's own handler of SIGTERM back: Ray's aborts it after 3 s, ended or not, and prints a stack."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def has_cluster() -> bool:

@@ -57,7 +57,7 @@ def tell(run: Callable[[J], dict[str, Any]], job: J) -> dict[str, Any]:
             "host": socket.gethostname(),
             "began": _clock(began),
             "ended": _clock(now),
-            "seconds": round(now - began, 1),
+            "seconds": round(now - began, 3),
         }
         _write(job.out, record)
         if host:

@@ -30,8 +30,9 @@ figure img { width: 4.4rem; image-rendering: pixelated }
 </style>
 <h1>{{ summary.source }} → {{ summary.out }}</h1>
 <p>{% if summary.checkpoint %}Model <code>{{ summary.checkpoint }}</code> ({{ summary.model }}), {% endif %}
-{{ ended }}, {{ summary.seconds }} s
-{%- if summary.converted %}, {{ (summary.converted / summary.seconds) | round(1) }} images/s{% endif %}.</p>
+{{ ended }}, {{ summary.seconds | round(1) }} s
+{%- if summary.converted and summary.seconds %}, {{ (summary.converted / summary.seconds) | round(1) }} images/s
+{%- endif %}.</p>
 <div class="bar">{% for name in parts %}<div class="{{ name }}" style="flex: {{ parts[name] }}"></div>{% endfor %}</div>
 <table>
 {% for label, value in rows %}<tr><td>{{ label }}</td><td class="number">{{ "{:,}".format(value) }}</td></tr>

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import psutil
 import pytest
+import ray
 from botocore.exceptions import ClientError
 from clusters import ROOT, Cluster, free_port, kill, tiny_training, wait_until
 from files import SMALL_F, encode, write_classifier
@@ -212,6 +213,34 @@ def test_an_address_without_a_cluster_is_refused_at_once(address, message):
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: " + message.format(closed=closed))
+
+
+LONG_END = """
+import os, signal, time
+from dtn_ray import cli, cluster
+
+def job():
+    cluster.connect()
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        time.sleep(4)  # Ray's handler would abort the process after 3 s
+
+cli.run(job)
+"""
+
+
+def test_a_job_on_ray_that_is_terminated_has_the_time_to_end(ray_cluster):
+    done = subprocess.run(
+        [sys.executable, "-c", LONG_END],
+        env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert done.returncode == 143, done.stderr
+    assert done.stderr.splitlines()[-1] == "terminated; the same command goes on from what was saved"
+    assert "SIGTERM received" not in done.stderr
 
 
 @pytest.mark.parametrize(

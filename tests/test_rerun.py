@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -128,6 +129,18 @@ def test_a_limit_is_worked_through_run_by_run_and_damaged_images_only_when_asked
     with monkeypatch.context() as patch:
         no_ray(patch)
         assert counts(convert(Conversion(**job))) == (3, 2, 0, 1, 0)
+
+
+@pytest.mark.parametrize(("took", "told"), [(0, "0.0 s."), (0.02, "0.0 s, ")])
+def test_a_run_of_next_to_no_time_has_its_report(made, tmp_path, monkeypatch, ray_cluster, took, told):
+    put(str(tmp_path / "in"), a=photo(1))
+    ticks = iter([1000.0, 1000.0 + took])
+    clock = SimpleNamespace(time=lambda: next(ticks), monotonic=time.monotonic, perf_counter=time.perf_counter)
+    monkeypatch.setattr("dtn_ray.bulk.time", clock)
+    summary = convert(Conversion(f"{made}/dtn", str(tmp_path / "in"), str(tmp_path / "out")))
+    assert counts(summary) == (1, 0, 1, 0, 0) and summary["seconds"] == pytest.approx(took)
+    page = storage.read_bytes(summary["report"]).decode()
+    assert told in page and ("50.0 images/s" in page) == bool(took)
 
 
 def test_another_model_converts_all_again_beside_the_first(made, tmp_path, ray_cluster):

@@ -8,13 +8,22 @@ from typing import Any
 
 from dtn_ray.errors import UserError
 
+TERMINATED = 128 + signal.SIGTERM
+
 
 def run(job: Callable[[], dict[str, Any] | None]) -> None:
     """Calls a job and prints its result as JSON on the last lines; exits 0 only when it went well.
 
     A UserError is printed alone and exits 2. Ctrl-C and SIGTERM exit 130 and 143: every job resumes by its command.
     """
-    signal.signal(signal.SIGTERM, _terminated)
+    terminated = False
+
+    def terminate(signum: int, frame: object) -> None:
+        nonlocal terminated
+        terminated = True
+        sys.exit(TERMINATED)
+
+    signal.signal(signal.SIGTERM, terminate)
     try:
         result = job()
     except UserError as error:
@@ -24,13 +33,10 @@ def run(job: Callable[[], dict[str, Any] | None]) -> None:
         print("interrupted; the same command goes on from what was saved", file=sys.stderr)
         sys.exit(130)
     except SystemExit as stop:
-        if stop.code == signal.SIGTERM:  # from Ray's handler, while Ray starts
-            _terminated(signal.SIGTERM, None)
+        # Ray has a handler of its own while it starts, and makes 1 of the code where it is waited for.
+        if terminated or stop.code == signal.SIGTERM:
+            print("terminated; the same command goes on from what was saved", file=sys.stderr)
+            sys.exit(TERMINATED)
         raise
     if result is not None:
         print(json.dumps(result, indent=2))
-
-
-def _terminated(signum: int, frame: object) -> None:
-    print("terminated; the same command goes on from what was saved", file=sys.stderr)
-    sys.exit(128 + signum)

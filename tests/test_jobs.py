@@ -207,6 +207,13 @@ def fail(error: BaseException):
     raise error
 
 
+def terminated_in_a_wait_for_ray():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except SystemExit:
+        sys.exit(1)  # as ray.get does with one raised in it
+
+
 @pytest.mark.parametrize(
     ("job", "code", "message"),
     [
@@ -217,8 +224,9 @@ def fail(error: BaseException):
             143,
             "terminated; the same command goes on from what was saved\n",
         ),
+        (terminated_in_a_wait_for_ray, 143, "terminated; the same command goes on from what was saved\n"),
     ],
-    ids=["user error", "Ctrl-C", "SIGTERM"],
+    ids=["user error", "Ctrl-C", "SIGTERM", "SIGTERM in Ray"],
 )
 def test_exit_codes(capsys, job, code, message):
     with pytest.raises(SystemExit) as stopped:

@@ -15,9 +15,9 @@ from dtn_ray.pipeline import Pipeline
 class Actor:
     """Turns blocks of the work list into rows of the ledger, and counts for the dashboard what it does."""
 
-    def __init__(self, make: Callable[..., Pipeline], work: str, threads: int | None) -> None:
-        """`make`: a Pipeline of `scratch` and `threads`; `work`: the folder of the work list."""
-        self.pipeline = make(scratch=_scratch(work), threads=threads)
+    def __init__(self, make: Callable[..., Pipeline], work: str, cpus: int | None) -> None:
+        """`make`: a Pipeline of `scratch` and `cpus`; `work`: the folder of the work list."""
+        self.pipeline = make(scratch=_scratch(work), cpus=cpus)
         self.metrics = OutcomeMetrics()
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -74,7 +74,7 @@ JUDGED_AT_MOST = 1000
 class Make(Protocol):
     """Makes a Pipeline, wherever it is to work."""
 
-    def __call__(self, scratch: str | None = None, threads: int | None = None) -> Pipeline: ...
+    def __call__(self, scratch: str | None = None, cpus: int | None = None) -> Pipeline: ...
 
 
 @dataclass(frozen=True)

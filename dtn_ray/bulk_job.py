@@ -20,7 +20,8 @@ class BulkJob:
     max_actors: int | None = None
     """Let Ray add actors up to so many while there is work, and the cluster nodes for them; by default --actors."""
     threads: int = 16
-    """Threads of one actor that read and decode, and as many that write; on S3 each has up to 64 objects under way."""
+    """Threads of one actor that read, and as many that write; on S3 each has up to 64 objects under way. As many decode
+    beside a GPU, one on a CPU."""
     max_pixels: int = 120_000_000
     """Images of more pixels are refused before they are decoded; as it is, it takes 108-megapixel phones' photos."""
     max_bytes: int = 500_000_000

@@ -60,12 +60,12 @@ class Converter(Pipeline):
     """Holds G once; makes images, or photos' faces, those of the target domain."""
 
     def __init__(
-        self, job: Conversion, detector: bytes | None = None, scratch: str | None = None, threads: int | None = None
+        self, job: Conversion, detector: bytes | None = None, scratch: str | None = None, cpus: int | None = None
     ) -> None:
-        """`detector`: YuNet's file, where it is at hand; `threads`: torch's own."""
-        super().__init__(job, job.batch_size or (256 if job.gpu else 64), scratch)
-        if threads is not None:
-            torch.set_num_threads(threads)
+        """`detector`: YuNet's file, where it is at hand."""
+        super().__init__(job, job.batch_size or (256 if job.gpu else 64), scratch, cpus)
+        if cpus is not None:
+            torch.set_num_threads(cpus)
         trained = load_trained(job.checkpoint)
         enlarged = upscaler(job)
         small = trained.experiment.model.kind == "faces" and not (job.gpu or job.batch_size)

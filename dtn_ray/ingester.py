@@ -37,10 +37,10 @@ class Ingester(Pipeline):
     folder = "faces"
 
     def __init__(
-        self, job: Ingestion, detector: bytes | None = None, scratch: str | None = None, threads: int | None = None
+        self, job: Ingestion, detector: bytes | None = None, scratch: str | None = None, cpus: int | None = None
     ) -> None:
-        """`detector`: YuNet's file, where it is at hand; `threads` is for other pipelines."""
-        super().__init__(job, FACES_AT_ONCE, scratch)
+        """`detector`: YuNet's file, where it is at hand."""
+        super().__init__(job, FACES_AT_ONCE, scratch, cpus)
         self.format, self.pattern = job.format, job.identity and re.compile(job.identity)
         self.finder = FaceFinder(
             detector or detector_file(job.detector),

@@ -2,6 +2,7 @@
 
 import re
 import struct
+import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from dtn_ray.converter import Converter
 from dtn_ray.data.street_digits import street_digits
 from dtn_ray.errors import UserError
 from dtn_ray.images import decode
+from dtn_ray.pipeline import NO_FACE, Found, Pipeline
 
 # Finding and decoding images
 
@@ -319,6 +321,35 @@ def test_converted_images_are_G_of_their_sources_with_the_distance_in_f(made, ph
         written = np.asarray(Image.open(photos.parent / "out" / row["output"])).astype(int)
         assert abs(written - ((pixels[0] + 1) * 127.5).numpy()).max() <= 0.51
         assert row["score"] == pytest.approx(score.item(), rel=1e-3)
+
+
+class Crowd(Pipeline):
+    """Counts how many decode at once."""
+
+    def __init__(self, job: Conversion, cpus: int | None) -> None:
+        super().__init__(job, 64, cpus=cpus)
+        self.now = self.most = 0
+        self.lock = threading.Lock()
+
+    def find(self, content: bytes) -> Found:
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(0.01)
+        with self.lock:
+            self.now -= 1
+        return NO_FACE
+
+
+@pytest.mark.parametrize(("cpus", "most"), [(1, 1), (2, 2), (None, 4)])
+def test_as_many_images_are_decoded_at_once_as_there_are_cpus_for(tmp_path, cpus, most):
+    keys = [f"{i}.png" for i in range(64)]
+    for key in keys:
+        storage.write_bytes(f"{tmp_path}/in/{key}", b"some image")
+    crowd = Crowd(Conversion("", f"{tmp_path}/in", f"{tmp_path}/out", threads=4), cpus)
+    sizes = pa.nulls(len(keys), pa.int64())  # counted as a megabyte each: four threads fetch sixteen each
+    rows = crowd(pa.table({"key": keys, "version": keys, "size": sizes})).to_pylist()
+    assert [row["status"] for row in rows] == ["no face"] * 64 and crowd.most == most
 
 
 def test_an_image_that_cannot_be_written_is_a_failure_with_its_reason(made, photos):

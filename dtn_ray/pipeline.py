@@ -48,7 +48,7 @@ class Pipeline(ABC):
 
     While one batch is computed, threads fetch and decode the next two and write the one before. A thread has many
     objects under way at once, since to hand each to a thread of its own takes as long as to decode it. No more threads
-    decode than there are CPUs: sixteen on one took a fifth more of its time for large photos, and 1.7 times the memory.
+    decode than there are CPUs: sixteen on one took a sixth more of its time for large photos, and 1.6 times the memory.
     """
 
     folder: str

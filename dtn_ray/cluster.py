@@ -63,9 +63,11 @@ def connect(trains: bool = False) -> None:
 def _own_sigterm() -> Iterator[None]:
     """Puts a process's own handler of SIGTERM back: Ray's aborts it after 3 s, ended or not, and prints a stack."""
     handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if callable(handler) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def has_cluster() -> bool:

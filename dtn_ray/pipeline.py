@@ -101,14 +101,14 @@ class Pipeline(ABC):
         while reading:
             batch, futures = reading.pop(0)
             reading += [self._start(following) for following in islice(batches, 1)]
-            started = self._transform(batch, [each for future in futures for each in future.result().result()])
+            started = self._transform(batch, [each for future in futures for each in future.result()])
             if writing:
                 yield writing
             writing = started
         if writing:
             yield writing
 
-    def _start(self, batch: list[Row]) -> tuple[list[Row], list[Future[Future[list[Found]]]]]:
+    def _start(self, batch: list[Row]) -> tuple[list[Row], list[Future[list[Found]]]]:
         return batch, [self.readers.submit(self._read, files) for files in _together(batch)]
 
     def _finish(self, writing: Writing) -> list[Row]:
@@ -118,15 +118,15 @@ class Pipeline(ABC):
                 outcomes[i] = outcome
         return outcomes
 
-    def _read(self, files: list[Row]) -> Future[list[Found]]:
-        """Fetches objects, and has them decoded."""
+    def _read(self, files: list[Row]) -> list[Found]:
         limit, too_large = self.job.max_bytes, dict[int, Row]()
         for i, file in enumerate(files):
             if (file["size"] or 0) > limit:
                 too_large[i] = failure("image", f"{file['size']} bytes, more than the limit of {limit}")
         wanted = [file for i, file in enumerate(files) if i not in too_large]
         contents = storage.read_many([source_uri(self.job.source, file["key"]) for file in wanted])
-        return self.decoders.submit(self._decode, files, contents, too_large)
+        # It waits, or fetching would run ahead of decoding, and fill the memory with large photos.
+        return self.decoders.submit(self._decode, files, contents, too_large).result()
 
     def _decode(self, files: list[Row], contents: list[bytes | OSError], too_large: dict[int, Row]) -> list[Found]:
         rest = iter(contents)

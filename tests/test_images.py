@@ -328,7 +328,7 @@ class Crowd(Pipeline):
 
     def __init__(self, job: Conversion, cpus: int | None) -> None:
         super().__init__(job, 64, cpus=cpus)
-        self.now = self.most = 0
+        self.now = self.most = self.done = 0
         self.lock = threading.Lock()
 
     def find(self, content: bytes) -> Found:
@@ -338,6 +338,7 @@ class Crowd(Pipeline):
         time.sleep(0.01)
         with self.lock:
             self.now -= 1
+            self.done += 1
         return NO_FACE
 
 
@@ -350,6 +351,26 @@ def test_as_many_images_are_decoded_at_once_as_there_are_cpus_for(tmp_path, cpus
     sizes = pa.nulls(len(keys), pa.int64())  # counted as a megabyte each: four threads fetch sixteen each
     rows = crowd(pa.table({"key": keys, "version": keys, "size": sizes})).to_pylist()
     assert [row["status"] for row in rows] == ["no face"] * 64 and crowd.most == most
+
+
+def test_fetching_does_not_run_ahead_of_decoding(tmp_path, monkeypatch):
+    keys = [f"{i}.png" for i in range(96)]
+    for key in keys:
+        storage.write_bytes(f"{tmp_path}/in/{key}", b"some image")
+    crowd = Crowd(Conversion("", f"{tmp_path}/in", f"{tmp_path}/out", threads=2), cpus=1)
+    fetched, waiting, read_many = 0, list[int](), storage.read_many
+
+    def read(uris):
+        nonlocal fetched
+        contents = read_many(uris)
+        with crowd.lock:
+            fetched += len(uris)
+            waiting.append(fetched - crowd.done)
+        return contents
+
+    monkeypatch.setattr(storage, "read_many", read)
+    crowd(pa.table({"key": keys, "version": keys, "size": pa.nulls(len(keys), pa.int64())}))
+    assert fetched == crowd.done == 96 and max(waiting) <= 2 * 16
 
 
 def test_an_image_that_cannot_be_written_is_a_failure_with_its_reason(made, photos):

@@ -228,11 +228,15 @@ class Run:
     """Steps between checkpoints, each with a validation."""
     max_failures: int = 3
     """How many times a lost worker or node is replaced before the run gives up."""
+    max_bad_rows: int = 1000
+    """Rows of face sets that hold no image (null or damaged) are left out; more of them end the run."""
 
     def check(self, batch_size: int) -> None:
         """Raises UserError where a batch does not divide among the workers, or among as few as there may be."""
         if self.workers < 1 or batch_size < 1:
             raise UserError("--workers and --batch-size must be at least 1")
+        if self.max_bad_rows < 0:
+            raise UserError(f"--max-bad-rows {self.max_bad_rows} must be at least 0")
         if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
             raise UserError(f"--min-workers {self.min_workers} must lie between 1 and --workers {self.workers}")
         for workers in range(self.min_workers or self.workers, self.workers + 1):

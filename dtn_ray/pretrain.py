@@ -18,6 +18,7 @@ from dtn_ray.cluster import connect
 from dtn_ray.config import FacePretraining, Pretraining, Run, fingerprint
 from dtn_ray.data import stream
 from dtn_ray.data.augment import augment
+from dtn_ray.data.bad_rows import BadRows
 from dtn_ray.data.feed import InMemoryLabelled, Stages
 from dtn_ray.data.labelled import LabelledImages
 from dtn_ray.data.order import step_seed
@@ -27,7 +28,7 @@ from dtn_ray.metrics import TrainingMetrics
 from dtn_ray.models.digits import DigitF
 from dtn_ray.models.faces import DeepFace
 from dtn_ray.progress import Progress
-from dtn_ray.resumable import Finished, report, run_training, use_assigned_cpus
+from dtn_ray.resumable import Finished, of_all_workers, report, run_training, use_assigned_cpus
 from dtn_ray.streaming import CPUS_TO_READ, StreamedPeople
 
 UNKNOWN = -1  # label of a test face whose person is not trained on
@@ -59,12 +60,11 @@ def pretrain_faces(config: FacePretraining, run: Run) -> Finished:
     else:
         train, held = stream.hold_out(train, config.held_out)
     people = stream.identities(train)
-    stream.identities(held)  # or one without would be a person of its own
     if len(people) < 2:
         raise UserError(f"{config.faces}: faces of {len(people)} person; telling people apart needs two and more")
     test = _labelled(held, config.held_out, people)
     name = run.name or f"deepface-{fingerprint(config)}"
-    feed = StreamedPeople(train, people, DeepFace.size)
+    feed = StreamedPeople(train, people, DeepFace.size, BadRows(run.max_bad_rows))
     print(f"{len(feed)} faces of {len(people)} people, {len(test)} to test on")
     return _run(config, run, name, "face_network", feed, test, len(people))
 
@@ -208,6 +208,8 @@ def _loop(settings: dict[str, Any]) -> None:
 
         if done % run.checkpoint_every == 0 or done == steps:
             metrics: dict[str, Any] = {"step": done, "resumed_at": start, "loss": loss.item()}
+            if isinstance(feed, StreamedPeople):
+                metrics["bad_rows"] = len(of_all_workers(feed.bad_rows.found))
             if rank:
                 report(metrics)
                 continue

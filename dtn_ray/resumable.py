@@ -28,6 +28,7 @@ import torch
 from ray.train import (
     Checkpoint,
     CheckpointUploadMode,
+    ControllerError,
     FailureConfig,
     LoggingConfig,
     RunConfig,
@@ -64,6 +65,25 @@ def report(metrics: dict[str, Any], write: Callable[[Path], None] | None = None)
         checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
         delete_local_checkpoint_after_upload=True,
     )
+
+
+def of_all_workers(names: set[str]) -> set[str]:
+    """The names that any worker holds; every worker must call this at the same steps."""
+    if ray.train.get_context().get_world_size() == 1:
+        return names
+    held: list[set[str]] = [set()] * ray.train.get_context().get_world_size()
+    torch.distributed.all_gather_object(held, names)
+    return set().union(*held)
+
+
+class GiveUpOnUserErrors(UserCallback):
+    """Ends a run at a worker's UserError, which would come again after every restart."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            cause = getattr(error, "_base_exc", error)  # Ray's wrapper around it holds the traceback as text
+            if isinstance(cause, UserError):
+                raise ControllerError(cause)
 
 
 @dataclass(frozen=True)
@@ -114,7 +134,7 @@ def run_training(
             name=name,
             storage_path=root,
             storage_filesystem=filesystem,
-            callbacks=[*callbacks],  # type: ignore[list-item]
+            callbacks=[*callbacks, GiveUpOnUserErrors()],  # type: ignore[list-item]
             failure_config=FailureConfig(max_failures=run.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             # The progress line says the rest.
@@ -125,6 +145,8 @@ def run_training(
         with telling_shortages(resources, run.min_workers or run.workers):
             result = trainer.fit()
     except TrainingFailedError as error:
+        if isinstance(error, ControllerError) and isinstance(error.controller_failure, UserError):
+            raise UserError(str(error.controller_failure)) from error
         # Ray's text holds a traceback for each worker; its last line is the reason.
         reason = str(error).strip().splitlines()[-1]
         raise UserError(

@@ -4,7 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dtn_ray.cluster import causes, quiet_ray_data
 from dtn_ray.data import stream
+from dtn_ray.data.bad_rows import BadRows
 from dtn_ray.data.feed import T_STREAM, Batches, Stages
 
 # Rows that Ray Data reads together, while the training has those before: of these, decoded at 152 pixels, 570 MB. An
@@ -65,11 +66,13 @@ class Streamed:
     t: Sequence[stream.Rows]
     size: int
     """Pixels of the square that images are scaled to."""
+    bad_rows: BadRows = field(default_factory=BadRows)
+    """Those that this process met in either set."""
 
     def batches(self, done: Stages, rank: int, workers: int, batch_size: int, seed: int) -> Batches:
         """As InMemory's. No row of an epoch comes twice or never, also if the number of workers changes on the way."""
         s, t = (
-            batches(Share(groups, own_seed, done, rank, workers, batch_size, self.size))
+            batches(Share(groups, own_seed, done, rank, workers, batch_size, self.size), self.bad_rows)
             for groups, own_seed in ((self.s, seed), (self.t, seed + T_STREAM))
         )
         return ((of_s["image"], of_t["image"]) for of_s, of_t in zip(s, t, strict=True))
@@ -84,6 +87,8 @@ class StreamedPeople:
     """Who is meant by 0, 1, …"""
     size: int
     """Pixels of the square that images are scaled to."""
+    bad_rows: BadRows = field(default_factory=BadRows)
+    """Those that this process met."""
 
     def __len__(self) -> int:
         return stream.count_rows(self.groups)
@@ -91,29 +96,32 @@ class StreamedPeople:
     def batches(self, done: Stages, rank: int, workers: int, batch_size: int, seed: int) -> Batches:
         """This worker's shares of the global batches, N×3×`size`×`size` uint8 and N int64, after what is done."""
         numbers = {name: i for i, name in enumerate(self.people)}
-        own = batches(Share(self.groups, seed, done, rank, workers, batch_size, self.size, ["identity"]))
+        share = Share(self.groups, seed, done, rank, workers, batch_size, self.size, ["identity"])
+        own = batches(share, self.bad_rows)
         return ((some["image"], np.array([numbers[str(name)] for name in some["identity"]])) for some in own)
 
 
-def batches(share: Share) -> Iterator[Columns]:
+def batches(share: Share, bad_rows: BadRows) -> Iterator[Columns]:
     """A share's batches, of which some are always under way; endless.
 
-    `image` N×3×`size`×`size` uint8, and other columns as they are stored. Raises UserError for what cannot be read.
+    `image` N×3×`size`×`size` uint8, and other columns as they are stored. Rows that hold no image are counted in
+    `bad_rows`. Raises UserError for too many of them, and for files that are gone.
     """
     node = ray.get_runtime_context().get_node_id()
     reader = Reader.options(  # type: ignore[attr-defined]
         num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True)
     ).remote(share)
     # Asked for at once, not when the first batch is wanted: several readers start side by side.
-    return _ahead(reader, deque(reader.next.remote() for _ in range(READ_AHEAD)))
+    return _ahead(reader, deque(reader.next.remote() for _ in range(READ_AHEAD)), bad_rows)
 
 
-def _ahead(reader: Any, waiting: deque[ray.ObjectRef]) -> Iterator[Columns]:
+def _ahead(reader: Any, waiting: deque[ray.ObjectRef], bad_rows: BadRows) -> Iterator[Columns]:
     try:
         while True:
             with causes():
                 batch = ray.get(waiting.popleft())
             waiting.append(reader.next.remote())
+            bad_rows.add(batch.pop("bad"))
             yield batch
     finally:
         # Left to itself, its process waits for a thread of Ray Data that never ends, and keeps its memory.

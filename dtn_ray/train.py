@@ -23,6 +23,7 @@ from dtn_ray.cluster import connect
 from dtn_ray.config import Experiment, ModelConfig, Run, classifier_of, fingerprint
 from dtn_ray.data import stream
 from dtn_ray.data.augment import augment
+from dtn_ray.data.bad_rows import BadRows
 from dtn_ray.data.feed import InMemory
 from dtn_ray.data.labelled import LabelledImages
 from dtn_ray.data.order import step_seed
@@ -34,7 +35,7 @@ from dtn_ray.metrics import TrainingMetrics
 from dtn_ray.models.layers import synchronise_batch_norm
 from dtn_ray.pretrain import pretrain
 from dtn_ray.progress import Progress
-from dtn_ray.resumable import Finished, report, run_training, use_assigned_cpus
+from dtn_ray.resumable import Finished, of_all_workers, report, run_training, use_assigned_cpus
 from dtn_ray.streaming import CPUS_TO_READ, Streamed
 
 if TYPE_CHECKING:
@@ -204,7 +205,8 @@ def _prepare_faces(experiment: Experiment, run: Run) -> Prepared:
     some_s, some_t = (stream.sample(groups, SCALING, chosen.size)["image"] for groups in (s, t))
     facts = {"f": facts, "f_digest": checkpoint.digest(f)}
     facts |= {"s_images": stream.count_rows(s), "t_images": stream.count_rows(t)}
-    return Prepared(name, Streamed(s, t, chosen.size), some_s, some_t, validation, None, f, None, facts)
+    feed = Streamed(s, t, chosen.size, BadRows(run.max_bad_rows))
+    return Prepared(name, feed, some_s, some_t, validation, None, f, None, facts)
 
 
 def _in_its_unit(prepared: Prepared, model: ModelConfig) -> FrozenF:
@@ -306,6 +308,8 @@ def _loop(settings: dict[str, Any]) -> None:
         if done % run.checkpoint_every == 0 or done == optim.steps:
             metrics: dict[str, Any] = {"step": done, "resumed_at": start}
             metrics |= {name: value.item() for name, value in terms.items()}
+            if isinstance(feed, Streamed):
+                metrics["bad_rows"] = len(of_all_workers(feed.bad_rows.found))
             if board is None:
                 report(metrics)
                 continue

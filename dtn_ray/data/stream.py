@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from dtn_ray import storage
+from dtn_ray.data import layouts
 from dtn_ray.errors import UserError
 from dtn_ray.images import SUFFIXES, photo
 
@@ -36,10 +37,26 @@ class Group:
     start: int = 0
 
     def table(self, columns: list[str]) -> pa.Table:
-        """Its rows, as they are stored."""
+        """Its rows; `image` as `large_binary`, null where there is none. Raises OSError where the store fails.
+
+        A row group that is damaged has null in all columns. Raises UserError where the file is gone.
+        """
         filesystem, path = storage.resolve(self.uri)
-        with pq.ParquetFile(path, filesystem=filesystem) as file:
-            return file.read_row_group(self.index, columns=columns).slice(self.start, self.rows)
+        try:
+            with pq.ParquetFile(path, filesystem=filesystem) as file:
+                stored = [layouts.image_column(file.schema_arrow) if name == "image" else name for name in columns]
+                rows = file.read_row_group(self.index, columns=stored).slice(self.start, self.rows)
+        except FileNotFoundError as error:
+            raise UserError(f"{self.uri}: was there when the training began, and is gone now") from error
+        except (OSError, pa.ArrowInvalid) as error:
+            # The store's own errors may pass; what the Parquet reader says of the bytes will not.
+            if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):
+                raise
+            types = {"image": layouts.IMAGES}
+            return pa.table({name: pa.nulls(self.rows, types.get(name, pa.null())) for name in columns})
+        if "image" in columns:
+            rows = rows.set_column(rows.column_names.index("image"), "image", layouts.encoded(rows["image"]))
+        return rows.select(columns)
 
     def name(self, row: int) -> str:
         """Of one of its rows."""
@@ -56,12 +73,13 @@ class Files:
     start: int = 0
 
     def table(self, columns: list[str]) -> pa.Table:
-        """`image` and `identity` of its rows. Raises UserError where a file cannot be read."""
+        """`image` (null where the file is gone) and `identity` of its rows. Raises OSError where the store fails."""
         keys = self.keys[self.start : self.start + self.rows]
-        images = storage.read_many([storage.join(self.uri, key) for key in keys])
-        for image in images:
-            if isinstance(image, OSError):
-                raise UserError(str(image))
+        found = storage.read_many([storage.join(self.uri, key) for key in keys])
+        for image in found:
+            if isinstance(image, OSError) and not isinstance(image, FileNotFoundError | PermissionError):
+                raise image
+        images = pa.array([image if isinstance(image, bytes) else None for image in found], layouts.IMAGES)
         return pa.table({"image": images, "identity": [*map(person, keys)]}).select(columns)
 
     def name(self, row: int) -> str:
@@ -114,7 +132,7 @@ def find_people(uri: str) -> list[Rows]:
     keys = storage.list_keys(uri)
     if uris := _parquet_files(uri, keys):
         return [*_row_groups(uri, uris, WITH_IDENTITY)]
-    keys = sorted(key for key in keys if key.lower().endswith(SUFFIXES) and "/" in key)
+    keys = sorted(key for key in keys if key.lower().endswith(SUFFIXES) and "/" in key and layouts.is_data(key))
     if not keys:
         raise UserError(f"{uri}: neither Parquet files there nor folders of images, one for each person")
     order = np.random.default_rng(0).permutation(len(keys))
@@ -123,7 +141,7 @@ def find_people(uri: str) -> list[Rows]:
 
 
 def _parquet_files(uri: str, keys: Sequence[str]) -> list[str]:
-    return [storage.join(uri, key) for key in sorted(keys) if key.endswith(".parquet")]
+    return [storage.join(uri, key) for key in sorted(keys) if key.endswith(".parquet") and layouts.is_data(key)]
 
 
 def _row_groups(uri: str, uris: Sequence[str], columns: Sequence[str]) -> list[Group]:
@@ -141,10 +159,11 @@ def _footer(uri: str, columns: Sequence[str]) -> list[Group]:
         footer = pq.read_metadata(path, filesystem=filesystem)
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"{uri}: not a readable Parquet file ({error})") from error
-    names = footer.schema.names
-    for missing in (column for column in columns if column not in names):
+    schema = footer.schema.to_arrow_schema()
+    for missing in (column for column in columns if column not in schema.names):
         meaning = ", which tells who is who" if missing == "identity" else ""
-        raise UserError(f"{uri}: no column `{missing}`{meaning}; it has {', '.join(names)}")
+        raise UserError(f"{uri}: no column `{missing}`{meaning}; it has {', '.join(schema.names)}")
+    layouts.check_images(schema.field("image").type, uri)
     return [Group(uri, i, footer.row_group(i).num_rows) for i in range(footer.num_row_groups)]
 
 
@@ -158,9 +177,7 @@ def _identities(group: Rows) -> set[str]:
     if isinstance(group, Files):
         return {person(key) for key in group.keys[group.start : group.start + group.rows]}
     found = group.table(["identity"])["identity"].unique().to_pylist()
-    if None in found:
-        raise UserError(f"{group.uri}: rows without an identity; leave them out, or they would be one person")
-    return {str(each) for each in found}
+    return {str(each) for each in found if each is not None}  # a row without an identity is a bad row
 
 
 def person(key: str) -> str:
@@ -188,12 +205,20 @@ def hold_out(groups: Sequence[Rows], count: int) -> tuple[list[Rows], list[Rows]
 
 
 def sample(groups: Sequence[Rows], count: int, size: int, columns: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """About `count` rows of evenly spread groups, or all there are, as `read` gives them."""
+    """About `count` rows of evenly spread groups, or all there are, as `read` gives them, without the bad ones.
+
+    Raises UserError where more than half of them hold no image: then the set is not what it was taken for.
+    """
     each = -(-count // min(len(groups), 8))
     chosen = [groups[i] for i in np.unique(np.linspace(0, len(groups) - 1, 8).astype(int))]
     some = Window(tuple(replace(group, rows=min(group.rows, each)) for group in chosen), (0,))
-    found = list(read(some, size, columns))
-    return {name: np.concatenate([rows[name] for rows in found])[:count] for name in ("image", *columns)}
+    blocks = list(read(some, size, columns))
+    found = {name: np.concatenate([rows[name] for rows in blocks]) for name in ("image", *columns, "bad")}
+    bad = [problem for problem in found.pop("bad") if problem]
+    if 2 * len(bad) > some.rows:
+        raise UserError(f"{len(bad)} of {some.rows} rows that were looked at hold no image, such as {bad[0]}")
+    good = np.concatenate([rows["bad"] for rows in blocks]) == ""
+    return {name: rows[good][:count] for name, rows in found.items()}
 
 
 def windows(groups: Sequence[Rows], seed: int, size: int = 2) -> Iterator[Window]:
@@ -220,19 +245,44 @@ def left_after(sequence: Iterator[Window], workers: int, rows: int) -> Iterator[
 def read(window: Window, size: int, columns: Sequence[str] = ()) -> Iterator[dict[str, np.ndarray]]:
     """The window's rows in order: `image` N×3×`size`×`size` uint8, N at most IMAGES_PER_BLOCK, and other columns.
 
-    Raises UserError for a row that is no image: shards hold none, unless damaged.
+    A row that holds no image, or null in another column, is bad: the next good row of the window takes its place, so
+    that a window always has as many rows as its files say, and a resumed training finds its place by arithmetic.
+    `bad`, N texts, names such a row and what is wrong with it; empty for the others. Raises UserError where no row of
+    the window is good, OSError where the store fails.
     """
-    rows = pa.concat_tables([group.table(["image", *columns]) for group in window.groups])
-    order = np.random.default_rng(window.seed).permutation(len(rows))[window.start :]
-    for i in range(0, len(order), IMAGES_PER_BLOCK):
-        some = rows.take(pa.array(order[i : i + IMAGES_PER_BLOCK]))
-        images = np.empty((len(some), 3, size, size), np.uint8)
-        for place, row in enumerate(some["image"]):
-            try:
-                images[place] = decode(row.as_py(), size)
-            except ValueError as error:
-                raise UserError(f"{window.name(order[i + place])}: {error}") from error
-        yield {"image": images} | {name: some[name].to_numpy() for name in columns}
+    tables = [group.table(["image", *columns]) for group in window.groups]
+    rows = pa.concat_tables(tables, promote_options="permissive")
+    order = np.random.default_rng(window.seed).permutation(len(rows))
+    bad = dict[int, str]()  # by the place in the order
+
+    def image(place: int) -> np.ndarray | None:
+        """The image of the row at a place of the order; None where it is bad."""
+        row = int(order[place % len(order)])
+        if place % len(order) in bad:
+            return None
+        try:
+            for name in columns:
+                if not rows[name][row].is_valid:
+                    raise ValueError(f"no {name}")
+            if (content := rows["image"][row].as_py()) is None:
+                raise ValueError("no image")
+            return decode(content, size)
+        except ValueError as error:
+            bad[place % len(order)] = f"{window.name(row)}: {error}"
+            return None
+
+    for start in range(window.start, len(order), IMAGES_PER_BLOCK):
+        places = list(range(start, min(start + IMAGES_PER_BLOCK, len(order))))
+        images = np.empty((len(places), 3, size, size), np.uint8)
+        for i, place in enumerate(places):
+            while (found := image(places[i])) is None:
+                places[i] += 1
+                if places[i] == place + len(order):
+                    raise UserError(f"{bad[place]}; nor does any other of {len(order)} rows around it hold an image")
+            images[i] = found
+        some = rows.select([*columns]).take(pa.array(order[np.array(places) % len(order)]))
+        problems = np.array([bad.get(place, "") for place in range(start, start + len(places))], object)
+        yield {"image": images, "bad": problems} | {name: some[name].to_numpy() for name in columns}
 
 
 def decode(content: bytes, size: int | None = None) -> np.ndarray:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dtn_ray import storage
-from dtn_ray.data import stream
+from dtn_ray.data import layouts, stream
 from dtn_ray.data.pixels import to_float, to_uint8
 from dtn_ray.data.stream import Group
 from dtn_ray.dtn import DTN
@@ -114,8 +114,10 @@ def read(block: Group) -> Iterator[list[bytes]]:
     filesystem, path = storage.resolve(block.uri)
     at, end = 0, block.start + block.rows
     with readable(block.uri), pq.ParquetFile(path, filesystem=filesystem) as file:
-        for batch in file.iter_batches(FACES_AT_ONCE, row_groups=[block.index], columns=["image"]):
-            images = batch.column("image")[max(block.start - at, 0) : max(end - at, 0)]
+        column = layouts.image_column(file.schema_arrow)
+        for batch in file.iter_batches(FACES_AT_ONCE, row_groups=[block.index], columns=[column]):
+            images = layouts.encoded(pa.chunked_array([batch.column("image")]))
+            images = images[max(block.start - at, 0) : max(end - at, 0)]
             if len(images):
                 yield images.to_pylist()
             at += len(batch)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from dtn_ray import storage
 from dtn_ray.checkpoint import Trained, digest, load_face_network, load_trained
 from dtn_ray.cluster import causes, connect, worker_resources
-from dtn_ray.data import stream
+from dtn_ray.data import layouts, stream
 from dtn_ray.data.stream import Group
 from dtn_ray.errors import UserError
 from dtn_ray.evaluate import retrieval
@@ -212,7 +212,8 @@ def _identities(uri: str, column: str) -> list[Any]:
 def _take(group: Group, rows: np.ndarray) -> list[Photo]:
     filesystem, path = storage.resolve(group.uri)
     with readable(group.uri), pq.ParquetFile(path, filesystem=filesystem) as file:
-        images = file.read_row_group(group.index, columns=["image"])["image"].take(pa.array(rows))
+        column = layouts.image_column(file.schema_arrow)
+        images = layouts.encoded(file.read_row_group(group.index, columns=[column])["image"]).take(pa.array(rows))
     return [Photo(group.uri, image) for image in images.to_pylist()]
 
 

@@ -1,0 +1,38 @@
+"""Rows of a training set that hold no image: left out, named, counted, and too many of them refused."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from dtn_ray.errors import UserError
+
+NAMED = 10
+"""Rows that get a line each, so that a set with thousands of bad rows does not fill the log."""
+
+
+@dataclass
+class BadRows:
+    """The rows that one process found to hold no image. A row that comes again in a later epoch counts once."""
+
+    limit: int = 1000
+    """More are an error (--max-bad-rows)."""
+    found: set[str] = field(default_factory=set)
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def add(self, problems: Iterable[str]) -> None:
+        """Counts rows, each as "NAME: what is wrong"; an empty text is a good row.
+
+        Raises UserError for more than `limit`.
+        """
+        for problem in problems:
+            if not problem or problem in self.found:
+                continue
+            self.found.add(problem)
+            if len(self) > self.limit:
+                raise UserError(
+                    f"{problem}; more than --max-bad-rows {self.limit} rows hold no image. Mend the data, or allow more"
+                )
+            if len(self) <= NAMED:
+                end = "; further rows are only counted" if len(self) == NAMED else ""
+                print(f"warning: {problem}; this row is left out{end}", flush=True)

@@ -1,4 +1,4 @@
-"""Which node type Ray's autoscaler takes where two serve a job alike: spot, and on demand while spot cannot be had.
+"""Which node type Ray's autoscaler takes where several serve a job alike: spot, and on demand while spot cannot be had.
 
 RAY_AUTOSCALER_UTILIZATION_SCORER=spot_first.score, on the head.
 """
@@ -14,14 +14,20 @@ Resources = dict[str, float]
 def score(
     node: Resources, demands: list[Resources], node_type: str, *, node_availability_summary: NodeAvailabilitySummary
 ) -> tuple[Any, ...] | None:
-    """By what the highest of several wins: what it is good for, that it can be had, that it is spot, how full it gets.
+    """The type with the highest score is launched; None where no demand fits.
 
-    None where no demand fits. Ray forgets a failed try after half an hour, and then tries that type again.
+    Compared in this order: Ray's own first two points (no GPU node for jobs without GPUs, kinds of resources), not
+    refused, longest since it was refused, spot, how full the node gets. Ray forgets a refusal after half an hour. Types
+    that are all refused are thus asked in turns.
     """
     own = _resource_based_utilization_scorer(node, demands, node_availability_summary=node_availability_summary)
     if own is None:
         return None
-    # Once a node of a type runs, Ray counts its memory too, and how full it gets no longer compares with other types'.
-    no_waste_of_gpus, kinds, *fullness = own
+    no_waste_of_gpus, kinds, *_ = own
+    # Once a node of a type runs, Ray counts its memory too. So only what is asked for compares with other types.
+    asked = {name: amount for name, amount in node.items() if any(name in demand for demand in demands)}
+    filled = _resource_based_utilization_scorer(asked, demands, node_availability_summary=node_availability_summary)
+    fullness = filled[2:] if filled else ()
     last = node_availability_summary.node_availabilities.get(node_type)
-    return no_waste_of_gpus, kinds, last is None or last.is_available, "spot" in node_type, *fullness
+    refused = 0.0 if last is None or last.is_available else last.last_checked_timestamp
+    return no_waste_of_gpus, kinds, -refused, "spot" in node_type, *fullness

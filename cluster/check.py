@@ -253,7 +253,8 @@ class Account:
 
     def security_group(self) -> Iterator[str]:
         own = {each for node in self.nodes.values() for each in node.get("SecurityGroupIds", [])}
-        made = self.config["provider"].get("security_group", {}).get("GroupName", f"ray-autoscaler-{self.config['cluster_name']}")
+        by_default = f"ray-autoscaler-{self.config['cluster_name']}"
+        made = self.config["provider"].get("security_group", {}).get("GroupName", by_default)
         filters = {"Name": "group-id", "Values": sorted(own)} if own else {"Name": "group-name", "Values": [made]}
         groups = self.ec2.describe_security_groups(Filters=[filters])["SecurityGroups"]
         groups = [group for group in groups if group["IpPermissions"]]

@@ -9,26 +9,37 @@ folder=$(mktemp -d /tmp/two-nodes-XXXX)  # Ray's sockets need a short path
 export RAY_AUTH_MODE=token
 export RAY_TMPDIR=$folder  # apart from any other Ray on this machine
 export RAY_raylet_start_wait_time_s=120  # of Ray's 30, a busy machine needs more
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0  # Ctrl-C ends both nodes at once, instead of waiting 30 s for their jobs
 head=127.0.0.1:6390
 jobs=127.0.0.1:8270
 
-ray get-auth-token --generate >/dev/null 2>&1  # in ~/.ray/auth_token, unless one is there
 nodes=()
 end() {
-    trap - EXIT INT TERM
+    trap - EXIT
+    trap '' INT TERM HUP  # a second Ctrl-C would leave nodes and folder behind
     kill "${nodes[@]}" 2>/dev/null || true  # not `ray stop`: it would end every Ray on this machine
     wait "${nodes[@]}" 2>/dev/null || true
-    for _ in {1..10}; do  # a dying node still writes
+    for node in "${nodes[@]}"; do
+        kill -KILL -- "-$node" 2>/dev/null || true  # what is left of its process group, such as busy workers
+    done
+    for _ in {1..30}; do  # a job's driver, which has a group of its own, follows and still writes
         rm -rf "$folder" 2>/dev/null || true
-        [[ -e $folder ]] || break
+        [[ -e $folder ]] || return
         sleep 1
     done
+    echo "$folder could not be removed: something still writes there" >&2
 }
 trap end EXIT
-trap 'exit 130' INT TERM
+trap 'exit 130' INT
+trap 'exit 143' TERM
+trap 'exit 129' HUP
+
+# In ~/.ray/auth_token, for this user alone, unless one is there.
+token=$(umask 077; ray get-auth-token --generate 2>&1) || { echo "$token" >&2; exit 1; }
 
 export RAY_idle_worker_killing_time_threshold_ms=60000  # or a stream's readers, which pause, import all anew
 node() {  # name, agent's port, metrics' port, options of ray start
+    : >"$folder/$1.log"
     ray start --block --node-ip-address=127.0.0.1 --num-cpus="$cpus" --object-store-memory=500000000 \
         --dashboard-agent-listen-port="$2" --metrics-export-port="$3" --disable-usage-stats "${@:4}" \
         >"$folder/$1.log" 2>&1 &
@@ -40,7 +51,8 @@ node() {  # name, agent's port, metrics' port, options of ray start
 }
 node head 8271 8272 --head --port="${head#*:}" --dashboard-host=127.0.0.1 --dashboard-port="${jobs#*:}" \
     --ray-client-server-port=8275
-node worker 8273 8274 --address="$head"
+# Both nodes log to one folder, which the head's log monitor reads; a second monitor would print every line again.
+node worker 8273 8274 --address="$head" --include-log-monitor=false
 
 cat <<TEXT
 Two nodes of $cpus CPUs. In another terminal:

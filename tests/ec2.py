@@ -44,11 +44,15 @@ class Call:
 
 @dataclass
 class Cloud:
-    """`refuses`: for an action and its parameters the code of an error, or '' for an answer by moto."""
+    """`refuses`: for an action and its parameters the code of an error, or '' for an answer by moto.
+
+    `quotas`: by their codes, which moto does not know.
+    """
 
     endpoint: str = ""
     calls: list[Call] = field(default_factory=list)
     refuses: Callable[[str, dict[str, str]], str] = lambda action, parameters: ""
+    quotas: dict[str, float] = field(default_factory=dict)
 
     def __enter__(self) -> "Cloud":
         settings.ENABLE_AMI_VALIDATION = settings.ENABLE_KEYPAIR_VALIDATION = True
@@ -87,9 +91,21 @@ class Cloud:
         iam.create_instance_profile(InstanceProfileName=name)
         iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
 
-    def add_ami(self, root: str = "/dev/sda1", architecture: str = "x86_64") -> str:
+    def add_ami(self, root: str = "/dev/sda1", architecture: str = "x86_64", gigabytes: int = 60) -> str:
+        ec2 = self.client("ec2")
         image = {"RootDeviceName": root, "Architecture": architecture}
-        return self.client("ec2").register_image(Name=f"ami-{len(self.calls)}", **image)["ImageId"]
+        disk = {"DeviceName": root, "Ebs": {"VolumeSize": gigabytes}}
+        return ec2.register_image(Name=f"ami-{len(self.calls)}", BlockDeviceMappings=[disk], **image)["ImageId"]
+
+    def add_security_group(self, name: str, ssh_from: str, key: str = "test") -> str:
+        """A group as docs/cluster.md makes it: all traffic within, and SSH from some addresses."""
+        ec2 = self.client("ec2", key)
+        (vpc,) = (each["VpcId"] for each in ec2.describe_vpcs()["Vpcs"])
+        group = ec2.create_security_group(GroupName=name, Description="Ray", VpcId=vpc)["GroupId"]
+        within = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]}
+        ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": ssh_from}]}
+        ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[within, ssh])
+        return group
 
     def instances(self, **tags: str) -> list[dict[str, Any]]:
         """The instances that live, with those tags (`ray_node_type` for ray-node-type)."""
@@ -110,6 +126,9 @@ class Cloud:
         key, service = signed.groups() if signed else ("", "")
         code = self.refuses(action, parameters)
         self.calls.append(Call(key, service, action, parameters, code, time.monotonic()))
+        if action == "GetServiceQuota" and (quota := json.loads(body)["QuotaCode"]) in self.quotas:
+            start("200 OK", [("Content-Type", "application/x-amz-json-1.1")])
+            return [json.dumps({"Quota": {"QuotaCode": quota, "Value": self.quotas[quota]}}).encode()]
         if not code:
             return self._moto(environ, start)
         start("400 BAD REQUEST", [("Content-Type", "text/xml")])

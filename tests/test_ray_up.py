@@ -35,12 +35,7 @@ def cloud() -> Iterator[Cloud]:
     with Cloud() as cloud:
         cloud.add_role("head")
         cloud.add_role("worker")
-        ec2 = cloud.client("ec2", OPERATOR)
-        (vpc,) = (each["VpcId"] for each in ec2.describe_vpcs()["Vpcs"])
-        group = ec2.create_security_group(GroupName="ray-autoscaler-dtn", Description="Ray", VpcId=vpc)["GroupId"]
-        within = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]}
-        ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": OFFICE}]}
-        ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[within, ssh])
+        cloud.add_security_group("ray-autoscaler-dtn", OFFICE, OPERATOR)
         yield cloud
 
 

@@ -178,9 +178,11 @@ class Account:
 
     def zones(self) -> Iterator[str]:
         if named := zones(self.config):
-            for zone in self.ec2.describe_availability_zones(ZoneNames=named)["AvailabilityZones"]:
-                if zone["State"] != "available":
-                    yield f"zone {zone['ZoneName']} is {zone['State']}: choose another"
+            found = self.ec2.describe_availability_zones(ZoneNames=named)["AvailabilityZones"]
+            states = {zone["ZoneName"]: zone["State"] for zone in found}
+            for zone in named:
+                if (state := states.get(zone, "not there")) != "available":
+                    yield f"zone {zone} is {state}: choose another"
 
     def instance_types(self) -> Iterator[str]:
         wanted = sorted({node["InstanceType"] for node in self.nodes.values()})

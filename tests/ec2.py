@@ -20,6 +20,8 @@ from urllib.parse import parse_qsl
 if __name__ != "__main__":  # the stubs are called hundreds of times and need neither
     import boto3
     from moto import settings
+    from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT
+    from moto.ec2 import ec2_backends
     from moto.ec2.models.instance_types import INSTANCE_TYPES
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
@@ -91,11 +93,12 @@ class Cloud:
         iam.create_instance_profile(InstanceProfileName=name)
         iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
 
-    def add_ami(self, root: str = "/dev/sda1", architecture: str = "x86_64", gigabytes: int = 60) -> str:
-        ec2 = self.client("ec2")
-        image = {"RootDeviceName": root, "Architecture": architecture}
-        disk = {"DeviceName": root, "Ebs": {"VolumeSize": gigabytes}}
-        return ec2.register_image(Name=f"ami-{len(self.calls)}", BlockDeviceMappings=[disk], **image)["ImageId"]
+    def add_ami(self, root: str = "/dev/sda1", architecture: str = "x86_64") -> str:
+        """A machine image of 15 GB."""
+        ami = self.client("ec2").register_image(Name=f"ami-{len(self.calls)}")["ImageId"]
+        own = ec2_backends[ACCOUNT][REGION].amis[ami]  # moto ignores what register_image is told
+        own.root_device_name, own.architecture = root, architecture
+        return ami
 
     def add_security_group(self, name: str, ssh_from: str, key: str = "test") -> str:
         """A group as docs/cluster.md makes it: all traffic within, and SSH from some addresses."""

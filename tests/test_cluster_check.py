@@ -1,5 +1,6 @@
 """cluster/check.py: what it tells of a file, of this machine and, against a stand-in for AWS (ec2.py), an account."""
 
+import json
 import os
 import re
 import runpy
@@ -10,10 +11,9 @@ from pathlib import Path
 
 import pytest
 from clusters import ROOT
-from ec2 import REGION, Cloud
+from ec2 import ACCOUNT, REGION, Cloud
 
 CLUSTER = ROOT / "cluster"
-ACCOUNT = "123456789012"  # moto's
 REGISTRY = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com"
 GROUP = "ray-autoscaler-dtn"
 FILLED = {"REGISTRY": REGISTRY, "HEAD_INSTANCE_PROFILE": "head", "WORKER_INSTANCE_PROFILE": "worker"}
@@ -28,9 +28,17 @@ def cloud() -> Iterator[Cloud]:
         cloud.client("iam").create_instance_profile(InstanceProfileName="empty")
         ecr = cloud.client("ecr")
         ecr.create_repository(repositoryName="dtn-ray")
-        ecr.put_image(repositoryName="dtn-ray", imageManifest='{"schemaVersion": 2}', imageTag="0.1.0")
+        kind = "application/vnd.docker.distribution.manifest.v2+json"
+        manifest = json.dumps({"schemaVersion": 2, "mediaType": kind, "config": {"size": 1}, "layers": []})
+        ecr.put_image(repositoryName="dtn-ray", imageManifest=manifest, imageTag="0.1.0")
         cloud.add_security_group(GROUP, "203.0.113.0/24")
         yield cloud
+
+
+@pytest.fixture(autouse=True)
+def quotas(cloud) -> None:
+    """Of vCPUs: enough for eight GPU nodes of either market, and for the head."""
+    cloud.quotas = {"L-3819A6DF": 64, "L-DB2E81BA": 64, "L-1216C47A": 8}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +48,6 @@ def amis(cloud) -> dict[str, str]:
         "good": cloud.add_ami(),
         "amazon linux": cloud.add_ami(root="/dev/xvda"),
         "arm": cloud.add_ami(architecture="arm64"),
-        "large": cloud.add_ami(gigabytes=300),
     }
 
 
@@ -107,7 +114,11 @@ def test_a_filled_in_file_is_fine(check):
         ({"head_node_type: head": "head_node_type: haed"}, "head_node_type: haed is not one of available_node_types"),
         ({"idle_timeout_minutes: 10": "idle_timeout_minutes: soon"}, "idle_timeout_minutes: 'soon' is not"),
         ({"idle_timeout_minutes": "idle_timeout"}, "'idle_timeout' was unexpected"),
-        ({"max_workers: *gpu-nodes\nidle": "min_workers: 1\nidle"}, "'min_workers' was unexpected"),
+        (
+            {"    max_workers: *gpu-nodes\n    node_config": "    workers: 1\n    node_config"},
+            "'workers' was unexpected",
+        ),
+        ({"max_workers: *gpu-nodes\nidle": "max_workers: many\nidle"}, "max_workers: 'many' is not of type 'integer'"),
         ({"available_node_types:": "node_types:"}, "available_node_types is missing"),
         ({"  type: aws": "  type: [aws"}, "is no YAML"),
         ({"us-west-2a ": "eu-west-1a "}, "zone eu-west-1a is not in region us-west-2"),
@@ -175,7 +186,7 @@ def test_other_files_are_checked_for_placeholders():
 
 def test_the_guides_sed_leaves_no_placeholder_that_it_fills(tmp_path):
     text = (ROOT / "docs/cluster.md").read_text()
-    (line,) = re.findall(r"^sed -i.*(?:\\\n.*)*", text, re.MULTILINE)
+    (line,) = re.findall(r"^sed -i(?:.*\\\n)*.*", text, re.MULTILINE)
     for path in sorted(CLUSTER.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
             copy = tmp_path / path.relative_to(ROOT)
@@ -195,7 +206,6 @@ def test_the_guides_sed_leaves_no_placeholder_that_it_fills(tmp_path):
 
 
 def test_an_account_that_is_ready_passes(cloud, amis, check):
-    cloud.quotas = {"L-3819A6DF": 64, "L-DB2E81BA": 64, "L-1216C47A": 8}
     calls = len(cloud.calls)
     assert check(FILLED | {"AMI_ID": amis["good"]}, cloud=cloud) == (0, "nothing wrong found in gpu.yaml\n", [])
     changed = {call.action for call in cloud.calls[calls:]} - {"RunInstances"}
@@ -206,7 +216,7 @@ def test_an_account_that_is_ready_passes(cloud, amis, check):
 @pytest.mark.parametrize(
     ("ami", "changes", "line"),
     [
-        ("good", {"us-west-2a ": "us-west-2x "}, "zone: "),
+        ("good", {"us-west-2a ": "us-west-2x "}, "zone us-west-2x is not there"),
         ("good", {"&head-role head": "&head-role nobody"}, "instance profiles: .*nobody"),
         ("good", {"&head-role head": "&head-role empty"}, "instance profile empty has no role"),
         ("good", {"dtn-ray:0.1.0": "dtn-ray:0.2.0"}, "image: .*0.2.0"),
@@ -220,7 +230,7 @@ def test_an_account_that_is_ready_passes(cloud, amis, check):
         ("good", {"&head-resources {CPU: 8}": "&head-resources {CPU: 16}"}, "head: resources tell 16 CPU"),
         ("amazon linux", {}, "head: the AMI's disk is /dev/xvda, BlockDeviceMappings tell /dev/sda1"),
         ("arm", {}, "head: ami-\\w+ is for arm64, m7i.2xlarge is x86_64"),
-        ("large", {}, "head: the AMI takes a disk of 300 GB"),
+        ("good", {"&disk 200": "&disk 10"}, "head: the AMI takes a disk of 15 GB"),
         ("none", {}, "AMI: .*ami-0123456789abcdef0"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

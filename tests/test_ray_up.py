@@ -14,7 +14,7 @@ from unittest.mock import MagicMock
 
 import pytest
 from clusters import BIN, ROOT
-from ec2 import NO_CAPACITY, REGION, SPOT, Cloud, Nodes
+from ec2 import ACCOUNT, NO_CAPACITY, REGION, SPOT, Cloud, Nodes
 from ray.autoscaler._private.autoscaler import StandardAutoscaler
 from ray.autoscaler._private.aws.utils import client_cache, resource_cache
 from ray.autoscaler._private.load_metrics import LoadMetrics
@@ -22,7 +22,6 @@ from ray.autoscaler._private.load_metrics import LoadMetrics
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 CLUSTER = ROOT / "cluster"
-ACCOUNT = "123456789012"  # moto's
 REGISTRY = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com"
 OPERATOR, HEAD = "AKIAOPERATOR", "AKIAHEAD"  # access key IDs, by which calls are told apart
 OFFICE = "203.0.113.0/24"
@@ -155,7 +154,7 @@ class Autoscaler:
 
     def workers(self) -> dict[str, int]:
         """How many there are of each type."""
-        return dict(Counter(map(kind_of, self.cloud.instances(ray_node_kind="worker"))))
+        return dict(Counter(map(kind_of, self.cloud.instances(ray_node_type="worker"))))
 
     def update_until(self, true: Callable[[], object], seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -170,7 +169,7 @@ class Autoscaler:
 
         def settled() -> bool:
             nonlocal since
-            statuses = {tags(each)["ray-node-status"] for each in self.cloud.instances(ray_node_kind="worker")}
+            statuses = {tags(each)["ray-node-status"] for each in self.cloud.instances(ray_node_type="worker")}
             if self.own.pending_launches.value or not statuses <= {"up-to-date"}:
                 since = time.monotonic()
             return time.monotonic() - since > 2.0
@@ -241,7 +240,7 @@ def test_gpus_come_as_spot_nodes_and_go_when_idle(cloud, autoscaler):
         autoscaler.ask(gpus)
         autoscaler.settle()
         assert autoscaler.workers() == {"gpu-spot": expected}
-    for worker in cloud.instances(ray_node_kind="worker"):
+    for worker in cloud.instances(ray_node_type="worker"):
         assert worker["InstanceType"] == "g6.2xlarge" and worker["IamInstanceProfile"]["Arn"].endswith("/worker")
     autoscaler.ask(0, idle=599)
     autoscaler.settle()

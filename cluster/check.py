@@ -8,6 +8,7 @@ or changed. Every other file (cluster/kubernetes/*, cluster/schedule/*, cluster/
 """
 
 import argparse
+import json
 import logging
 import re
 import shutil
@@ -38,6 +39,7 @@ PLACEHOLDERS = {
 LEFT = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, PLACEHOLDERS))})(?![\w-])")
 TOKEN = "(umask 077; ray get-auth-token --generate) makes one"
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
+YAML = (".yaml", ".yml")
 WORLD = {"0.0.0.0/0", "::/0"}
 
 # Service quotas on vCPUs by the family's first letters and the market.
@@ -72,21 +74,28 @@ def placeholders(text: str) -> Iterator[str]:
 
 
 def schema(config: dict[str, Any]) -> Iterator[str]:
-    from jsonschema import ValidationError
+    import jsonschema
+    import ray.autoscaler
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     for name in ("provider", "available_node_types", "head_node_type"):
         if not config.get(name):
             yield f"{name} is missing: see cluster/gpu.yaml"
             return
-    if (head := config["head_node_type"]) not in config["available_node_types"]:
-        yield f"head_node_type: {head} is not one of available_node_types: {', '.join(config['available_node_types'])}"
+    own = json.loads(Path(ray.autoscaler.__file__).with_name("ray-schema.json").read_text())
+    wrong = False
+    for error in jsonschema.validators.validator_for(own)(own).iter_errors(config):
+        wrong = True
+        yield f"{error.json_path.removeprefix('$.')}: {error.message[:200]}"
+    if wrong:
+        return
+    types = config["available_node_types"]
+    if (head := config["head_node_type"]) not in types:
+        yield f"head_node_type: {head} is not one of available_node_types: {', '.join(types)}"
         return
     logging.getLogger("ray.autoscaler").setLevel(logging.WARNING)  # it tells which defaults it sets
     try:
         validate_config(prepare_config(config))
-    except ValidationError as error:
-        yield f"{error.json_path.removeprefix('$.')}: {error.message[:200]}"
     except Exception as error:  # Ray's own checks raise whatever they meet
         yield f"Ray does not take it: {_line(error)}"
 
@@ -95,17 +104,22 @@ def instances(config: dict[str, Any]) -> Iterator[str]:
     """By EC2's model."""
     shape = boto3.Session()._session.get_service_model("ec2").operation_model("RunInstances").input_shape
     for name, node in config["available_node_types"].items():
+        if not node["node_config"].get("InstanceType"):
+            yield f"{name}: InstanceType is missing in its node_config"
         asked = {key: value for key, value in node["node_config"].items() if key != "SubnetIds"}
         report = ParamValidator().validate(asked | {"MinCount": 1, "MaxCount": 1}, shape)
         for line in report.generate_report().splitlines():
-            yield f"{name}: EC2 does not take its node_config: {line}"
+            yield f"{name}: EC2 does not take its node_config: {line.partition(', must be one of:')[0]}"
         if not re.fullmatch(r"ami-[0-9a-f]{8,17}", ami := node["node_config"].get("ImageId", "")):
             yield f"{name}: ImageId {ami!r} is no AMI's ID, as in ami-0123456789abcdef0"
 
 
 def regions(config: dict[str, Any]) -> Iterator[str]:
     """Whether what names a region or a registry names the same."""
-    region = config["provider"]["region"]
+    region = config["provider"].get("region", "")
+    if not region:
+        yield "provider.region is missing, as in us-west-2"
+        return
     for zone in zones(config):
         if not re.fullmatch(rf"{re.escape(region)}(-[a-z]+-\d)?[a-z]", zone):
             yield f"zone {zone} is not in region {region}: set zones as in {region}a"
@@ -365,7 +379,7 @@ def check(path: Path, offline: bool) -> Iterator[str]:
     """All that is wrong with a file. What would only follow from something earlier is not told."""
     try:
         text = path.read_text()
-        config = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else None
+        config = yaml.safe_load(text) if path.suffix in YAML else None
     except (OSError, UnicodeDecodeError) as error:
         yield f"cannot be read: {_line(error)}"
         return
@@ -374,13 +388,20 @@ def check(path: Path, offline: bool) -> Iterator[str]:
         return
     left = list(placeholders(text))
     yield from left
-    if not isinstance(config, dict) or "kind" in config:
+    if path.suffix not in YAML:
+        return
+    if not isinstance(config, dict):
+        yield "is empty, or holds no settings by name: see cluster/gpu.yaml"
+        return
+    if "kind" in config:  # of Kubernetes
         return
     wrong = list(schema(config))
     yield from wrong
+    if wrong:
+        return
     yield from tools(config)
     yield from files(config)
-    if left or wrong or config["provider"].get("type") != "aws":
+    if left or config["provider"].get("type") != "aws":
         return
     wrong = [*instances(config), *regions(config)]
     yield from wrong

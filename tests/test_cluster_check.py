@@ -121,6 +121,9 @@ def test_a_filled_in_file_is_fine(check):
         ({"max_workers: *gpu-nodes\nidle": "max_workers: many\nidle"}, "max_workers: 'many' is not of type 'integer'"),
         ({"available_node_types:": "node_types:"}, "available_node_types is missing"),
         ({"  type: aws": "  type: [aws"}, "is no YAML"),
+        ({"file_mounts:\n": "file_mounts: 3\nmounts:\n"}, "file_mounts: 3 is not of type 'object'"),
+        ({"  region: *region\n": ""}, "provider.region is missing"),
+        ({"      InstanceType: *head\n": ""}, "head: InstanceType is missing"),
         ({"us-west-2a ": "eu-west-1a "}, "zone eu-west-1a is not in region us-west-2"),
         (
             {"--env=AWS_DEFAULT_REGION=us-west-2": "--env=AWS_DEFAULT_REGION=us-east-1"},
@@ -144,6 +147,26 @@ def test_a_filled_in_file_is_fine(check):
 def test_what_is_wrong_in_the_file_is_told(check, changes, line):
     code, _, lines = check(GOOD | changes, "--offline")
     assert code == 2 and all(each.startswith("error: gpu.yaml: ") for each in lines)
+    assert any(line in each for each in lines), lines
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "is empty, or holds no settings by name"),
+        ("- a", "is empty, or holds no settings by name"),
+        ("\x00", "is no YAML"),
+        ("cluster_name: dtn", "provider is missing"),
+        ("{provider: aws, available_node_types: 3, head_node_type: head}", "available_node_types: 3 is not of type"),
+        (None, "cannot be read"),
+    ],
+)
+def test_what_is_no_cluster_file_is_told(home, text, line):
+    program = runpy.run_path(str(CLUSTER / "check.py"))
+    path = home / "odd.yaml"
+    if text is not None:
+        path.write_text(text)
+    lines = list(program["check"](path, offline=True))
     assert any(line in each for each in lines), lines
 
 
@@ -208,8 +231,10 @@ def test_the_guides_sed_leaves_no_placeholder_that_it_fills(tmp_path):
 def test_an_account_that_is_ready_passes(cloud, amis, check):
     calls = len(cloud.calls)
     assert check(FILLED | {"AMI_ID": amis["good"]}, cloud=cloud) == (0, "nothing wrong found in gpu.yaml\n", [])
-    changed = {call.action for call in cloud.calls[calls:]} - {"RunInstances"}
-    assert all(action.startswith(("Describe", "Get")) for action in changed)
+    asked = {f"{call.service}:{call.action}" for call in cloud.calls[calls:]} - {"sts:GetCallerIdentity"}
+    seen, *others = json.loads((CLUSTER / "iam/operator.json").read_text())["Statement"]
+    assert asked - set(seen["Action"]) == {"ec2:RunInstances"}, "which is a dry run"
+    assert "ec2:RunInstances" in [statement["Action"] for statement in others]
     assert not cloud.instances(), "nothing was launched"
 
 

@@ -112,11 +112,16 @@ def test_ray_up_goes_on_after_ecrs_login_has_ended(cloud, nodes, ray, head):
         assert any("ray stop" in command for _, command in nodes.commands()[before:])
 
 
-def test_no_restart_leaves_jobs_alone(nodes, ray, head):
-    before = len(nodes.commands())
-    ray("up", "--yes", "--no-restart")
-    later = [command for _, command in nodes.commands()[before:]]
-    assert later and not [command for command in later if "ray stop" in command or "ray start" in command]
+def test_no_restart_leaves_jobs_alone_and_tells_the_autoscaler(nodes, config, ray, head):
+    text = config.read_text()
+    for most in (6, 8):
+        before = len(nodes.commands())
+        config.write_text(text.replace("&gpu-nodes 8", f"&gpu-nodes {most}"))
+        ray("up", "--yes", "--no-restart")
+        later = [command for _, command in nodes.commands()[before:]]
+        assert later and not [command for command in later if "ray stop" in command or "ray start" in command]
+        sent = json.loads((nodes.folder / head["PublicIpAddress"] / "ray_bootstrap_config.yaml").read_text())
+        assert sent["max_workers"] == most
 
 
 def test_the_heads_address_is_told(ray, head):

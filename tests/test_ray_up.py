@@ -245,8 +245,9 @@ def test_gpus_come_as_spot_nodes_and_go_when_idle(cloud, autoscaler):
         autoscaler.ask(gpus)
         autoscaler.settle()
         assert autoscaler.workers() == {"gpu-spot": expected}
-    for worker in cloud.instances(ray_node_type="worker"):
-        assert worker["InstanceType"] == "g6.2xlarge" and worker["IamInstanceProfile"]["Arn"].endswith("/worker")
+    asked = [each.parameters for each in cloud.calls if each.action == "RunInstances" and each.key == HEAD]
+    assert {each["InstanceType"] for each in asked} == {"g6.2xlarge"}
+    assert {each["IamInstanceProfile.Name"] for each in asked} == {"worker"}
     autoscaler.ask(0, idle=599)
     autoscaler.settle()
     assert autoscaler.workers() == {"gpu-spot": 8}

@@ -73,6 +73,9 @@ def check(home, monkeypatch, capsys) -> Callable[..., tuple[int, str, list[str]]
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.chdir(home)
+    for tool in ("ssh", "rsync"):  # which this machine may lack
+        (home / tool).touch(0o755)
+    monkeypatch.setenv("PATH", str(home), prepend=":")
 
     def run(changes: dict[str, str], *options: str, cloud: Cloud | None = None) -> tuple[int, str, list[str]]:
         text = (CLUSTER / "gpu.yaml").read_text()

@@ -3,6 +3,7 @@
 #
 #     cluster/local.sh [CPUS]        CPUs of each node, 1 by default
 set -euo pipefail
+set -m  # each node in a process group of its own
 
 cpus=${1:-1}
 folder=$(mktemp -d /tmp/two-nodes-XXXX)  # Ray's sockets need a short path
@@ -20,7 +21,7 @@ end() {
     kill "${nodes[@]}" 2>/dev/null || true  # not `ray stop`: it would end every Ray on this machine
     wait "${nodes[@]}" 2>/dev/null || true
     for node in "${nodes[@]}"; do
-        kill -KILL -- "-$node" 2>/dev/null || true  # what is left of its process group, such as busy workers
+        kill -KILL -- "-$node" 2>/dev/null || true  # what is left of its group, such as busy workers
     done
     for _ in {1..30}; do  # a job's driver, which has a group of its own, follows and still writes
         rm -rf "$folder" 2>/dev/null || true

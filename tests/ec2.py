@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl
 
 if __name__ != "__main__":  # the stubs are called hundreds of times and need neither
     import boto3
+    import requests
     from moto import settings
     from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT
     from moto.ec2 import ec2_backends
@@ -66,6 +67,8 @@ class Cloud:
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        requests.post(f"{self.endpoint}/moto-api/reset", timeout=60)  # moto's state is that of the whole process
+        self.calls.clear()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -32,11 +32,13 @@ from pyarrow import fs
 from tqdm import tqdm
 
 from dtn_ray import lease, report, storage
+from dtn_ray.access import believed
 from dtn_ray.actor import Actor
 from dtn_ray.bulk_job import BulkJob
 from dtn_ray.cluster import causes, connect, has_cluster, quiet_ray_data, worker_resources
 from dtn_ray.contact_sheet import contact_sheet
 from dtn_ray.errors import UserError
+from dtn_ray.failures import COUNTED
 from dtn_ray.inventory import open_inventory, read_inventory
 from dtn_ray.lease import Lease
 from dtn_ray.ledger import Ledger, Part, read_range
@@ -106,9 +108,8 @@ class Bulk:
 def run(bulk: Bulk) -> dict[str, Any]:
     """Does what the ledger lacks; returns counts and where to look.
 
-    An object is done once the ledger has its present version as converted, or as without a face; one that could not be
-    decoded is failed for good until it changes; where the store or the model failed it is tried again. Nothing stops
-    for a bad image. Raises UserError for a missing or empty source, an output inside it, more actors than fit, another
+    An object is done once the ledger has its present version as converted, or as without a face. Whether one that
+    failed is tried again goes by its cause (failures.py). Nothing stops for a bad image. Raises UserError for a missing or empty source, an output inside it, more actors than fit, another
     run on the same OUT, or when more than `max_failure_rate` fails.
     """
     job, ledger, began = bulk.job, bulk.ledger, time.time()
@@ -256,7 +257,7 @@ def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
     done, latest = Tally(), deque[str | None](maxlen=JUDGED_AT_MOST)
     waiting, since = list[pa.Table](), time.monotonic()
     metrics = JobMetrics(job.kind, job.out)
-    metrics.count(_counts(plan, done))
+    metrics.count(_counts(plan, done), plan.settled.causes)
 
     def enter() -> None:
         nonlocal since
@@ -269,15 +270,16 @@ def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
 
     with tqdm(total=sum(stop - start for _, start, stop in blocks), unit="image", desc="images") as bar:
         try:
-            for number, part in enumerate(outcomes):
+            for number, made in enumerate(outcomes):
+                part = believed(made, job, plan, done)
                 waiting.append(part)
                 done.add(part, seed=number)
-                metrics.count(_counts(plan, done))
+                metrics.count(_counts(plan, done), plan.settled.causes + done.causes)
                 bar.update(len(part))
                 bar.set_postfix_str(f"{done.bytes / 1e6 / bar.format_dict['elapsed']:.1f} MB/s, {done.failed} failed")
                 if sum(map(len, waiting)) >= ROWS_PER_PART or time.monotonic() - since > SECONDS_PER_PART:
                     enter()
-                failed = part.filter(pc.field("cause").isin(["store", "model"]))["reason"].to_pylist()
+                failed = part.filter(pc.field("cause").isin(COUNTED))["reason"].to_pylist()
                 latest.extend([*failed, *[None] * (len(part) - len(failed))])
                 if len(latest) >= JUDGED_FROM:
                     _judge(job, latest)
@@ -411,6 +413,7 @@ def _summary(bulk: Bulk, plan: Plan, done: Tally) -> dict[str, Any]:
         "images": plan.images,
         **_counts(plan, done),
         "faces": plan.settled.faces + done.faces,
+        "causes": dict((plan.settled.causes + done.causes).most_common()),
         "failures": done.failures | plan.settled.failures,
     }
 

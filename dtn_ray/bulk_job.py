@@ -42,10 +42,12 @@ class BulkJob:
     limit: int | None = None
     """Do so many at most; the next run goes on."""
     retry_failed: bool = False
-    """Also try images again that could not be decoded, though they have not changed."""
+    """Also try objects again that failed by a cause that lasts, though they have not changed: images that cannot be
+    decoded, archived and denied objects, names that cannot be stored."""
     max_failure_rate: float = 0.5
     """End early if more than this part of the latest outcomes (100 to 1,000 of them) failed for want of the store or
-    the model. Images that cannot be decoded do not count."""
+    the model. Images that cannot be decoded, archived, denied and deleted objects do not count, unless no object at
+    all can be read."""
     lease_seconds: float = 60.0
     """A run that was killed keeps others from OUT for so long; one that lives renews its lease."""
     dry_run: bool = False

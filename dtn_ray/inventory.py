@@ -30,6 +30,7 @@ COLUMNS = {
     "lastmodifieddate": "modified",
     "lastmodified": "modified",
     "modified": "modified",
+    "storageclass": "storage_class",
     "islatest": "islatest",
     "isdeletemarker": "isdeletemarker",
 }
@@ -160,6 +161,7 @@ def _listing(table: pa.Table, file: InventoryFile, source: str, bucket: str, pre
         pc.call_function("utf8_trim", [column("version", pa.string())], pc.TrimOptions('"')),
         column("size", pa.int64()),
         modified.cast(TIME),
+        column("storage_class", pa.string()),
     ]
     return pa.table(columns, schema=storage.LISTING).filter(pc.field("key").is_valid())
 

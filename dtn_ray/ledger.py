@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
         "version": pa.string(),  # its ETag, or a local file's size and time of change
         "size": pa.int64(),  # bytes
         "status": pa.string(),  # converted, failed or no face
-        "cause": pa.string(),  # of a failure: image (for good), store or model (worth another try)
+        "cause": pa.string(),  # of a failure: one of failures.CAUSES, or what another version calls it
         "reason": pa.string(),  # of a failure, in words
         "output": pa.string(),  # relative to OUT; the first of several
         "score": pa.float32(),  # ‖f(x) - f(G(x))‖, of the first output
@@ -48,9 +48,11 @@ SCHEMA = pa.schema(
         "attempts": pa.int32(),  # tries of this key by this model, this one included
         "time": pa.timestamp("us", "UTC"),
         "faces": pa.list_(FACE),  # where faces were looked for: those of the object, the largest first
+        "storage_class": pa.string(),  # of the object as it was listed; null: not known
     },
     metadata={"ledger_format": str(FORMAT)},
 )
+ADDED = ("faces", "storage_class")  # columns that parts of older versions lack
 DONE = ("converted", "no face")  # until the object changes
 ROWS_PER_SET = 500_000
 ROWS_PER_GROUP = 25_000  # what a reader of a narrow range reads at least
@@ -163,8 +165,8 @@ def read_range(parts: Iterable[Part], low: str = "", high: str | None = None, *,
         filesystem, path = storage.resolve(part.uri)
         with _explained(part.uri), pq.ParquetFile(path, filesystem=filesystem) as file:
             rows = file.read_row_groups(groups)
-            if "faces" not in rows.column_names:
-                rows = rows.append_column(SCHEMA.field("faces"), pa.nulls(len(rows), SCHEMA.field("faces").type))
+            for missing in (field for field in SCHEMA if field.name in ADDED and field.name not in rows.column_names):
+                rows = rows.append_column(missing, pa.nulls(len(rows), missing.type))
             return rows.select(SCHEMA.names).cast(SCHEMA)
 
     with ThreadPoolExecutor(16) as pool:

@@ -58,13 +58,16 @@ class JobMetrics:
     def __init__(self, kind: str, out: str) -> None:
         self.tags = {"kind": kind, "out": out}
         self.ledger = Gauge("dtn_ledger_images", "Images of the source, by what the ledger says", (*JOB, "status"))
+        self.failed = Gauge("dtn_ledger_failed", "Images of the source that failed, by cause", (*JOB, "cause"))
         self.end = Gauge("dtn_job_end_timestamp_seconds", "When the last run ended, by outcome", (*JOB, "outcome"))
         self.time = Gauge("dtn_job_seconds", "How long the last run took, by outcome", (*JOB, "outcome"))
 
-    def count(self, counts: Mapping[str, int]) -> None:
-        """`counts`: done_before, converted, no_face, failed, remaining."""
+    def count(self, counts: Mapping[str, int], causes: Mapping[str, int]) -> None:
+        """`counts`: done_before, converted, no_face, failed, remaining; `causes`: of the failed."""
         for status, images in counts.items():
             self.ledger.set(images, self.tags | {"status": status})
+        for cause, images in causes.items():
+            self.failed.set(images, self.tags | {"cause": cause})
 
     def ended(self, outcome: str, seconds: float) -> None:
         self.end.set(time.time(), self.tags | {"outcome": outcome})

@@ -73,7 +73,8 @@ def tell(run: Callable[[J], dict[str, Any]], job: J) -> dict[str, Any]:
         ended("failed", reason := _reason(error), error=reason)
         raise
     counts = {name: summary[name] for name in COUNTS}
-    ended("succeeded", ", ".join(f"{count} {name}" for name, count in counts.items()), counts=counts)
+    what = ", ".join(f"{count} {name}" for name, count in counts.items())
+    ended("succeeded", what, counts=counts, causes=summary["causes"])
     return summary
 
 

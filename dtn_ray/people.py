@@ -107,7 +107,7 @@ def choose(job: Conversion, ledger: Ledger, folder: str) -> dict[str, Any]:
             files.append(storage.NewFile(uri, content, CONTENT_TYPES[job.format]))
         for error in storage.write_many(files):
             if error:
-                raise error
+                raise UserError(f"cannot be written: {error}")
         if len(chosen):
             buffer = io.BytesIO()
             pq.write_table(chosen, buffer)

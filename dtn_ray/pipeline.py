@@ -12,9 +12,11 @@ import pyarrow as pa
 
 from dtn_ray import storage
 from dtn_ray.bulk_job import BulkJob
+from dtn_ray.failures import IMAGE, MODEL, NAME, STORE
 from dtn_ray.images import CONTENT_TYPES, encode
 from dtn_ray.keys import output_key
 from dtn_ray.ledger import SCHEMA
+from dtn_ray.refusals import Refused
 from dtn_ray.shards import pack, shard_name
 
 Row = dict[str, Any]
@@ -122,25 +124,25 @@ class Pipeline(ABC):
         limit, too_large = self.job.max_bytes, dict[int, Row]()
         for i, file in enumerate(files):
             if (file["size"] or 0) > limit:
-                too_large[i] = failure("image", f"{file['size']} bytes, more than the limit of {limit}")
+                too_large[i] = failure(IMAGE, f"{file['size']} bytes, more than the limit of {limit}")
         wanted = [file for i, file in enumerate(files) if i not in too_large]
         contents = storage.read_many([source_uri(self.job.source, file["key"]) for file in wanted])
         # It waits, or fetching would run ahead of decoding, and fill the memory with large photos.
         return self.decoders.submit(self._decode, files, contents, too_large).result()
 
-    def _decode(self, files: list[Row], contents: list[bytes | OSError], too_large: dict[int, Row]) -> list[Found]:
+    def _decode(self, files: list[Row], contents: list[bytes | Refused], too_large: dict[int, Row]) -> list[Found]:
         rest = iter(contents)
         return [too_large.get(i) or self._find(file, next(rest)) for i, file in enumerate(files)]
 
-    def _find(self, file: Row, content: bytes | OSError) -> Found:
-        if isinstance(content, OSError):
-            return failure("store", str(content).removeprefix(f"{source_uri(self.job.source, file['key'])}: "))
+    def _find(self, file: Row, content: bytes | Refused) -> Found:
+        if isinstance(content, Refused):
+            return failure(content.cause, content.reason)
         if file["size"] is not None and len(content) != file["size"]:
-            return failure("store", f"{len(content)} bytes came of {file['size']}: cut short, or changed since listed")
+            return failure(STORE, f"{len(content)} bytes came of {file['size']}: cut short, or changed since listed")
         try:
             return self.find(content)
         except ValueError as error:
-            return failure("image", str(error))
+            return failure(IMAGE, str(error))
 
     def _transform(self, batch: list[Row], found: list[Found]) -> Writing:
         """Outcomes of a batch, and the futures of those that are being written."""
@@ -153,7 +155,7 @@ class Pipeline(ABC):
                 computed = self.compute([picture for _, picture in some])
             except RuntimeError as error:  # as torch tells of too little memory
                 for i, _ in some:
-                    outcomes[i] = failure("model", f"the networks failed: {error}")
+                    outcomes[i] = failure(MODEL, f"the networks failed: {error}")
                 continue
             for (i, _), picture in zip(some, computed, strict=True):
                 made.setdefault(i, []).append(picture)
@@ -165,7 +167,7 @@ class Pipeline(ABC):
         outcomes, files = dict[int, Row](), list[tuple[int, storage.NewFile]]()
         for i, file, pictures in made:
             if not all(picture.score is None or np.isfinite(picture.score) for picture in pictures):
-                outcomes[i] = failure("model", "the networks gave values that are not finite")
+                outcomes[i] = failure(MODEL, "the networks gave values that are not finite")
                 continue
             contents = [encode(picture.pixels, self.format) for picture in pictures]
             if self.shards != "none":
@@ -197,8 +199,9 @@ class Pipeline(ABC):
         """Writes below OUT, unless for a dry run; for each file, the failure if it fails."""
         errors = [None] * len(files) if self.job.dry_run else storage.write_many(files, self.scratch)
         return [
-            failure("store", str(error).replace(f"{file.uri}: ", "")) if error else None
-            for file, error in zip(files, errors, strict=True)
+            # OUT is the user's own place, where what is denied can be permitted, for all objects alike.
+            failure(NAME if error.cause == NAME else STORE, f"cannot be written: {error.reason}") if error else None
+            for error in errors
         ]
 
     def _pack(self, files: list[Row], outcomes: list[Row]) -> list[Row]:
@@ -268,5 +271,5 @@ def source_uri(source: str, key: str) -> str:
 
 
 def failure(cause: str, reason: str) -> Row:
-    """The outcome of an object that failed: for good (cause image), or worth another try (store, model)."""
+    """The outcome of an object that failed; `cause`: of failures.CAUSES."""
     return {"status": "failed", "cause": cause, "reason": " ".join(reason.split())[:500]}

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from itertools import chain, groupby, islice
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -20,17 +21,27 @@ import pyarrow.parquet as pq
 from dtn_ray import storage
 from dtn_ray.bulk_job import BulkJob
 from dtn_ray.errors import UserError
+from dtn_ray.failures import cause_named
 from dtn_ray.ledger import DONE, Part, first_of_each_key, read_range
 from dtn_ray.tally import Tally
 
 Apply = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
-WORK = pa.schema({"key": pa.string(), "version": pa.string(), "size": pa.int64(), "attempts": pa.int32()})
+WORK = pa.schema(
+    {
+        "key": pa.string(),
+        "version": pa.string(),
+        "size": pa.int64(),
+        "storage_class": pa.string(),
+        "attempts": pa.int32(),
+    }
+)
 FEW_PAGES = 100  # are listed sooner by one process than by others that must start first
 STRETCHES = 64  # of the source, listed side by side
 SHARES = 256  # more tasks would burden the driver
 CHUNK = 50_000  # keys that are compared with the ledger at once
 SAMPLE = 32
+ROW = ["status", "cause", "version", "storage_class"]
 
 
 @dataclass
@@ -50,7 +61,7 @@ class Plan:
     work: list[tuple[str, int]] = field(default_factory=list)
     """Files of the work list, tables of the schema WORK, and their numbers of rows."""
     sample: list[pa.Table] = field(default_factory=list)
-    """A few rows of each."""
+    """A few rows of some of them, from all over the source."""
 
     @property
     def todo(self) -> int:
@@ -64,7 +75,9 @@ class Plan:
         self.settled.merge(other.settled)
         self.bytes += other.bytes
         self.work += other.work
-        self.sample = [*self.sample, *other.sample][:SAMPLE]
+        self.sample = [*self.sample, *other.sample]
+        if len(self.sample) > 2 * SAMPLE:
+            self.sample = self.sample[::2]
 
 
 @dataclass(frozen=True)
@@ -158,11 +171,12 @@ def sift(job: BulkJob, filters: Filters, ledger: list[Part], files: pa.Table, wo
     rows = read_range(ledger, bounds["min"].as_py(), bounds["max"].as_py())
     known = rows.take(pc.call_function("index_in", [images["key"]], pc.SetLookupOptions(rows["key"].combine_chunks())))
     settled = [
-        version is not None
-        and row["version"] == version
-        and (row["status"] in DONE or (row["cause"] == "image" and not job.retry_failed))
-        for row, version in zip(
-            known.select(["version", "status", "cause"]).to_pylist(), images["version"].to_pylist(), strict=True
+        _settled(job, *each)
+        for each in zip(
+            known.select(ROW).to_pylist(),
+            images["version"].to_pylist(),
+            images["storage_class"].to_pylist(),
+            strict=True,
         )
     ]
     mask = pa.array(settled, pa.bool_())
@@ -171,12 +185,26 @@ def sift(job: BulkJob, filters: Filters, ledger: list[Part], files: pa.Table, wo
     todo = images.append_column("attempts", attempts).filter(pc.call_function("invert", [mask])).select(WORK.names)
     plan.bytes = pc.call_function("sum", [todo["size"]]).as_py() or 0
     plan.work = [(work or "", len(todo))] if len(todo) else []
-    plan.sample = [todo.slice(0, SAMPLE)] if len(todo) else []
+    plan.sample = [todo.take(np.linspace(0, len(todo) - 1, min(SAMPLE, len(todo))).astype(int))] if len(todo) else []
     if work and len(todo):
         buffer = io.BytesIO()
         pq.write_table(todo.cast(WORK), buffer)
         storage.write_bytes(work, buffer.getvalue())
     return plan
+
+
+def _settled(job: BulkJob, row: dict[str, Any], version: str | None, storage_class: str | None) -> bool:
+    """Whether an object needs no work, by its row in the ledger, empty where it has none, and as it is listed."""
+    if row["status"] in DONE:
+        return version is not None and version == row["version"]
+    if row["status"] is None or job.retry_failed:
+        return False
+    same = {
+        "version": version == row["version"],  # null too, where the store does not even tell of it
+        "storage_class": storage_class is None or storage_class == row["storage_class"],
+    }
+    columns = cause_named(row["cause"]).while_same
+    return bool(columns) and all(same[name] for name in columns)
 
 
 def once(files: pa.Table) -> pa.Table:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from dtn_ray import storage
 from dtn_ray.bulk_job import BulkJob
+from dtn_ray.failures import cause_named
 from dtn_ray.pipeline import Row, source_uri
 from dtn_ray.shards import read_image
 from dtn_ray.tally import EDGES, Tally
@@ -42,8 +43,9 @@ figure img { width: 4.4rem; image-rendering: pixelated }
 {% for (cause, reason), count in reasons %}<tr><td class="number">{{ "{:,}".format(count) }}</td><td>{{ cause }}</td>
 <td>{{ reason }}</td></tr>
 {% endfor %}</table>
-<p>An <i>image</i> that cannot be decoded is left until it changes; where the <i>store</i> or the <i>model</i> failed,
-the next run tries again. Some of them:</p>
+<table>{% for cause, meaning in causes %}<tr><td><i>{{ cause }}</i></td><td>{{ meaning }}</td></tr>
+{% endfor %}</table>
+<p>Some of them:</p>
 <table>{% for key, reason in failures %}<tr><td><code>{{ key }}</code></td><td>{{ reason }}</td></tr>
 {% endfor %}</table>{% endif %}
 {% if histogram %}<h2>Identity score ‖f(x) − f(G(x))‖</h2>
@@ -107,6 +109,7 @@ def page(summary: dict[str, Any], tally: Tally, shown: Sequence[Pair], ended: st
             },
             rows=rows,
             reasons=tally.reasons.most_common(30),
+            causes=[(name, cause_named(name).meaning) for name, _ in tally.causes.most_common()],
             failures=list(tally.failures.items()),
             histogram=_histogram(tally.scores),
             pairs=[(row["key"], _told(row["score"]), _inline(before), _inline(after)) for row, before, after in shown],

@@ -32,6 +32,7 @@ from obstore.store import S3Store
 from pyarrow import fs
 
 from dtn_ray.errors import UserError
+from dtn_ray.refusals import Refused, refused
 
 LISTING = pa.schema(
     {
@@ -39,8 +40,10 @@ LISTING = pa.schema(
         "version": pa.string(),  # other for other content: the ETag on S3, size and time of change of a local file
         "size": pa.int64(),  # bytes
         "modified": pa.timestamp("us", "UTC"),
+        "storage_class": pa.string(),  # S3's, with " (restored)" where an archived object can be read; null: not known
     }
 )
+ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")  # storage classes whose objects must be restored; GLACIER_IR's need not
 PAGE = 1000  # S3 gives no more keys at once
 FOLDER_PAGES = 10  # of a folder with more entries, the names are cut
 LAST = chr(0x10FFFF)  # the last character: what begins with a character lies before it and this
@@ -144,6 +147,7 @@ def _pages_s3(uri: str, stretch: Stretch) -> Iterator[pa.Table]:
             [each["ETag"].strip('"') for each in objects],
             [each["Size"] for each in objects],
             [each["LastModified"] for each in objects],
+            [_storage_class(each) for each in objects],
         ]
         return pa.table(columns, schema=LISTING)
 
@@ -164,13 +168,27 @@ def _pages_s3(uri: str, stretch: Stretch) -> Iterator[pa.Table]:
 
 def _list(bucket: str, prefix: str, after: str = "", folders_apart: bool = False) -> Iterator[dict[str, Any]]:
     options = ({"StartAfter": prefix + after} if after else {}) | ({"Delimiter": "/"} if folders_apart else {})
-    yield from s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **options)
+    for page in s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **options):
+        if any(each.get("StorageClass") in ARCHIVES for each in page.get("Contents", ())):
+            # The same page with what is restored. Stores without archives are never asked, and need not know the word.
+            token = {"ContinuationToken": page["ContinuationToken"]} if "ContinuationToken" in page else {}
+            page = s3_client().list_objects_v2(
+                Bucket=bucket, Prefix=prefix, OptionalObjectAttributes=["RestoreStatus"], **options, **token
+            )
+        yield page
+
+
+def _storage_class(listed: Mapping[str, Any]) -> str | None:
+    """The storage class of an object as a listing tells it; with " (restored)" while there is a copy to be read."""
+    expiry = listed.get("RestoreStatus", {}).get("RestoreExpiryDate")
+    restored = expiry is not None and expiry > datetime.now(UTC)
+    return f"{listed['StorageClass']} (restored)" if restored else listed.get("StorageClass")
 
 
 def _pages_local(uri: str) -> Iterator[pa.Table]:
     files = _walk(resolve(uri)[1], "", ())
     while page := list(islice(files, PAGE)):
-        yield pa.Table.from_pylist([dict(zip(LISTING.names, file, strict=True)) for file in page], LISTING)
+        yield pa.Table.from_pylist([dict(zip(LISTING.names[:4], file, strict=True)) for file in page], LISTING)
 
 
 def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, str, int, datetime]]:
@@ -346,17 +364,8 @@ def _plain(key: str) -> bool:
     return not {"", ".", ".."} & set(key.split("/")) and not re.search(r"[\x00-\x1f\x7f]", key)
 
 
-def _refusal(uri: str, error: Exception) -> OSError:
-    """What a store's library raised, as one line: FileNotFoundError where the object is absent."""
-    absent = isinstance(error, FileNotFoundError)
-    if isinstance(error, ClientError):
-        absent = error.response["Error"]["Code"] in ("NoSuchKey", "404")
-    text = str(error).partition("\n\nDebug source")[0]
-    return (FileNotFoundError if absent and "NoSuchBucket" not in text else OSError)(f"{uri}: {text}")
-
-
 def read_bytes(uri: str) -> bytes:
-    """The whole content of a file. Raises OSError where it is absent or the store fails."""
+    """The whole content of a file. Raises OSError where it is absent or the store fails, of S3 a Refused."""
     if not uri.startswith("s3://"):
         filesystem, path = resolve(uri)
         with filesystem.open_input_file(path) as file:
@@ -367,28 +376,28 @@ def read_bytes(uri: str) -> bytes:
             return obstore.get(_store(bucket), key).bytes().to_bytes()
         return s3_client().get_object(Bucket=bucket, Key=key)["Body"].read()
     except (FileNotFoundError, ClientError, BotoCoreError, BaseError) as error:
-        raise _refusal(uri, error) from error
+        raise refused(uri, error) from error
 
 
-def read_many(uris: Sequence[str]) -> list[bytes | OSError]:
-    """What `read_bytes` returns or raises for each of many files; objects of S3 are fetched at the same time."""
+def read_many(uris: Sequence[str]) -> list[bytes | Refused]:
+    """The content of each of many files, or why it cannot be read; objects of S3 are fetched at the same time."""
 
-    def read(uri: str) -> bytes | OSError:
+    def read(uri: str) -> bytes | Refused:
         try:
             return read_bytes(uri)
-        except (OSError, ValueError) as error:  # ValueError: a name that no local file can have
-            return error if isinstance(error, OSError) else OSError(f"{uri}: {error}")
+        except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have, a link to itself
+            return refused(uri, error)
 
-    async def fetch(uri: str) -> bytes | OSError:
+    async def fetch(uri: str) -> bytes | Refused:
         bucket, key = _bucket_and_key(uri)
         if not _plain(key):
             return await asyncio.to_thread(read, uri)
         try:
             return (await (await obstore.get_async(_store(bucket), key)).bytes_async()).to_bytes()
         except (OSError, ValueError, BaseError) as error:
-            return _refusal(uri, error)
+            return refused(uri, error)
 
-    async def fetch_all() -> list[bytes | OSError]:
+    async def fetch_all() -> list[bytes | Refused]:
         return await asyncio.gather(*map(fetch, uris))
 
     return asyncio.run(fetch_all()) if _all_s3(uris) else list(map(read, uris))
@@ -412,33 +421,36 @@ class NewFile:
 
 def write_bytes(uri: str, content: bytes, content_type: str | None = None) -> None:
     """Writes a file whole: a reader sees the old content or the new, never a part. Raises UserError if refused."""
-    _write(NewFile(uri, content, content_type))
+    try:
+        _write(NewFile(uri, content, content_type))
+    except Refused as error:
+        raise UserError(f"{uri}: cannot be written: {str(error).removeprefix(f'{uri}: ')}") from error
 
 
-def write_many(files: Sequence[NewFile], scratch: str | None = None) -> list[UserError | None]:
-    """Writes files as `write_bytes` does, objects of S3 at the same time; for each, the error it would have raised.
+def write_many(files: Sequence[NewFile], scratch: str | None = None) -> list[Refused | None]:
+    """Writes files as `write_bytes` does, objects of S3 at the same time; for each, why it cannot be written.
 
     A local file is first written beside its place, or in the folder `scratch` of the same filesystem.
     """
 
-    def write(file: NewFile) -> UserError | None:
+    def write(file: NewFile) -> Refused | None:
         try:
             _write(file, scratch)
-        except UserError as error:
+        except Refused as error:
             return error
         return None
 
-    async def send(file: NewFile) -> UserError | None:
+    async def send(file: NewFile) -> Refused | None:
         bucket, key = _bucket_and_key(file.uri)
         if not _plain(key):
             return await asyncio.to_thread(write, file)
         try:
             await obstore.put_async(_store(bucket), key, file.content, attributes=_attributes(file))
         except (OSError, ValueError, BaseError) as error:
-            return UserError(f"cannot be written: {_refusal(file.uri, error)}")
+            return refused(file.uri, error)
         return None
 
-    async def send_all() -> list[UserError | None]:
+    async def send_all() -> list[Refused | None]:
         return await asyncio.gather(*map(send, files))
 
     return asyncio.run(send_all()) if _all_s3([file.uri for file in files]) else list(map(write, files))
@@ -459,7 +471,7 @@ def _write(file: NewFile, scratch: str | None = None) -> None:
             Path(partial).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise UserError(f"{file.uri}: cannot be written: {error}") from error
+        raise refused(file.uri, error) from error
 
 
 def _put(file: NewFile) -> None:
@@ -472,7 +484,7 @@ def _put(file: NewFile) -> None:
             metadata = dict(file.metadata)
             s3_client().put_object(Bucket=bucket, Key=key, Body=file.content, Metadata=metadata, **headers)
     except (OSError, ClientError, BotoCoreError, BaseError) as error:
-        raise UserError(f"cannot be written: {_refusal(file.uri, error)}") from error
+        raise refused(file.uri, error) from error
 
 
 def _attributes(file: NewFile) -> dict[str, str]:
@@ -492,7 +504,7 @@ def stat(uri: str) -> tuple[str, int, datetime]:
     try:
         head = s3_client().head_object(Bucket=bucket, Key=key)
     except (ClientError, BotoCoreError) as error:
-        raise _refusal(uri, error) from error
+        raise refused(uri, error) from error
     return head["ETag"].strip('"'), head["ContentLength"], head["LastModified"]
 
 

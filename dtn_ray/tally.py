@@ -29,6 +29,8 @@ class Tally:
     """Those found in the others."""
     bytes: int = 0
     """Of the source objects."""
+    causes: Counter[str] = field(default_factory=Counter)
+    """How many failed for each cause."""
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How many failed for each cause and reason, numbers in it left out; the 1,000 most frequent."""
     failures: dict[str, str] = field(default_factory=dict)
@@ -49,10 +51,11 @@ class Tally:
             faces=_sum(pc.call_function("list_value_length", [rows["faces"]])),
             bytes=_sum(rows["size"]),
         )
+        other.causes.update(cause or "" for cause in failed["cause"].to_pylist())
         for row in failed.select(["cause", "reason", "key"]).to_pylist():
-            other.reasons[row["cause"], re.sub(r"\d+", "…", row["reason"])] += 1
+            other.reasons[row["cause"] or "", re.sub(r"\d+", "…", row["reason"] or "")] += 1
             if len(other.failures) < FAILURES:
-                other.failures[row["key"]] = row["reason"]
+                other.failures[row["key"]] = row["reason"] or ""
         found = np.digitize(converted["score"].drop_null().to_numpy(zero_copy_only=False), EDGES)
         other.scores = np.bincount(found, minlength=len(EDGES) + 1)
         priorities = np.random.default_rng([seed, len(converted)]).random(len(converted))
@@ -67,6 +70,7 @@ class Tally:
         self.no_face += other.no_face
         self.faces += other.faces
         self.bytes += other.bytes
+        self.causes = self.causes + other.causes
         self.reasons = Counter(dict((self.reasons + other.reasons).most_common(REASONS)))
         self.failures = dict(islice((self.failures | other.failures).items(), FAILURES))
         self.scores = self.scores + other.scores

@@ -1,13 +1,11 @@
 """A Pipeline on Ray. Its module is small because each actor spends its first seconds on importing it."""
 
-import io
 from collections.abc import Callable
 from functools import lru_cache
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from dtn_ray import storage
+from dtn_ray import parquet, storage
 from dtn_ray.metrics import OutcomeMetrics
 from dtn_ray.pipeline import Pipeline
 
@@ -29,7 +27,8 @@ class Actor:
 
 @lru_cache(maxsize=2)
 def _work(uri: str) -> pa.Table:
-    return pq.read_table(io.BytesIO(storage.read_bytes(uri)))
+    with parquet.open_file(pa.BufferReader(storage.read_bytes(uri)), uri) as file:
+        return file.read()
 
 
 def _scratch(work: str) -> str | None:

@@ -109,8 +109,9 @@ def run(bulk: Bulk) -> dict[str, Any]:
     """Does what the ledger lacks; returns counts and where to look.
 
     An object is done once the ledger has its present version as converted, or as without a face. Whether one that
-    failed is tried again goes by its cause (failures.py). Nothing stops for a bad image. Raises UserError for a missing or empty source, an output inside it, more actors than fit, another
-    run on the same OUT, or when more than `max_failure_rate` fails.
+    failed is tried again goes by its cause (failures.py). Nothing stops for a bad image. Raises UserError for a missing
+    or empty source, an output inside it, more actors than fit, another run on the same OUT, or when more than
+    `max_failure_rate` fails.
     """
     job, ledger, began = bulk.job, bulk.ledger, time.time()
     _check(job)
@@ -217,7 +218,7 @@ def _sift_inventory(job: BulkJob, ledger: list[Part], work: str | None) -> Itera
             yield from read_inventory(files[i], job.source)
 
     def sifted(listed: pa.Table) -> pa.Table:
-        uri = work and storage.join(work, f"{uuid.uuid4().hex}.parquet")
+        uri = work and storage.join(work, uuid.uuid4().hex)
         return pa.table({"plan": [pickle.dumps(sift(job, filters, ledger, once(listed), uri))]})
 
     inventory = ray.data.from_items([{"file": i} for i in range(len(files))], override_num_blocks=len(files))

@@ -8,7 +8,6 @@ other.
 """
 
 import contextlib
-import io
 import time
 import uuid
 from bisect import bisect_right
@@ -21,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dtn_ray import storage
+from dtn_ray import parquet, storage
 from dtn_ray.errors import UserError
 
 FORMAT = 2  # 1 had no column faces
@@ -145,10 +144,9 @@ class Ledger:
         if len(rows):
             self._write(name, rows)
 
-    def _write(self, name: str, rows: pa.Table) -> None:
-        buffer = io.BytesIO()
-        pq.write_table(rows.select(SCHEMA.names).cast(SCHEMA), buffer, row_group_size=ROWS_PER_GROUP)
-        storage.write_bytes(storage.join(self.uri, f"{name}.parquet"), buffer.getvalue())
+    def _write(self, stem: str, rows: pa.Table) -> None:
+        content = parquet.encode(_complete(rows), ROWS_PER_GROUP)
+        storage.write_bytes(storage.join(self.uri, parquet.name(stem, content)), content)
 
 
 def read_range(parts: Iterable[Part], low: str = "", high: str | None = None, *, inclusive: bool = True) -> pa.Table:
@@ -162,12 +160,8 @@ def read_range(parts: Iterable[Part], low: str = "", high: str | None = None, *,
 
     def read(part: Part) -> pa.Table:
         groups = [i for i, (first, last, _) in enumerate(part.groups) if wanted(first, last)]
-        filesystem, path = storage.resolve(part.uri)
-        with _explained(part.uri), pq.ParquetFile(path, filesystem=filesystem) as file:
-            rows = file.read_row_groups(groups)
-            for missing in (field for field in SCHEMA if field.name in ADDED and field.name not in rows.column_names):
-                rows = rows.append_column(missing, pa.nulls(len(rows), missing.type))
-            return rows.select(SCHEMA.names).cast(SCHEMA)
+        with _opened(part.uri) as file:
+            return _complete(file.read_row_groups(groups))
 
     with ThreadPoolExecutor(16) as pool:
         tables = pool.map(read, [part for part in parts if wanted(part.low, part.high)])
@@ -176,6 +170,14 @@ def read_range(parts: Iterable[Part], low: str = "", high: str | None = None, *,
     if high is not None:
         inside &= (pc.field("key") <= high) if inclusive else (pc.field("key") < high)
     return newest(rows.filter(inside))
+
+
+def _complete(rows: pa.Table) -> pa.Table:
+    """Rows with the columns of SCHEMA; nulls in those of ADDED that they lack."""
+    for field in SCHEMA:
+        if field.name in ADDED and field.name not in rows.column_names:
+            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+    return rows.select(SCHEMA.names).cast(SCHEMA)
 
 
 def newest(rows: pa.Table) -> pa.Table:
@@ -206,9 +208,8 @@ def _cuts(parts: Sequence[Part]) -> list[str]:
 
 
 def _open(uri: str) -> Part:
-    filesystem, path = storage.resolve(uri)
-    with _explained(uri):
-        footer = pq.read_metadata(path, filesystem=filesystem)
+    with _opened(uri) as file:
+        footer = file.metadata
         written = int((footer.metadata or {})[b"ledger_format"])
         if written > FORMAT:
             raise UserError(
@@ -222,13 +223,17 @@ def _open(uri: str) -> Part:
 
 
 @contextlib.contextmanager
-def _explained(uri: str) -> Iterator[None]:
+def _opened(uri: str) -> Iterator[pq.ParquetFile]:
+    """A part; what cannot be read in it is a UserError, FileNotFoundError where it is absent."""
+    filesystem, path = storage.resolve(uri)
     try:
-        yield
+        with filesystem.open_input_file(path) as stream, parquet.open_file(stream, uri) as file:
+            yield file
     except (FileNotFoundError, UserError):
         raise
     except (OSError, ValueError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"{uri}: this part of the ledger cannot be read ({error}). If the store is well and it is "
+            f"{uri}: this part of the ledger cannot be read ({reason}). If the store is well and it is "
             "damaged, delete it: what it told of is converted again."
         ) from error

@@ -4,7 +4,6 @@ Neither is ever held whole. The source is listed in stretches, side by side; who
 of the same keys beside it, and writes what is left to do as Parquet files, the work list.
 """
 
-import io
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -16,9 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from dtn_ray import storage
+from dtn_ray import parquet, storage
 from dtn_ray.bulk_job import BulkJob
 from dtn_ray.errors import UserError
 from dtn_ray.failures import cause_named
@@ -144,7 +142,7 @@ def _sift_pages(
     """The plan of some listings, whose pages each follow each other in the order of keys or nearly so."""
     plan = Plan()
     for i, files in enumerate(chain.from_iterable(map(_chunks, runs))):
-        plan.merge(sift(job, filters, ledger, files, work and f"{work}-{i:05}.parquet"))
+        plan.merge(sift(job, filters, ledger, files, work and f"{work}-{i:05}"))
     return plan
 
 
@@ -160,7 +158,7 @@ def _chunks(pages: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 
 def sift(job: BulkJob, filters: Filters, ledger: list[Part], files: pa.Table, work: str | None) -> Plan:
-    """The plan of some files (storage.LISTING, sorted or not); what is to do goes to the file `work`."""
+    """The plan of some files (storage.LISTING, sorted or not); what is to do goes to a file `work`-….parquet."""
     suffixes = tuple(suffix.lower() for suffix in job.suffixes)
     named = files.filter(pa.array([key.lower().endswith(suffixes) for key in files["key"].to_pylist()], pa.bool_()))
     images = filters.apply(named)
@@ -184,12 +182,12 @@ def sift(job: BulkJob, filters: Filters, ledger: list[Part], files: pa.Table, wo
     attempts = pc.call_function("add", [known["attempts"].combine_chunks().fill_null(0), pa.scalar(1, pa.int32())])
     todo = images.append_column("attempts", attempts).filter(pc.call_function("invert", [mask])).select(WORK.names)
     plan.bytes = pc.call_function("sum", [todo["size"]]).as_py() or 0
-    plan.work = [(work or "", len(todo))] if len(todo) else []
     plan.sample = [todo.take(np.linspace(0, len(todo) - 1, min(SAMPLE, len(todo))).astype(int))] if len(todo) else []
-    if work and len(todo):
-        buffer = io.BytesIO()
-        pq.write_table(todo.cast(WORK), buffer)
-        storage.write_bytes(work, buffer.getvalue())
+    if len(todo):
+        content = parquet.encode(todo.cast(WORK)) if work else b""
+        plan.work = [(parquet.name(work, content) if work else "", len(todo))]
+        if work:
+            storage.write_bytes(plan.work[0][0], content)
     return plan
 
 

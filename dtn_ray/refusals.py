@@ -73,6 +73,8 @@ class Absent(Refused, FileNotFoundError):
 
 def refused(uri: str, error: Exception) -> Refused:
     """What a library raised about one file."""
+    if isinstance(error, Refused):
+        return error
     cause, reason, detail = _explained(error)
     refusal = (Absent if cause == GONE else Refused)(f"{uri}: {detail or reason}")
     refusal.cause, refusal.reason = cause, reason
@@ -82,8 +84,6 @@ def refused(uri: str, error: Exception) -> Refused:
 
 def _explained(error: Exception) -> tuple[str, str, str]:
     """Cause, reason and, where there is more to tell of the one case, the library's own words on one line."""
-    if isinstance(error, Refused):
-        return error.cause, error.reason, ""
     if isinstance(error, boto.ClientError):
         found = error.response.get("Error", {})
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)

@@ -39,7 +39,7 @@ def pack(rows: Sequence[dict[str, Any]], schema: pa.Schema, kind: str, format: s
     table = pa.Table.from_pylist(list(rows), schema)
     if kind == "parquet":
         compression = {name: "none" if name == "image" else "snappy" for name in schema.names}
-        pq.write_table(table, buffer, row_group_size=ROWS_PER_GROUP, compression=compression)
+        pq.write_table(table, buffer, row_group_size=ROWS_PER_GROUP, compression=compression, write_page_checksum=True)
         return buffer.getvalue()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for i, row in enumerate(table.to_pylist()):
@@ -59,7 +59,7 @@ def read_image(uri: str, kind: str, number: int, format: str) -> bytes:
     """
     if kind == "parquet":
         filesystem, path = storage.resolve(uri)
-        with pq.ParquetFile(path, filesystem=filesystem) as file:
+        with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True) as file:
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
                 if number < rows:

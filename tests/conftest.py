@@ -118,6 +118,15 @@ def fault_proxy(s3_proxy, ray_cluster):
     s3_proxy.plan = Plan()
 
 
+@pytest.fixture
+def store(s3_server, s3_proxy, monkeypatch):
+    """The same proxy, with this process's environment leading there, for tests that need no Ray."""
+    for name, value in (s3_server | {"AWS_ENDPOINT_URL": s3_proxy.endpoint}).items():
+        monkeypatch.setenv(name, value)
+    yield s3_proxy
+    s3_proxy.plan = Plan()
+
+
 def _free_ports(count: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [each.getsockname()[1] for each in sockets]

@@ -19,7 +19,9 @@ from dataclasses import asdict, dataclass, fields
 from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
 from yarl import URL
 
-ERROR = '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>'
+ERROR = (
+    '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}</Message>{elements}</Error>'
+)
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,17 @@ class Plan:
     """How much of a body comes before it breaks off."""
     denied_after: int | None = None
     """403 ExpiredToken for all after so many matching requests under this plan."""
-    denied: float = 0
-    """403 AccessDenied."""
+    refused: float = 0
+    """An error of `status` and `code`, by default as for what may not be read."""
+    status: int = 403
+    code: str = "AccessDenied"
+    message: str = "Access Denied"
+    elements: str = ""
+    """Further elements of the error's XML."""
+    storage_class: str = ""
+    """What listings call the storage class of objects whose path `keys` is found in."""
+    restored: str = ""
+    """Until when listings call these restored, where they are asked: 2030-01-01T00:00:00.000Z."""
     methods: str = ""
     """Only requests whose method this regular expression is found in."""
     keys: str = ""
@@ -58,7 +69,7 @@ class Plan:
 
 
 IN_BODY = ("reset_in_body", "truncated", "shortened", "stall_in_body")
-FAULTS = ("slow_down", "internal_error", "reset", "stall", "denied", *IN_BODY)
+FAULTS = ("slow_down", "internal_error", "reset", "stall", "refused", *IN_BODY)
 # What each of two connections has of its own.
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "expect", "date", "server"}
 
@@ -150,6 +161,9 @@ class FaultProxy:
         body = await request.read()
         if fault in (None, *IN_BODY):
             status, headers, content = await self._forward(request, body)
+            if plan.storage_class and request.method == "GET" and request.query.get("list-type") == "2":
+                content = _reclassified(request, content, plan)
+                headers["Content-Length"] = str(len(content))
             if fault is None or len(content) < 2:
                 return web.Response(status=status, headers=headers, body=content)
             self.faults[fault] += 1
@@ -164,8 +178,8 @@ class FaultProxy:
             return _error(503, "SlowDown", "Please reduce your request rate.")
         if fault == "internal_error":
             return _error(500, "InternalError", "We encountered an internal error. Please try again.")
-        if fault == "denied":
-            return _error(403, "AccessDenied", "Access Denied")
+        if fault == "refused":
+            return _error(plan.status, plan.code, plan.message, plan.elements)
         if fault == "denied_after":
             return _error(403, "ExpiredToken", "The provided token has expired.")
         if heard:
@@ -188,8 +202,27 @@ class FaultProxy:
         return answer.status, kept, content
 
 
-def _error(status: int, code: str, message: str) -> web.Response:
-    return web.Response(status=status, content_type="application/xml", text=ERROR.format(code=code, message=message))
+def _error(status: int, code: str, message: str, elements: str = "") -> web.Response:
+    elements += f"<RequestId>{random.randrange(1 << 64):X}</RequestId><HostId>{random.randrange(1 << 64):x}=</HostId>"
+    text = ERROR.format(code=code, message=message, elements=elements)
+    return web.Response(status=status, content_type="application/xml", text=text)
+
+
+def _reclassified(request: web.Request, listing: bytes, plan: Plan) -> bytes:
+    """A listing in which some objects have another storage class and, where it is asked, are restored."""
+    asked = request.headers.get("x-amz-optional-object-attributes") == "RestoreStatus"
+
+    def entry(found: re.Match[str]) -> str:
+        key = re.search("<Key>(.*?)</Key>", found[0])
+        if key is None or not re.search(plan.keys, f"{request.path.rstrip('/')}/{key[1]}"):
+            return found[0]
+        text = re.sub("<StorageClass>.*?</StorageClass>", "", found[0])
+        status = f"<RestoreExpiryDate>{plan.restored}</RestoreExpiryDate>" if plan.restored else ""
+        status = f"<RestoreStatus><IsRestoreInProgress>false</IsRestoreInProgress>{status}</RestoreStatus>"
+        added = f"<StorageClass>{plan.storage_class}</StorageClass>{status if asked and plan.restored else ''}"
+        return text.replace("</Contents>", f"{added}</Contents>")
+
+    return re.sub("<Contents>.*?</Contents>", entry, listing.decode(), flags=re.DOTALL).encode()
 
 
 def _reset(request: web.Request) -> web.Response:
@@ -224,7 +257,7 @@ def main() -> None:
     parser.add_argument("upstream", metavar="ENDPOINT", help="of the S3 server, such as http://127.0.0.1:8333")
     parser.add_argument("--port", type=int, default=0)
     for field in fields(Plan):
-        kind = str if field.type is str else int if field.name in ("seed", "denied_after") else float
+        kind = str if field.type is str else int if field.name in ("seed", "denied_after", "status") else float
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default)
     options = vars(parser.parse_args())
     with FaultProxy(options.pop("upstream"), options.pop("port")) as proxy:

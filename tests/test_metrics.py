@@ -78,7 +78,7 @@ def test_what_dashboard_and_alerts_ask_for_is_exported(ray_cluster):
     before = scrape()
     ray.get(worker.work.remote())
     job = JobMetrics("conversion", "s3://b/out")
-    job.count({"done_before": 4, "converted": 3, "no_face": 0, "failed": 2, "remaining": 1})
+    job.count({"done_before": 4, "converted": 3, "no_face": 0, "failed": 2, "remaining": 1}, {"archived": 2})
     job.ended("failed", 12.5)
     samples = wait_for(
         lambda samples: (
@@ -93,6 +93,7 @@ def test_what_dashboard_and_alerts_ask_for_is_exported(ray_cluster):
     assert total(samples, "ray_dtn_train_validation", metric="validation_L_const", **run) == 0.75
     assert total(samples, "ray_dtn_ledger_images", status="remaining", **where) == 1
     assert total(samples, "ray_dtn_ledger_images", **where) == 10
+    assert total(samples, "ray_dtn_ledger_failed", cause="archived", **where) == 2
     assert 0 <= time.time() - total(samples, "ray_dtn_job_end_timestamp_seconds", outcome="failed", **where) < 100
 
     def grown(name: str, **labels: str) -> float:

@@ -1,0 +1,55 @@
+"""Parquet that the program writes for itself and reads back: damage is an error, never fewer or other rows.
+
+Every page has its checksum; the footer, which none covers, has its digest in the file's name.
+"""
+
+import hashlib
+import io
+import re
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+TAIL = 64 << 10  # read at once: most footers lie in it
+
+
+def encode(table: pa.Table, rows_per_group: int | None = None) -> bytes:
+    """A file of the table."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, row_group_size=rows_per_group, write_page_checksum=True)
+    return buffer.getvalue()
+
+
+def name(stem: str, content: bytes) -> str:
+    """The name to store a file under: <stem>-<digest of its footer>.parquet."""
+    return f"{stem}-{_digest(_footer(pa.BufferReader(content)))}.parquet"
+
+
+def open_file(file: pa.NativeFile, uri: str) -> pq.ParquetFile:
+    """A file to be read that is called `uri`; one without a digest in its name, of an older version, is not checked.
+
+    Raises ValueError where the footer is damaged; so does reading a damaged page, or it raises OSError.
+    """
+    footer = _footer(file)
+    named = re.search(r"-([0-9a-f]{16})\.parquet$", uri)
+    if named and _digest(footer) != named[1]:
+        raise ValueError("its footer is damaged")
+    metadata = pq.read_metadata(pa.BufferReader(footer))
+    return pq.ParquetFile(file, metadata=metadata, page_checksum_verification=True)
+
+
+def _footer(file: pa.NativeFile) -> bytes:
+    """The end of a file from its metadata on; some other bytes of it, where it is damaged."""
+    size = file.size()
+    length = min(size, TAIL)
+    while True:
+        file.seek(size - length)
+        tail = file.read(length)
+        needed = min(size, int.from_bytes(tail[-8:-4], "little") + 8)
+        if needed <= length:
+            return tail[length - needed :]
+        length = needed
+
+
+def _digest(footer: bytes) -> str:
+    return hashlib.sha256(footer).hexdigest()[:16]

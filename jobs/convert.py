@@ -15,9 +15,9 @@ def main(job: Conversion) -> dict:
 
     summary = convert(job)
     if summary["failures"] and summary["failed"] == summary["images"]:
-        raise UserError(
-            f"none of {summary['images']} images could be converted: {next(iter(summary['failures'].items()))}"
-        )
+        causes = ", ".join(f"{count} {cause}" for cause, count in summary["causes"].items())
+        key, reason = next(iter(summary["failures"].items()))
+        raise UserError(f"none of {summary['images']} images could be converted ({causes}), such as {key}: {reason}")
     return summary
 
 

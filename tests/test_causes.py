@@ -12,6 +12,7 @@ from files import encode
 from objects import Objects
 from PIL import Image
 
+from dtn_ray.actor import Actor
 from dtn_ray.conversion import Conversion
 from dtn_ray.convert import convert
 from dtn_ray.errors import UserError
@@ -127,6 +128,23 @@ def test_a_few_objects_of_which_none_can_be_read_are_tried_again(shop):
     shop.put("a5.png")
     shop.proxy.plan = refusing(keys="/in/a")
     assert convert(shop.job)["causes"] == {"denied": 2, "store": 1}, "nothing can be read any more"
+
+
+def test_objects_that_only_some_nodes_may_not_read_are_not_settled(shop, monkeypatch):
+    """An actor elsewhere is refused; the driver is not."""
+    shop.put(*(f"a{i:02}.png" for i in range(30)))
+
+    def refused(self, batch):
+        shop.proxy.plan = refusing()
+        outcomes = call(self, batch)
+        shop.proxy.plan = Plan()
+        return outcomes
+
+    call = Actor.__call__
+    monkeypatch.setattr(Actor, "__call__", refused)
+    with pytest.raises(UserError, match="though the driver can read it: check the credentials of each node"):
+        convert(shop.job)
+    assert shop.causes() == {"store": 30}
 
 
 def test_whoever_says_so_has_a_bucket_entered_as_denied(shop):

@@ -6,6 +6,7 @@ from functools import lru_cache
 import pyarrow as pa
 
 from dtn_ray import parquet, storage
+from dtn_ray.errors import UserError
 from dtn_ray.metrics import OutcomeMetrics
 from dtn_ray.pipeline import Pipeline
 
@@ -27,8 +28,12 @@ class Actor:
 
 @lru_cache(maxsize=2)
 def _work(uri: str) -> pa.Table:
-    with parquet.open_file(pa.BufferReader(storage.read_bytes(uri)), uri) as file:
-        return file.read()
+    try:
+        with parquet.open_file(pa.BufferReader(storage.read_bytes(uri)), uri) as file:
+            return file.read()
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{uri}: the work list cannot be read ({reason}); the same command makes a new one") from error
 
 
 def _scratch(work: str) -> str | None:

@@ -327,7 +327,12 @@ def _on_actors(bulk: Bulk, plan: Plan, work: str) -> tuple[list[Block], Iterator
         )
         .iter_batches(batch_size=None, batch_format="pyarrow")
     )
-    return blocks, iter(outcomes)
+    return blocks, _told(outcomes)
+
+
+def _told(outcomes: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    with causes():
+        yield from outcomes
 
 
 def _row(block: Block) -> dict[str, Any]:

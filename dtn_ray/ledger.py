@@ -217,9 +217,15 @@ def _open(uri: str) -> Part:
                 "update dtn-ray, or choose another OUT"
             )
         key = footer.schema.names.index("key")
-        columns = [footer.row_group(i).column(key).statistics for i in range(footer.num_row_groups)]
-        rows = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
-        return Part(uri, tuple((each.min, each.max, count) for each, count in zip(columns, rows, strict=True) if count))
+        groups = []
+        for i in range(footer.num_row_groups):
+            found, rows = footer.row_group(i).column(key).statistics, footer.row_group(i).num_rows
+            if rows and found and found.has_min_max:
+                groups.append((found.min, found.max, rows))
+            elif rows:  # Parquet keeps no statistics of keys of more than 4 KB, as in very deep folders
+                bounds = pc.call_function("min_max", [file.read_row_group(i, ["key"])["key"]])
+                groups.append((bounds["min"].as_py(), bounds["max"].as_py(), rows))
+        return Part(uri, tuple(groups))
 
 
 @contextlib.contextmanager

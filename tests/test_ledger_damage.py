@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dtn_ray import parquet
+from dtn_ray.actor import _work
 from dtn_ray.errors import UserError
 from dtn_ray.ledger import ROWS_PER_GROUP, SCHEMA, Ledger
 
@@ -98,3 +100,26 @@ def test_a_part_of_an_older_version_without_checksums_is_read_and_compacted(tmp_
     ledger.compact()
     assert ledger.read().slice(0, 5)["version"].equals(before["version"]) and len(ledger.read()) == 7
     assert len(list(Path(tmp_path).iterdir())) == 1
+
+
+def test_a_damaged_work_list_is_an_error_that_names_it_or_reads_the_same(tmp_path):
+    work, chance = rows(50).select(["key", "version", "size"]), random.Random(0)
+    content = parquet.encode(work)
+    path = Path(parquet.name(f"{tmp_path}/0-00000", content))
+    path.write_bytes(content)
+    assert _work(str(path)).equals(work)
+    for _ in range(300):
+        _work.cache_clear()
+        path.write_bytes(damaged(content, chance))
+        try:
+            assert _work(str(path)).equals(work)
+        except UserError as error:
+            assert str(error).startswith(f"{path}: the work list cannot be read") and "\n" not in str(error)
+
+
+def test_the_key_bounds_of_very_long_keys_are_read(tmp_path):
+    deep = "folder/" * 1000
+    made = rows(3).drop_columns(["time", "key"]).append_column("key", pa.array([deep + name for name in "cab"]))
+    Ledger(str(tmp_path)).append(made)
+    (part,) = Ledger(str(tmp_path)).parts()
+    assert (part.low, part.high, part.rows) == (f"{deep}a", f"{deep}c", 3)

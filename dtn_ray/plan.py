@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial, reduce
 from itertools import chain, groupby, islice
 from typing import Any
 
@@ -19,7 +20,7 @@ import pyarrow.compute as pc
 from dtn_ray import parquet, storage
 from dtn_ray.bulk_job import BulkJob
 from dtn_ray.errors import UserError
-from dtn_ray.failures import cause_named
+from dtn_ray.failures import CAUSES
 from dtn_ray.ledger import DONE, Part, first_of_each_key, read_range
 from dtn_ray.tally import Tally
 
@@ -39,7 +40,6 @@ STRETCHES = 64  # of the source, listed side by side
 SHARES = 256  # more tasks would burden the driver
 CHUNK = 50_000  # keys that are compared with the ledger at once
 SAMPLE = 32
-ROW = ["status", "cause", "version", "storage_class"]
 
 
 @dataclass
@@ -168,16 +168,7 @@ def sift(job: BulkJob, filters: Filters, ledger: list[Part], files: pa.Table, wo
     bounds = pc.call_function("min_max", [images["key"]])
     rows = read_range(ledger, bounds["min"].as_py(), bounds["max"].as_py())
     known = rows.take(pc.call_function("index_in", [images["key"]], pc.SetLookupOptions(rows["key"].combine_chunks())))
-    settled = [
-        _settled(job, *each)
-        for each in zip(
-            known.select(ROW).to_pylist(),
-            images["version"].to_pylist(),
-            images["storage_class"].to_pylist(),
-            strict=True,
-        )
-    ]
-    mask = pa.array(settled, pa.bool_())
+    mask = _settled(job, known, images)
     plan.settled.add(known.filter(mask), seed=zlib.crc32(bounds["min"].as_py().encode()))
     attempts = pc.call_function("add", [known["attempts"].combine_chunks().fill_null(0), pa.scalar(1, pa.int32())])
     todo = images.append_column("attempts", attempts).filter(pc.call_function("invert", [mask])).select(WORK.names)
@@ -191,18 +182,30 @@ def sift(job: BulkJob, filters: Filters, ledger: list[Part], files: pa.Table, wo
     return plan
 
 
-def _settled(job: BulkJob, row: dict[str, Any], version: str | None, storage_class: str | None) -> bool:
-    """Whether an object needs no work, by its row in the ledger, empty where it has none, and as it is listed."""
-    if row["status"] in DONE:
-        return version is not None and version == row["version"]
-    if row["status"] is None or job.retry_failed:
-        return False
-    same = {
-        "version": version == row["version"],  # null too, where the store does not even tell of it
-        "storage_class": storage_class is None or storage_class == row["storage_class"],
-    }
-    columns = cause_named(row["cause"]).while_same
-    return bool(columns) and all(same[name] for name in columns)
+def _settled(job: BulkJob, known: pa.Table, images: pa.Table) -> pa.ChunkedArray:
+    """Whether objects need no work, by their rows in the ledger, of nulls where they have none, and as listed."""
+
+    def call(function: str, *arguments: Any) -> Any:
+        return pc.call_function(function, list(arguments))
+
+    def equal(one: Any, other: Any) -> Any:
+        return call("equal", one, other).fill_null(False)
+
+    same = {name: equal(known[name], images[name]) for name in ("version", "storage_class")}
+    done = [call("and", equal(known["status"], status), same["version"]) for status in DONE]
+    if job.retry_failed:
+        return reduce(partial(call, "or"), done)
+    # The version is unknown where a store does not even tell of an object; the storage class, in most inventories.
+    unknown = call("is_null", images["version"])
+    same["version"] = call("or", same["version"], call("and", unknown, call("is_null", known["version"])))
+    same["storage_class"] = call("or", same["storage_class"], call("is_null", images["storage_class"]))
+    failed = equal(known["status"], "failed")
+    left = [
+        reduce(partial(call, "and"), [failed, equal(known["cause"], name), *(same[each] for each in cause.while_same)])
+        for name, cause in CAUSES.items()
+        if cause.while_same
+    ]
+    return reduce(partial(call, "or"), [*done, *left])
 
 
 def once(files: pa.Table) -> pa.Table:

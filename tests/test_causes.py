@@ -24,9 +24,8 @@ class Shop:
 
     def __init__(self, proxy: FaultProxy, server: dict[str, str], checkpoint: str) -> None:
         self.proxy, self.objects = proxy, Objects(server)
-        name = f"test-{uuid.uuid4().hex[:12]}"
-        self.objects.client.create_bucket(Bucket=name)
-        self.source, self.out = f"s3://{name}/in", f"s3://{name}/out"
+        self.prefix = uuid.uuid4().hex[:12]
+        self.source, self.out = f"s3://causes/{self.prefix}/in", f"s3://causes/{self.prefix}/out"
         self.job = Conversion(checkpoint, self.source, self.out, sheet=0)
 
     def put(self, *keys: str) -> None:
@@ -44,8 +43,13 @@ class Shop:
         return self.proxy.faults["refused"]
 
 
+@pytest.fixture(scope="module")
+def a_bucket(s3_server) -> None:
+    Objects(s3_server).client.create_bucket(Bucket="causes")
+
+
 @pytest.fixture
-def shop(store, s3_server, made, monkeypatch) -> Shop:
+def shop(store, s3_server, a_bucket, made, monkeypatch) -> Shop:
     monkeypatch.setattr("dtn_ray.bulk.JUDGED_FROM", 20)
     return Shop(store, s3_server, f"{made}/dtn")
 
@@ -157,7 +161,7 @@ def test_an_object_deleted_since_it_was_listed_is_tried_when_it_is_listed_again(
     shop.put(*(f"a{i:02}.png" for i in range(30)), "b.png")
     shop.proxy.plan = refusing("NoSuchKey", status=404)
     assert convert(shop.job)["causes"] == {"gone": 30}
-    shop.objects.client.delete_object(Bucket=shop.source.split("/")[2], Key="in/a07.png")
+    shop.objects.client.delete_object(Bucket="causes", Key=f"{shop.prefix}/in/a07.png")
     shop.proxy.plan = Plan()
     assert counts(convert(shop.job)) == (30, 1, 29, 0, 0)
 

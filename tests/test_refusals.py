@@ -2,7 +2,6 @@
 
 import os
 import re
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,14 +17,14 @@ KEYS = ("in/2026/a-17.png", "in/2026//b-18.png")  # fetched by obstore, and by b
 NEVER_KEPT = re.compile(r"\d|a-17|b-18|http:|RequestId|HostId")
 
 
-@pytest.fixture
-def shelf(store, s3_server) -> str:
-    """A new bucket with two objects."""
-    objects, name = Objects(s3_server), f"test-{uuid.uuid4().hex[:12]}"
-    objects.client.create_bucket(Bucket=name)
+@pytest.fixture(scope="module")
+def shelf(s3_server) -> str:
+    """A bucket with two objects."""
+    objects = Objects(s3_server)
+    objects.client.create_bucket(Bucket="refusals")
     for key in KEYS:
-        objects.client.put_object(Bucket=name, Key=key, Body=b"content")
-    return f"s3://{name}"
+        objects.client.put_object(Bucket="refusals", Key=key, Body=b"content")
+    return "s3://refusals"
 
 
 ENCRYPTED = "The object was stored using a form of Server Side Encryption. The correct parameters must be provided."

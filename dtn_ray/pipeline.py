@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from dtn_ray import storage
 from dtn_ray.bulk_job import BulkJob
-from dtn_ray.failures import IMAGE, MODEL, NAME, STORE
+from dtn_ray.failures import IMAGE, MODEL, STORE
 from dtn_ray.images import CONTENT_TYPES, encode
 from dtn_ray.keys import output_key
 from dtn_ray.ledger import SCHEMA
@@ -198,11 +198,7 @@ class Pipeline(ABC):
     def _put(self, files: list[storage.NewFile]) -> list[Row | None]:
         """Writes below OUT, unless for a dry run; for each file, the failure if it fails."""
         errors = [None] * len(files) if self.job.dry_run else storage.write_many(files, self.scratch)
-        return [
-            # OUT is the user's own place, where what is denied can be permitted, for all objects alike.
-            failure(NAME if error.cause == NAME else STORE, f"cannot be written: {error.reason}") if error else None
-            for error in errors
-        ]
+        return [failure(error.cause, f"cannot be written: {error.reason}") if error else None for error in errors]
 
     def _pack(self, files: list[Row], outcomes: list[Row]) -> list[Row]:
         """Writes the pictures among the outcomes of a block into one shard."""

@@ -71,11 +71,14 @@ class Absent(Refused, FileNotFoundError):
     """There is no such file."""
 
 
-def refused(uri: str, error: Exception) -> Refused:
-    """What a library raised about one file."""
+def refused(uri: str, error: Exception, *, writing: bool = False) -> Refused:
+    """What a library raised about one file, by reading or by writing it."""
     if isinstance(error, Refused):
         return error
     cause, reason, detail = _explained(error)
+    if writing and cause != NAME:
+        # OUT is the user's own place, where what is denied can be permitted, for all objects alike.
+        cause, reason = STORE, "there is no such folder" if cause == GONE else reason
     refusal = (Absent if cause == GONE else Refused)(f"{uri}: {detail or reason}")
     refusal.cause, refusal.reason = cause, reason
     refusal.__cause__ = error

@@ -447,7 +447,7 @@ def write_many(files: Sequence[NewFile], scratch: str | None = None) -> list[Ref
         try:
             await obstore.put_async(_store(bucket), key, file.content, attributes=_attributes(file))
         except (OSError, ValueError, BaseError) as error:
-            return refused(file.uri, error)
+            return refused(file.uri, error, writing=True)
         return None
 
     async def send_all() -> list[Refused | None]:
@@ -471,7 +471,7 @@ def _write(file: NewFile, scratch: str | None = None) -> None:
             Path(partial).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise refused(file.uri, error) from error
+        raise refused(file.uri, error, writing=True) from error
 
 
 def _put(file: NewFile) -> None:
@@ -484,7 +484,7 @@ def _put(file: NewFile) -> None:
             metadata = dict(file.metadata)
             s3_client().put_object(Bucket=bucket, Key=key, Body=file.content, Metadata=metadata, **headers)
     except (OSError, ClientError, BotoCoreError, BaseError) as error:
-        raise refused(file.uri, error) from error
+        raise refused(file.uri, error, writing=True) from error
 
 
 def _attributes(file: NewFile) -> dict[str, str]:

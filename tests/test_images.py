@@ -303,7 +303,7 @@ def test_a_batch_keeps_its_order_and_one_bad_image_stops_nothing(made, photos):
     assert [row["key"] for row in rows] == ["text.png", "sub/b.png", "gone.png", "a.png"]
     assert [row["status"] for row in rows] == ["failed", "converted", "failed", "converted"]
     assert rows[0]["reason"] == "not an image of a known format" and rows[2]["reason"]
-    assert [row["cause"] for row in rows] == ["image", None, "store", None]
+    assert [row["cause"] for row in rows] == ["image", None, "gone", None]
     images = f"{load_trained(f'{made}/dtn').digest[:12]}/images"
     assert [row["output"] for row in rows] == [None, f"{images}/sub/b.png.png", None, f"{images}/a.png.png"]
     assert sorted(path.name for path in (photos.parent / "out").rglob("*.*")) == ["a.png.png", "b.png.png"]

@@ -74,12 +74,10 @@ def test_archived_objects_are_asked_once_until_the_listing_says_that_they_can_be
     assert counts(second) == (35, 5, 0, 30, 0) and second["causes"] == {"archived": 30}
     assert shop.asked() == 0 and {row["attempts"] for row in shop.rows().values()} == {1}
 
-    shop.proxy.plan = Plan(storage_class="GLACIER", keys="/in/a0", restored="2999-01-01T00:00:00.000Z")
-    assert counts(convert(shop.job)) == (35, 5, 10, 20, 0), "restored"
-    shop.proxy.plan = Plan(storage_class="GLACIER", keys="/in/a[^1]")
-    assert counts(convert(shop.job)) == (35, 15, 10, 10, 0), "copied to another storage class"
-    shop.proxy.plan = Plan(storage_class="GLACIER", keys="/in/a")
-    assert counts(convert(replace(shop.job, retry_failed=True))) == (35, 25, 10, 0, 0)
+    shop.proxy.plan = Plan(storage_class="GLACIER", keys="/in/a[^0]")
+    assert counts(convert(shop.job)) == (35, 5, 10, 20, 0), "copied to another storage class"
+    shop.proxy.plan = Plan(storage_class="GLACIER", keys="/in/a", restored="2999-01-01T00:00:00.000Z")
+    assert counts(convert(shop.job)) == (35, 15, 20, 0, 0), "restored"
     shop.proxy.plan = Plan(storage_class="GLACIER", keys="/in/a", restored="2001-01-01T00:00:00.000Z")
     assert counts(convert(shop.job)) == (35, 35, 0, 0, 0), "what is converted is left, whatever its class"
 

@@ -47,6 +47,7 @@ def listed(photos: str) -> list[dict]:
             "size": found[key]["size"],
             "last_modified_date": TIME,
             "e_tag": found[key]["version"],
+            "storage_class": "STANDARD",
         }
         for key in [f"in/{key}" for key in KEYS]
     ]
@@ -76,7 +77,11 @@ def manifest(photos: str, format: str) -> str:
         ending = ".csv.gz" if format == "CSV" else f".{format.lower()}"
         files[-1]["key"] += ending
         storage.write_bytes(f"{bucket}/{files[-1]['key']}", content)
-    schema = "Bucket, Key, IsLatest, IsDeleteMarker, Size, LastModifiedDate, ETag" if format == "CSV" else "message …"
+    schema = (
+        "Bucket, Key, IsLatest, IsDeleteMarker, Size, LastModifiedDate, ETag, StorageClass"
+        if format == "CSV"
+        else "message …"
+    )
     about = {
         "sourceBucket": bucket.removeprefix("s3://"),
         "destinationBucket": f"arn:aws:s3:::{bucket.removeprefix('s3://')}",

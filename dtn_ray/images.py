@@ -3,13 +3,18 @@
 import io
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 from pillow_heif import register_heif_opener
 
-Image.MAX_IMAGE_PIXELS = None  # `decode` has a limit of its own, for every image
+from dtn_ray import depth, repair
+from dtn_ray.colour import to_rgb
+from dtn_ray.repair import Truncated as Truncated
+
+Image.MAX_IMAGE_PIXELS = None  # `photo` has a limit of its own, for every image
 register_heif_opener()
 
 # No others: Pillow would call Ghostscript for an EPS.
@@ -22,6 +27,18 @@ PIXELS_AT_ONCE = 256_000_000
 
 # A JPEG is decoded at an eighth, a quarter or half of its size where so many times the wanted size remain.
 OVERSAMPLING = 2
+
+# By EXIF's orientation, as ImageOps.exif_transpose does, which also writes the EXIF block again, and fails at that.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+WITH_ORIENTATION = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
 
 
 class Budget:
@@ -49,20 +66,30 @@ class Budget:
 _pixels = Budget(PIXELS_AT_ONCE)
 
 
+class TooManyPixels(ValueError):
+    """An image has more pixels to decode than the limit."""
+
+
 def decode(content: bytes, size: int, max_pixels: int) -> np.ndarray:
-    """An encoded image's central square: 3×`size`×`size` uint8, RGB, upright. Raises ValueError as `photo` does."""
-    image, _ = _open(content, max_pixels, OVERSAMPLING * size)
-    with _pixels.take(image.width * image.height):
-        image = ImageOps.fit(_upright(image), (size, size), Image.Resampling.BILINEAR)
+    """An encoded image's central square: 3×`size`×`size` uint8, sRGB, upright. Raises ValueError as `photo` does."""
+    with _loaded(content, max_pixels, OVERSAMPLING * size) as (image, _):
+        image, profile = _upright(image)
+        image = to_rgb(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR), profile)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
 def photo(content: bytes, max_pixels: int, at_least: int | None = None) -> tuple[np.ndarray, float]:
-    """An encoded image as H×W×3 uint8, RGB, upright, and how many times larger than this it is.
+    """An encoded image as H×W×3 uint8, sRGB, upright, and how many times larger than this it is.
 
-    With `at_least`, a large JPEG comes at half, a quarter or an eighth of its size, its sides still so many pixels. Any
-    mode of Pillow's (grayscale, palette, CMYK, alpha on white, 16-bit) becomes RGB; of an animation, the first frame.
-    Raises ValueError with the reason where the image is empty, damaged, unknown or of more than `max_pixels`.
+    With `at_least`, a large JPEG comes at half, a quarter or an eighth of its size, its sides still so many pixels.
+    Without, it comes so where it is a baseline JPEG of more than `max_pixels`.
+
+    Any mode of Pillow's becomes RGB: grayscale, palette, CMYK, alpha on white, 16-bit (depth.py); of an animation, the
+    first frame. Colours are converted to sRGB where the file has an ICC profile. Metadata that cannot be read are no
+    reason to refuse a picture.
+
+    Raises ValueError with the reason where the image is empty, damaged, unknown or of more than `max_pixels` to decode,
+    and Truncated where a part of the picture is missing.
     """
     with decoded(content, max_pixels, at_least) as (pixels, scale):
         return pixels.copy(), scale
@@ -71,52 +98,118 @@ def photo(content: bytes, max_pixels: int, at_least: int | None = None) -> tuple
 @contextmanager
 def decoded(content: bytes, max_pixels: int, at_least: int | None = None) -> Iterator[tuple[np.ndarray, float]]:
     """`photo` for many threads, not to be written to: its pixels count among PIXELS_AT_ONCE until the block ends."""
-    image, scale = _open(content, max_pixels, at_least)
-    with _pixels.take(image.width * image.height):
-        yield np.asarray(_upright(image)), scale
+    with _loaded(content, max_pixels, at_least) as (image, scale):
+        yield np.asarray(to_rgb(*_upright(image))), scale
 
 
 @contextmanager
-def _damage() -> Iterator[None]:
-    try:
-        yield
-    except UnidentifiedImageError as error:
-        raise ValueError("not an image of a known format") from error
-    except ValueError:
-        raise
-    except Exception as error:  # Pillow raises whatever the damaged byte leads to
-        raise ValueError(f"damaged image: {error}") from error
-
-
-def _open(content: bytes, max_pixels: int, at_least: int | None) -> tuple[Image.Image, float]:
-    """An image of which nothing but the size is decoded yet, and how many times smaller it will come than it is."""
+def _loaded(content: bytes, max_pixels: int, at_least: int | None) -> Iterator[tuple[Image.Image, float]]:
+    """An image as it is stored, and how many times smaller it is than stored. Raises as `photo` does."""
     if not content:
         raise ValueError("empty file")
-    with _damage():
-        image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
-        width, height = image.size
-        if width * height > max_pixels:
-            raise ValueError(f"{width}×{height} pixels, more than the limit of {max_pixels}")
-        if at_least:
-            image.draft(image.mode, (at_least, at_least))
-        return image, max(width, height) / max(image.size)
+    with ExitStack() as held:
+        try:
+            image, scale = _load(content, max_pixels, at_least, held)
+        except TooManyPixels:
+            raise
+        except Exception as error:  # Pillow raises whatever the damaged byte leads to
+            held.close()
+            image, scale = _repaired(content, max_pixels, at_least, held, error)
+        yield image, scale
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    with _damage():
-        ImageOps.exif_transpose(image, in_place=True)
-        if image.mode == "F":  # as scanners and simulations write it: 0 is black, the brightest value white
-            values = np.nan_to_num(np.asarray(image)).clip(0)
-            image = Image.fromarray((values / max(values.max(), 1e-9) * 255).astype(np.uint8))
-        if image.mode.startswith("I"):  # Pillow clips 16 bits to 8 instead of scaling them
-            image = Image.fromarray((np.asarray(image, np.float32) / 257).clip(0, 255).astype(np.uint8))
-        if image.has_transparency_data:
-            rgba = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        if image.mode != "RGB":  # or Pillow would copy it
-            image = image.convert("RGB")
-        image.load()
-        return image
+def _load(content: bytes, max_pixels: int, at_least: int | None, held: ExitStack) -> tuple[Image.Image, float]:
+    """Decodes an image as it is stored; its pixels count among PIXELS_AT_ONCE until `held` is closed."""
+    image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
+    width, height = image.size
+    if at_least:
+        image.draft(image.mode, (at_least, at_least))
+    elif width * height > max_pixels:
+        image.draft(image.mode, _within(max_pixels, width, height))
+    # Of a progressive JPEG, libjpeg holds all coefficients, whatever the size that it comes at.
+    count = width * height if image.info.get("progressive") else image.width * image.height
+    if count > max_pixels:
+        raise TooManyPixels(f"{width}×{height} pixels, more than the limit of {max_pixels}")
+    held.enter_context(_pixels.take(count))
+    if isinstance(image, TiffImageFile):
+        depth.prepare(image)
+    image.load()
+    return image, max(width, height) / max(image.size)
+
+
+def _within(max_pixels: int, width: int, height: int) -> tuple[int, int]:
+    """The least reduction that a JPEG's decoder has and that leaves no more than `max_pixels`, as sizes for `draft`."""
+    scale = next((scale for scale in (2, 4) if -(-width // scale) * -(-height // scale) <= max_pixels), 8)
+    return max(1, width // scale), max(1, height // scale)
+
+
+def _repaired(
+    content: bytes, max_pixels: int, at_least: int | None, held: ExitStack, error: Exception
+) -> tuple[Image.Image, float]:
+    """`_load` of a file that failed with `error`, without its metadata. Raises as `photo` does."""
+
+    def draft(other: bytes) -> Image.Image:
+        with ExitStack() as own:
+            return _load(other, max_pixels, at_least, own)[0]
+
+    try:
+        for plain, metadata in repair.versions(content, draft):
+            try:
+                image, scale = _load(plain, max_pixels, at_least, held)
+            except TooManyPixels:
+                raise
+            except Exception as another:
+                held.close()
+                error = another
+            else:
+                image.info.update(metadata.items())
+                return image, scale
+    except ValueError:
+        raise
+    except Exception as another:
+        error = another
+    if isinstance(error, UnidentifiedImageError):
+        raise ValueError(_unknown(content)) from error
+    raise ValueError(f"damaged image: {error}") from error
+
+
+def _unknown(content: bytes) -> str:
+    """Why Pillow cannot open a file, which `Image.open` keeps to itself."""
+    for name in FORMATS:
+        opens, accepts = Image.OPEN[name]
+        if accepts is None or accepts(content[:16]) is not True:
+            continue
+        try:
+            opens(io.BytesIO(content), "")
+        except Exception as error:
+            return f"damaged image, or a kind of {name} that is not supported: {error}"
+    return "not an image of a known format"
+
+
+def _upright(image: Image.Image) -> tuple[Image.Image, bytes | None]:
+    """A loaded image turned upright, of mode L, RGB, CMYK or LAB, without transparency; and its ICC profile."""
+    profile, method = image.info.get("icc_profile"), TURNS.get(_orientation(image))
+    image = depth.to_8_bits(image)
+    if method is not None:
+        image = image.transpose(method)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    if image.mode not in ("RGB", "L", "CMYK", "LAB"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    return image, profile
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 to 8; 1 where it cannot be read."""
+    if not (image.info.keys() & WITH_ORIENTATION):
+        return 1
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        value = value[0] if isinstance(value, tuple) else value
+        return int.from_bytes(value[:1]) if isinstance(value, bytes) else int(value)
+    except Exception:  # Pillow raises whatever the damaged byte leads to
+        return 1
 
 
 def to_image(pixels: np.ndarray) -> Image.Image:

@@ -16,14 +16,16 @@ NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
 
 
 def prepare(image: TiffImageFile) -> None:
-    """Corrects how the pixels of a TIFF that is not loaded yet will be read."""
-    first = image.tile[0]
+    """Corrects how the pixels of a TIFF that is not loaded yet will be read. Raises ValueError where that fails."""
+    planes, first = image.tag_v2.get(PLANAR) == SEPARATE, image.tile[0]
+    if planes and image.mode in ("LA", "La", "PA"):
+        raise ValueError("a TIFF with alpha in a plane of its own beside greys is not supported")
     if first.codec_name == "libtiff":
         assert isinstance(first.args, tuple)
         image.tile = [first._replace(args=(NATIVE.get(first.args[0], first.args[0]), *first.args[1:]))]
         return
     deep = max(image.tag_v2.get(BITS, (1,))) > 8
-    if image.tag_v2.get(PLANAR) == SEPARATE and deep and image.mode in ("RGB", "RGBA", "CMYK"):
+    if planes and deep and image.mode in ("RGB", "RGBA", "CMYK"):
         mode, raw = image.mode, f"{image.mode};16N"  # Pillow reads planes of 16 bits as if they had 8
     elif image.tag_v2.get(PHOTOMETRIC) == YCBCR and image.mode == "YCbCr":
         mode, raw = "RGB", "RGBX"  # … and subsampled colours as if they were not

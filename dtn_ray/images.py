@@ -1,6 +1,7 @@
 """Images of any kind from bytes, and pixels back to bytes."""
 
 import io
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -193,7 +194,7 @@ def _upright(image: Image.Image) -> tuple[Image.Image, bytes | None]:
     if method is not None:
         image = image.transpose(method)
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     if image.mode not in ("RGB", "L", "CMYK", "LAB"):
         image = image.convert("L" if image.mode == "1" else "RGB")
@@ -201,15 +202,39 @@ def _upright(image: Image.Image) -> tuple[Image.Image, bytes | None]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation, 1 to 8; 1 where it cannot be read."""
+    """EXIF's orientation, 1 to 8, else XMP's; 1 where none can be read."""
+    exif = image.info.get("exif")
+    if isinstance(exif, bytes) and (found := _orientation_in(exif)):
+        return found
     if not (image.info.keys() & WITH_ORIENTATION):
         return 1
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
-        value = value[0] if isinstance(value, tuple) else value
-        return int.from_bytes(value[:1]) if isinstance(value, bytes) else int(value)
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # Pillow raises whatever the damaged byte leads to
         return 1
+
+
+def _orientation_in(exif: bytes) -> int | None:
+    """Of a block of EXIF; None where there is none. Pillow gives up at the first tag that it cannot read."""
+    while exif.startswith(b"Exif\0\0"):
+        exif = exif[6:]
+    if exif[:2] not in (b"II", b"MM") or len(exif) < 10:
+        return None
+    order = "<" if exif[:2] == b"II" else ">"
+    (start,) = struct.unpack_from(order + "I", exif, 4)
+    entries = exif[start + 2 :]
+    for place in range(0, min(len(entries), 12 * _number(exif[start : start + 2], order)) - 11, 12):
+        tag, kind, _ = struct.unpack_from(order + "HHI", entries, place)
+        if tag == ExifTags.Base.Orientation:
+            value = entries[place + 8 :]
+            if kind == 2:  # text
+                return int(value[:1]) if value[:1].isdigit() else None
+            return _number(value[: {3: 2, 4: 4, 8: 2, 9: 4}.get(kind, 1)], order)
+    return None
+
+
+def _number(data: bytes, order: str) -> int:
+    return int.from_bytes(data, "little" if order == "<" else "big")
 
 
 def to_image(pixels: np.ndarray) -> Image.Image:

@@ -420,6 +420,7 @@ def _summary(bulk: Bulk, plan: Plan, done: Tally) -> dict[str, Any]:
         **_counts(plan, done),
         "faces": plan.settled.faces + done.faces,
         "causes": dict((plan.settled.causes + done.causes).most_common()),
+        "in_part": plan.settled.in_part + done.in_part,
         "failures": done.failures | plan.settled.failures,
     }
 

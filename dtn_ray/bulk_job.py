@@ -1,7 +1,7 @@
 """What jobs over a collection of photos have in common; imports little, because every task that lists imports it."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dtn_ray.images import SUFFIXES
 
@@ -23,7 +23,11 @@ class BulkJob:
     """Threads of one actor that read, and as many that write; on S3 each has up to 64 objects under way. As many decode
     beside a GPU, one on a CPU."""
     max_pixels: int = 120_000_000
-    """Images of more pixels are refused before they are decoded; as it is, it takes 108-megapixel phones' photos."""
+    """Images of which more pixels would have to be decoded are refused before. A baseline JPEG comes at up to an eighth
+    of its sides, so that phones' photos of 200 megapixels are taken."""
+    truncated: Literal["refuse", "accept"] = "refuse"
+    """Images that are cut short, so that a part of the picture is missing: refuse them, or accept what is there, which
+    their rows tell. A file that lacks nothing but its end marker is whole."""
     max_bytes: int = 500_000_000
     """Larger files are refused before they are read."""
     sheet: int = 64

@@ -195,7 +195,8 @@ def _upright(image: Image.Image) -> tuple[Image.Image, bytes | None]:
         image = image.transpose(method)
     if image.has_transparency_data:
         rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        mode = "L" if image.mode in ("L", "LA", "La") else "RGB"  # or a profile of greys would not fit
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert(mode)
     if image.mode not in ("RGB", "L", "CMYK", "LAB"):
         image = image.convert("L" if image.mode == "1" else "RGB")
     return image, profile

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -17,6 +17,7 @@ from dtn_ray.images import CONTENT_TYPES, encode
 from dtn_ray.keys import output_key
 from dtn_ray.ledger import SCHEMA
 from dtn_ray.refusals import Refused
+from dtn_ray.repair import IN_PART, Truncated, completed
 from dtn_ray.shards import pack, shard_name
 
 Row = dict[str, Any]
@@ -39,6 +40,8 @@ class Picture:
     """Where it was found: detection, box and landmarks of the ledger's column faces."""
     score: float | None = None
     """‖f(x) - f(G(x))‖; without one, nothing was transferred."""
+    remark: str | None = None
+    """What the ledger tells of it as reason."""
 
 
 Found = list[Picture] | Row  # or an outcome: a failure, or that there is no face
@@ -140,7 +143,12 @@ class Pipeline(ABC):
         if file["size"] is not None and len(content) != file["size"]:
             return failure(STORE, f"{len(content)} bytes came of {file['size']}: cut short, or changed since listed")
         try:
-            return self.find(content)
+            try:
+                return self.find(content)
+            except Truncated:
+                if self.job.truncated == "refuse":
+                    raise
+                return _remarked(self.find(completed(content)), IN_PART)
         except ValueError as error:
             return failure(IMAGE, str(error))
 
@@ -224,7 +232,15 @@ class Pipeline(ABC):
 def _converted(pictures: list[Picture], outputs: Sequence[str | None]) -> Row:
     """The outcome of a file of which these pictures, one at least, became these outputs."""
     faces = [{**picture.face, "score": picture.score} for picture in pictures if picture.face]
-    return _named({"status": "converted", "score": pictures[0].score, "faces": faces or None}, outputs)
+    first = pictures[0]
+    outcome = {"status": "converted", "reason": first.remark, "score": first.score, "faces": faces or None}
+    return _named(outcome, outputs)
+
+
+def _remarked(found: Found, remark: str) -> Found:
+    if isinstance(found, dict):
+        return found | {"reason": f"{found['reason']}; {remark}"}
+    return [replace(picture, remark=remark) for picture in found]
 
 
 def _named(outcome: Row, outputs: Sequence[str | None]) -> Row:

@@ -22,6 +22,7 @@ from dtn_ray.bulk_job import BulkJob
 from dtn_ray.errors import UserError
 from dtn_ray.failures import CAUSES
 from dtn_ray.ledger import DONE, Part, first_of_each_key, read_range
+from dtn_ray.repair import CUT_SHORT
 from dtn_ray.tally import Tally
 
 Apply = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
@@ -200,6 +201,9 @@ def _settled(job: BulkJob, known: pa.Table, images: pa.Table) -> pa.ChunkedArray
     same["version"] = call("or", same["version"], call("and", unknown, call("is_null", known["version"])))
     same["storage_class"] = call("or", same["storage_class"], call("is_null", images["storage_class"]))
     failed = equal(known["status"], "failed")
+    if job.truncated == "accept":  # what an earlier run refused because it is cut short
+        cut_short = pc.call_function("starts_with", [known["reason"]], pc.MatchSubstringOptions(CUT_SHORT))
+        failed = call("and_not", failed, cut_short.fill_null(False))
     left = [
         reduce(partial(call, "and"), [failed, equal(known["cause"], name), *(same[each] for each in cause.while_same)])
         for name, cause in CAUSES.items()

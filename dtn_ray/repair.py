@@ -19,11 +19,16 @@ Metadata = dict[str, bytes]  # as Pillow's Image.info has it: exif, icc_profile
 LARGEST_PROFILE = 8 << 20  # bytes; the largest profiles of printing presses have about three million
 
 
+CUT_SHORT = "the file is cut short"
+IN_PART = f"{CUT_SHORT}; what is missing is blank"  # of an image that --truncated accept took
+NOTHING = f"nothing of the picture is there, and {CUT_SHORT}"
+
+
 class Truncated(ValueError):
     """The file is cut short, and a part of the picture is missing."""
 
     def __init__(self, what: str = "a part of the picture is missing") -> None:
-        super().__init__(f"the file is cut short: {what}")
+        super().__init__(f"{CUT_SHORT}: {what}")
 
 
 def versions(content: bytes, draft: Callable[[bytes], Image.Image]) -> Iterator[tuple[bytes, Metadata]]:
@@ -49,14 +54,14 @@ def versions(content: bytes, draft: Callable[[bytes], Image.Image]) -> Iterator[
 
 
 def completed(content: bytes) -> bytes:
-    """A file that is cut short, with something blank for what is missing: JPEG (grey), PNG, GIF and BMP (black).
+    """A file that is cut short, with something blank for what is missing: JPEG (grey), PNG, GIF and BMP (mostly black).
 
-    Raises Truncated where nothing of the picture is there, or where its format allows no part of it to be decoded.
+    Raises ValueError where nothing of the picture is there, or where its format allows no part of it to be decoded.
     """
     if content.startswith(b"\xff\xd8"):
         found = _segments(content)
         if not found.scans:
-            raise Truncated("nothing of the picture is there")
+            raise ValueError(NOTHING)
         return content[: found.end].rstrip(b"\xff") + EOI
     if content.startswith(PNG):
         return _completed_png(content)
@@ -64,7 +69,7 @@ def completed(content: bytes) -> bytes:
         return _completed_gif(content)
     if content[:2] == b"BM" and len(content) > 54:
         return content + bytes(max(0, _size_of_bmp(content) - len(content)))
-    raise Truncated("of this format, no part of a picture can be decoded")
+    raise ValueError(f"no part of the picture can be decoded, and {CUT_SHORT}")
 
 
 # JPEG
@@ -156,7 +161,7 @@ def _jpeg(content: bytes, draft: Callable[[bytes], Image.Image]) -> tuple[bytes,
     if found.whole:
         return plain + EOI, found.metadata()
     if not found.scans:
-        raise Truncated("nothing of the picture is there")
+        raise ValueError(NOTHING)
     if any(any(bits) for bits in found.left.values()):
         raise Truncated
     plain = _without_padding(plain)
@@ -269,7 +274,7 @@ def _completed_png(content: bytes) -> bytes:
     found = _read_png(content)
     data, missing, _ = _packed_again(found)
     if missing == _unpacked_size(found.header):
-        raise Truncated("nothing of the picture is there")
+        raise ValueError(NOTHING)
     return PNG + b"".join(found.before) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
 
 
@@ -327,7 +332,7 @@ def _webp(content: bytes) -> tuple[bytes, Metadata]:
             metadata.setdefault("exif" if kind == b"EXIF" else "icc_profile", body)
         place += 8 + length + length % 2
     if not any(chunk[:4] in (b"VP8 ", b"VP8L", b"ANMF") for chunk in kept):
-        raise Truncated("nothing of the picture is there")
+        raise ValueError(NOTHING)
     body = b"WEBP" + b"".join(kept)
     return b"RIFF" + struct.pack("<I", len(body)) + body, metadata
 
@@ -388,7 +393,7 @@ def _gif_parts(content: bytes) -> tuple[bytes, bytes, int]:
     Raises Truncated where the picture does not begin.
     """
     if len(content) < 13:
-        raise Truncated("nothing of the picture is there")
+        raise ValueError(NOTHING)
     place = 13 + (3 << (content[10] & 7) + 1 if content[10] & 0x80 else 0)
     while content[place : place + 1] == b"!":  # extensions
         place += 2
@@ -396,7 +401,7 @@ def _gif_parts(content: bytes) -> tuple[bytes, bytes, int]:
             place += 1 + content[place]
         place += 1
     if content[place : place + 1] != b"," or place + 11 > len(content):
-        raise Truncated("nothing of the picture is there")
+        raise ValueError(NOTHING)
     width, height, flags = struct.unpack_from("<HHB", content, place + 5)
     place += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     last = place

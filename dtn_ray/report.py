@@ -14,6 +14,7 @@ from dtn_ray import storage
 from dtn_ray.bulk_job import BulkJob
 from dtn_ray.failures import cause_named
 from dtn_ray.pipeline import Row, source_uri
+from dtn_ray.repair import Truncated, completed
 from dtn_ray.shards import read_image
 from dtn_ray.tally import EDGES, Tally
 
@@ -70,7 +71,7 @@ def pairs(
 
     def pair(row: Row) -> Pair | None:
         try:
-            source = before(storage.read_bytes(source_uri(job.source, row["key"])), row)
+            source = _source(before, storage.read_bytes(source_uri(job.source, row["key"])), row)
             output, _, number = row["output"].partition("#") if shards != "none" else (row["output"], "", "")
             uri = storage.join(job.out, output)
             content = read_image(uri, shards, int(number), format) if number else storage.read_bytes(uri)
@@ -84,6 +85,13 @@ def pairs(
         return [found for found in pool.map(pair, rows) if found]
 
 
+def _source(before: Callable[[bytes, Row], Image.Image], content: bytes, row: Row) -> Image.Image:
+    try:
+        return before(content, row)
+    except Truncated:
+        return before(completed(content), row)
+
+
 def page(summary: dict[str, Any], tally: Tally, shown: Sequence[Pair], ended: str) -> str:
     """The report: counts, failures by reason, a histogram of the scores, sample pairs. Everything is escaped."""
     rows = [
@@ -95,6 +103,8 @@ def page(summary: dict[str, Any], tally: Tally, shown: Sequence[Pair], ended: st
     ]
     if summary["faces"] or summary["no_face"]:
         rows[3:3] = [("without a face", summary["no_face"]), ("faces", summary["faces"])]
+    if summary["in_part"]:
+        rows.insert(3, ("of images that are cut short", summary["in_part"]))
     return (
         Environment(autoescape=True)
         .from_string(PAGE)

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dtn_ray.repair import IN_PART
+
 SAMPLE = 256
 REASONS = 1000
 FAILURES = 20
@@ -27,6 +29,8 @@ class Tally:
     """Photos in which no face was found."""
     faces: int = 0
     """Those found in the others."""
+    in_part: int = 0
+    """Images that are cut short, and of which --truncated accept took what is there."""
     bytes: int = 0
     """Of the source objects."""
     causes: Counter[str] = field(default_factory=Counter)
@@ -42,13 +46,15 @@ class Tally:
 
     def add(self, rows: pa.Table, seed: int = 0) -> None:
         """Counts rows. Two tables of one tally need different seeds for their sample to be random."""
+        failure = pc.field("status") == "failed"
         converted = rows.filter(pc.field("status") == "converted")
-        failed = rows.filter(pc.field("status") == "failed")
+        failed, done = (rows.filter(condition) for condition in (failure, ~failure))
         other = Tally(
             converted=len(converted),
             failed=len(failed),
             no_face=len(rows.filter(pc.field("status") == "no face")),
             faces=_sum(pc.call_function("list_value_length", [rows["faces"]])),
+            in_part=_sum(pc.call_function("ends_with", [done["reason"]], pc.MatchSubstringOptions(IN_PART))),
             bytes=_sum(rows["size"]),
         )
         other.causes.update(cause or "" for cause in failed["cause"].to_pylist())
@@ -69,6 +75,7 @@ class Tally:
         self.failed += other.failed
         self.no_face += other.no_face
         self.faces += other.faces
+        self.in_part += other.in_part
         self.bytes += other.bytes
         self.causes = self.causes + other.causes
         self.reasons = Counter(dict((self.reasons + other.reasons).most_common(REASONS)))

@@ -81,10 +81,13 @@ PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 STRUCTURE = FRAMES | {0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD}
 
 # What could follow where a scan's data end. If the picture is the same with each, nothing of it is missing: data that
-# are missing would be read from these. Restart markers, since a decoder can wait for one.
-_NOISE = hashlib.shake_128(b"any bits").digest(4 * 64).replace(b"\xff", b"\xa5")
+# are missing would be read from these. They hold restart markers, since a decoder can wait for one; it passes over data
+# before a marker that is one or two too early, so they begin with different ones.
+_NOISE = hashlib.shake_128(b"any bits").digest(5 * 64).replace(b"\xff", b"\xa5")
 _ENDS = [b"\x7f" * 64, *(_NOISE[i : i + 64] for i in range(0, len(_NOISE), 64))]
-ENDINGS = [EOI, *(end + b"".join(b"\xff%c" % (0xD0 + i % 8) + end for i in range(16)) + EOI for end in _ENDS)]
+ENDINGS = [EOI]
+for _first, _end in enumerate(_ENDS):
+    ENDINGS.append(_end + b"".join(b"\xff%c" % (0xD0 + (4 * _first + i) % 8) + _end for i in range(16)) + EOI)
 
 
 @dataclass
@@ -343,7 +346,8 @@ TIFF = {b"II*\0": "<", b"MM\0*": ">"}
 # Those that the pixels, their colours and their orientation depend on.
 TIFF_TAGS = {*range(254, 263), 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 318, 319, 320, 321, 322, 323, 324, 325}
 TIFF_TAGS |= {332, 333, 334, 336, 338, 339, 347, 512, 513, 514, 519, 520, 521, 529, 530, 531, 532, 34675}
-SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+BESIDE = {274, 34675}  # orientation and profile
+SIZES = {3: 2, 4: 4}  # bytes of its types that numbers and offsets have
 
 
 def _tiff(content: bytes) -> Iterator[tuple[bytes, Metadata]]:
@@ -357,7 +361,7 @@ def _tiff(content: bytes) -> Iterator[tuple[bytes, Metadata]]:
         raise Truncated("its directory is missing")
     _check_strips(content, entries, order)
     kept = [entry for entry in entries if struct.unpack(order + "H", entry[:2])[0] in TIFF_TAGS]
-    for dropped in ((), (274, 34675)):  # orientation and profile may be what is broken
+    for dropped in ((), BESIDE):  # they may be what is broken
         tags = [entry for entry in kept if struct.unpack(order + "H", entry[:2])[0] not in dropped]
         directory = struct.pack(order + "H", len(tags)) + b"".join(tags) + bytes(4)
         place = len(content) + len(content) % 2
@@ -377,6 +381,9 @@ def _check_strips(content: bytes, entries: list[bytes], order: str) -> None:
                     raise Truncated
                 return struct.unpack(f"{order}{count}{'H' if kind == 3 else 'I'}", data)
         return ()
+
+    for tag in TIFF_TAGS - BESIDE:
+        values(tag)
 
     for offsets, lengths in ((273, 279), (324, 325)):
         for offset, length in zip(values(offsets), values(lengths), strict=False):

@@ -194,9 +194,12 @@ def _upright(image: Image.Image) -> tuple[Image.Image, bytes | None]:
     if method is not None:
         image = image.transpose(method)
     if image.has_transparency_data:
-        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         mode = "L" if image.mode in ("L", "LA", "La") else "RGB"  # or a profile of greys would not fit
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert(mode)
+        image = image.convert("LA") if image.mode == "La" else image
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)  # alpha_composite would hold twice as much
+        image = white if mode == "RGB" else white.convert(mode)
     if image.mode not in ("RGB", "L", "CMYK", "LAB"):
         image = image.convert("L" if image.mode == "1" else "RGB")
     return image, profile

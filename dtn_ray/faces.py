@@ -203,12 +203,13 @@ class FaceFinder:
             small = TEMPLATE_EYES * self.size
             if scale == 1 or all(face.eyes >= small for face in found):
                 return [(face.scaled(scale), align(pixels, face.landmarks, self.size)) for face in found]
-        with decoded(content, self.max_pixels) as (pixels, _):  # which has more pixels of them
+        with decoded(content, self.max_pixels) as (pixels, left):  # which has more pixels of them
+            larger = [face.scaled(scale / left) for face in found]
             seen = [
-                self._own.refine(pixels, face.scaled(scale)) if face.box[2] < SMALL else face.scaled(scale)
-                for face in found
+                self._own.refine(pixels, now) if face.box[2] < SMALL else now
+                for face, now in zip(found, larger, strict=True)
             ]
-            return [(face, align(pixels, face.landmarks, self.size)) for face in seen]
+            return [(face.scaled(left), align(pixels, face.landmarks, self.size)) for face in seen]
 
     @property
     def _own(self) -> Detector:

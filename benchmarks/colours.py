@@ -3,9 +3,9 @@
 python benchmarks/colours.py          a minute
 
 Photos are smooth noise as JPEG. `square` is what conversion decodes for G (dtn_ray.images.decode), `faces` what the
-face detector sees (dtn_ray.images.photo at twice 640 pixels). The profile is sRGB by another white and gamma, as Display P3
-and Adobe RGB are by their primaries: the same work for littlecms. A profile that is sRGB is found out once, and costs
-nothing from then on.
+face detector sees (dtn_ray.images.photo at twice 640 pixels). The other profile has sRGB's primaries and another curve:
+for littlecms the same work as Display P3 or Adobe RGB. A profile that is sRGB is found out once, and costs nothing from
+then on.
 """
 
 import io

@@ -39,6 +39,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+WITH_ALPHA = {"RGBA", "LA", "La", "PA"}
 WITH_ORIENTATION = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
 
 
@@ -131,7 +132,8 @@ def _load(content: bytes, max_pixels: int, at_least: int | None, held: ExitStack
     count = width * height if image.info.get("progressive") else image.width * image.height
     if count > max_pixels:
         raise TooManyPixels(f"{width}×{height} pixels, more than the limit of {max_pixels}")
-    held.enter_context(_pixels.take(count))
+    alpha = image.mode in WITH_ALPHA or "transparency" in image.info  # held with and without it for a while
+    held.enter_context(_pixels.take(2 * count if alpha else count))
     if isinstance(image, TiffImageFile):
         depth.prepare(image)
     image.load()

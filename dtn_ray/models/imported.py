@@ -1,15 +1,16 @@
 """f brought along: any face network as ONNX, as a frozen torch module through which gradients flow."""
 
-import hashlib
-import io
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from dtn_ray.models import onnx_reader
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Eye:
     """… and by this each is divided."""
     bgr: bool = False
     """Blue first, as networks trained with OpenCV take it."""
+    output: str | int | None = None
+    """Which of the network's outputs is f(x), by name or by number from 0; else the first that is a vector."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Pictures N×3×H×H in [-1, 1] to the network's input N×3×`size`×`size`; differentiable, bilinear."""
@@ -44,6 +47,10 @@ class Eye:
                 x = F.interpolate(x, math.ceil(x.shape[-1] / shrink), mode="bilinear", antialias=True)
             grid = torch.stack(torch.meshgrid(self._places(left, x), self._places(top, x), indexing="xy"), -1)
             x = F.grid_sample(x, grid.expand(len(x), -1, -1, -1), padding_mode="border", align_corners=False)
+        return self.values(x)
+
+    def values(self, x: Tensor) -> Tensor:
+        """Colours N×3×H×W in [-1, 1] to the values and the order that the network takes."""
         x = (x + 1) / 2 * (self.high - self.low) + self.low
         x = x.flip(1) if self.bgr else x
         if self.mean != (0, 0, 0):
@@ -60,25 +67,24 @@ class Eye:
 class ImportedF(nn.Module):
     """A network from ONNX with its eye, in eval mode, its weights fixed; `represent` gives f(x), N×`features`.
 
-    Its state is a digest of its weights alone: they are its file's, and no checkpoint keeps them a second time.
+    How it wants its images (N×3×H×W or N×H×W×3, bytes or numbers, colour or grey, a batch or one at a time) is told
+    from its file and by trying. Its state is a digest of its weights alone: they are its file's, and no checkpoint
+    keeps them a second time.
 
-    Raises ValueError where the file is no ONNX network that onnx2torch knows, or does not give one vector an image.
+    Raises ValueError, with the reason in one line, where the file is no ONNX network that can be read, does not give
+    one vector an image, gives what is not finite, or lets no gradient through.
     """
 
     def __init__(self, content: bytes, eye: Eye) -> None:
+        from dtn_ray.models import onnx_reader  # imports onnx, which takes seconds
+
         super().__init__()
         self.content, self.eye = content, eye
-        network = onnx_as_read(content)
-        with torch.no_grad():
-            try:
-                found = network(torch.zeros(2, 3, eye.size, eye.size))
-            except RuntimeError as error:
-                raise ValueError(f"does not take images 3×{eye.size}×{eye.size}: {error}") from error
-        if not isinstance(found, Tensor) or len(found) != 2:
-            raise ValueError("must give one vector for each image of a batch of any size")
-        self.features = found.flatten(1).shape[1]
-        self.digest = _digest(network)
-        self.network = _without_state(_simplified(network, content, eye))
+        images = torch.rand(3, 3, eye.size, eye.size, generator=torch.Generator().manual_seed(0), device="cpu")
+        images = eye.values(2 * images - 1)
+        read = onnx_reader.read(content, images, eye.bgr, eye.output)
+        self.features, self.digest = _checked(read.whole(read.reading.network), images), read.reading.digest
+        self.network = _without_state(_simplified(read, images))
         self.register_load_state_dict_pre_hook(_forget_weights)
 
     def __reduce__(self) -> tuple[type["ImportedF"], tuple[bytes, Eye]]:
@@ -96,40 +102,35 @@ class ImportedF(nn.Module):
             raise RuntimeError("made with another ONNX network")
 
 
-def onnx_as_read(content: bytes) -> fx.GraphModule:
-    """An ONNX file's network as onnx2torch reads it, in eval mode. Raises ValueError where it cannot."""
-    import onnx  # seconds to import, and needed for faces alone
-    from onnx2torch import convert
+def _checked(network: nn.Module, images: Tensor) -> int:
+    """How many features it gives. Raises ValueError where they are not finite, or do not depend on each image."""
+    images = images.detach().requires_grad_()
+    found = network(images).flatten(1)
+    if not found.isfinite().all():
+        raise ValueError("gives infinite numbers, or none, for pictures of noise; see that low, high, mean and std fit")
+    if not found.requires_grad:
+        raise ValueError("no gradient passes through it, so it cannot guide g; export it in floating point")
+    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(0), device="cpu")
+    [gradient] = torch.autograd.grad((found * weights).sum(), images)
+    if not gradient.isfinite().all() or not gradient.flatten(1).any(1).all():
+        raise ValueError("its gradient is zero or not finite, so it cannot guide g; export it in floating point")
+    return found.shape[1]
 
-    warnings.filterwarnings("ignore", "Using a non-tuple sequence", module="onnx2torch")  # its slices; right so far
-    try:
-        return convert(onnx.load(io.BytesIO(content))).eval()
-    except Exception as error:  # protobuf, onnx and onnx2torch have no common one
-        raise ValueError(f"not an ONNX network that can be used here: {error}") from error
 
-
-def _simplified(network: fx.GraphModule, content: bytes, eye: Eye) -> fx.GraphModule:
+def _simplified(read: "onnx_reader.Read", images: Tensor) -> nn.Module:
     """The network made fast, or as it is, with a warning, where that fails or gives something else."""
     from dtn_ray.models.simplify import simplify
 
-    images = torch.rand(2, 3, eye.size, eye.size, generator=torch.Generator().manual_seed(0))
-    images = images * (eye.high - eye.low) + eye.low
+    network = read.reading.network
     with torch.no_grad():
-        expected = network(images)
+        expected = read.whole(network)(images)
         try:
-            torch.testing.assert_close(simplify(network, eye.size)(images), expected, rtol=1e-3, atol=1e-4)
+            fast = read.whole(simplify(network, *read.shapes(images.shape[-1])))
+            torch.testing.assert_close(fast(images), expected, rtol=1e-3, atol=1e-4)
+            return fast
         except Exception as error:  # a network of any kind, in operations of any kind
             warnings.warn(f"f could not be made faster and is used as its file has it: {error}", stacklevel=2)
-            return onnx_as_read(content)
-    return network
-
-
-def _digest(network: nn.Module) -> bytes:
-    """Of weights as their file has them: the same where others changed the file but not those."""
-    sha = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        sha.update(name.encode() + value.numpy().tobytes())
-    return sha.digest()
+            return read.whole(read.reading.again())
 
 
 def _without_state(network: nn.Module) -> nn.Module:

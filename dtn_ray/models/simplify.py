@@ -1,4 +1,6 @@
-"""Networks that onnx2torch read, made fast: what depends on no pixel is computed once, the rest in few passes.
+"""Networks from ONNX, made fast: what depends on no pixel is computed once, the rest in few passes.
+
+Of what onnx2fx reads, whose operations are functions and not modules, only the former is done.
 
 Exported networks compute their padding from their input's shape in hundreds of small operations, which a GPU waits
 for, and keep beside convolutions what these could do. The tools that simplify ONNX files will not do: onnxslim and
@@ -20,17 +22,40 @@ from onnx2torch.node_converters.transpose import OnnxTranspose
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+NUMBERS = {
+    "Reshape",
+    "Slice",
+    "Expand",
+    "Pad",
+    "Resize",
+    "Upsample",
+    "Unsqueeze",
+    "Squeeze",
+    "Split",
+    "Tile",
+    "ReduceMean",
+    "ReduceSum",
+    "ReduceL2",
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceSumSquare",
+    "ReduceL1",
+    "TopK",
+}
+"""Operations that read all their inputs but the first as numbers."""
 Range = tuple[float, float]
 Node = Any  # fx.Node, whose arguments fx types as everything that they may be
 
 
 @torch.no_grad()
-def simplify(network: fx.GraphModule, size: int) -> fx.GraphModule:
-    """Changes a network of pictures N×3×`size`×`size` in place, for any N; it gives what it gave, but for rounding.
+def simplify(network: fx.GraphModule, *shapes: tuple[int, ...]) -> fx.GraphModule:
+    """Changes a network in place; it gives what it gave, but for rounding.
 
-    It may raise anything where the network has operations that were not met yet, and should then be read anew.
+    `shapes`: of two inputs that differ in the batch's size, their first length, and it then serves for any; or of the
+    only input that it will be given. It may raise anything where the network has operations that were not met yet, and
+    should then be read anew.
     """
-    _fold(network, size)
+    _fold(network, *shapes)
     network.graph.eliminate_dead_code()  # what was folded still counts among the users of what it was made from
     node: Node
     for node in network.graph.nodes:
@@ -47,21 +72,28 @@ def simplify(network: fx.GraphModule, size: int) -> fx.GraphModule:
         if isinstance(_module(network, node), OnnxPadStatic):
             _pad_in_convolution(network, node)
     network.graph.eliminate_dead_code()
+    _keep_integers(network)
+    network.graph.eliminate_dead_code()
     network.delete_all_unused_submodules()
     network.recompile()
     return network
 
 
-def _fold(network: fx.GraphModule, size: int) -> None:
+def _fold(network: fx.GraphModule, *shapes: tuple[int, ...]) -> None:
     """What depends on the input's shape alone becomes a constant, for each batch or for each image."""
-    small, large = (_Shaped(network).values_of(torch.zeros(count, 3, size, size)) for count in (2, 3))
+    batches = [shape[0] for shape in (shapes[0], shapes[-1])]
+    runs = [_Shaped(network) for _ in batches]
+    small, large = (run.values_of(torch.zeros(shape)) for run, shape in zip(runs, (shapes[0], shapes[-1]), strict=True))
     [images] = [node for node in network.graph.nodes if node.op == "placeholder"]
+    node: Node
     for number, node in enumerate(network.graph.nodes):
+        if _kind(network, node) == "Reshape" and node not in small and node.args[1] in small:
+            _reshape_to_numbers(network, node, [run.lengths[node] for run in runs], batches)
         if node not in small or all(user in small for user in node.users):
             continue
         value, other = small[node], large[node]
         per_image = value.shape != other.shape
-        if per_image and (len(value), len(other)) == (2, 3):
+        if per_image and [len(value), len(other)] == batches:
             value, other = value[:1].expand_as(other), other
         if not torch.equal(value, other):
             continue
@@ -81,16 +113,37 @@ class _Shaped(fx.Interpreter):
 
     def values_of(self, images: Tensor) -> dict[fx.Node, Tensor]:
         self.values: dict[fx.Node, Tensor] = {}
+        self.lengths: dict[fx.Node, tuple[int, ...]] = {}
         self.run(images)
         return self.values
 
     def run_node(self, node: Node) -> Any:
         value = super().run_node(node)
-        of_shape = isinstance(_module(self.module, node), OnnxShape)
-        of_others = node.op == "call_module" and self.values.keys() >= set(node.all_input_nodes)
-        if isinstance(value, Tensor) and (node.op == "get_attr" or of_shape or of_others):
-            self.values[node] = value
+        of_others = node.op.startswith("call") and self.values.keys() >= set(node.all_input_nodes)
+        if isinstance(value, Tensor):
+            self.lengths[node] = tuple(value.shape)
+            if node.op == "get_attr" or of_others or _kind(self.module, node) in ("Shape", "Size"):
+                self.values[node] = value
         return value
+
+
+def _kind(network: nn.Module, node: Node) -> str:
+    """The ONNX operation that a node was read from, as far as this file asks."""
+    module = _module(network, node)
+    if isinstance(module, OnnxShape | OnnxReshape):
+        return "Shape" if isinstance(module, OnnxShape) else "Reshape"
+    return str(node.meta.get("onnx_op_type", "")) if node.op == "call_function" else ""
+
+
+def _reshape_to_numbers(
+    network: fx.GraphModule, node: Node, lengths: list[tuple[int, ...]], batches: list[int]
+) -> None:
+    """A shape that is computed from the batch's size says -1 for that instead."""
+    (first, *rest), (other, *same) = lengths
+    if [first, other] == batches and rest == same and 0 not in rest:
+        with network.graph.inserting_before(node):
+            reshaped = network.graph.call_method("reshape", (node.args[0], (-1, *rest)))
+        node.replace_all_uses_with(reshaped)
 
 
 def _fix_padding(network: fx.GraphModule, node: Node) -> None:
@@ -120,6 +173,25 @@ def _keep_numbers(network: fx.GraphModule, node: Node, module: nn.Module) -> Non
     numbers = [value for each in rest if (value := _constant(network, each)) is not None]
     if not node.kwargs and len(numbers) == len(rest):
         _replace(network, node, _WithNumbers(module, tuple(value.clone() for value in numbers)), image)
+
+
+def _keep_integers(network: fx.GraphModule) -> None:
+    """The same for functions: lengths, axes and places stay on the CPU, where onnx2fx computes shapes."""
+    node: Node
+    for node in network.graph.nodes:
+        kinds = {_kind(network, user) for user in node.users if user.op == "call_function"}
+        value = _constant(network, node)
+        if (
+            value is None
+            or len(kinds) == 0
+            or not kinds <= NUMBERS
+            or not all(user.args[0] is not node for user in node.users)
+        ):
+            continue
+        owner, _, name = str(node.target).rpartition(".")
+        module = network.get_submodule(owner)
+        delattr(module, name)
+        setattr(module, name, value.clone())  # no buffer, so it is not moved to a GPU
 
 
 def _pad_in_convolution(network: fx.GraphModule, node: Node) -> None:

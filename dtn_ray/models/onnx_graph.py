@@ -1,0 +1,229 @@
+"""ONNX graphs as their exporters write them, made into what the readers take (dtn_ray/models/onnx_reader.py).
+
+One image in, in float32, one output, no functions, names that are safe. Nothing here changes what the network gives,
+except that numbers of half precision become numbers of float32, so that gradients keep their digits.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import onnx.inliner
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+
+HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+INTEGERS = (TensorProto.UINT8, TensorProto.INT8, TensorProto.UINT16, TensorProto.INT16, TensorProto.INT32)
+CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a graph says of its input and outputs; None for a length that it leaves open."""
+
+    input: tuple[int | None, ...] | None
+    """Lengths of the image's axes, the batch's among them; None where the graph does not tell."""
+    outputs: tuple[str, ...]
+
+
+def parse(content: bytes) -> ModelProto:
+    """An ONNX file's content. Raises ValueError where it is none, or where its weights are in another file."""
+    try:
+        model = onnx.load_model_from_string(content)
+    except Exception as error:  # protobuf's own
+        raise ValueError(f"not an ONNX network: {_line(error)}") from error
+    if not model.graph.node:
+        raise ValueError("not an ONNX network: it has no operations")
+    outside = next((each for each in tensors(model) if each.data_location == TensorProto.EXTERNAL), None)
+    if outside is not None:
+        raise ValueError(f"not whole: the weights {outside.name!r} are in another file")
+    return model
+
+
+def prepare(model: ModelProto) -> tuple[ModelProto, Declared]:
+    """The network with one input of float32, ready for `only`; the model given is changed.
+
+    Raises ValueError, with the reason in one line, where it takes more than an image or is quantised.
+    """
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    graph = model.graph
+    _refuse_integers(graph)
+    weights = {each.name for each in graph.initializer} | {each.values.name for each in graph.sparse_initializer}
+    inputs = [each for each in graph.input if each.name not in weights]
+    if len(inputs) != 1:
+        names = ", ".join(each.name for each in inputs)
+        raise ValueError(f"takes {len(inputs)} inputs ({names}), not one image alone; export it with these fixed")
+    [image] = inputs
+    kind = image.type.tensor_type.elem_type
+    floats = {each.data_type for each in tensors(model)} | {kind}
+    replaced = {TensorProto.DOUBLE} if kind == TensorProto.DOUBLE else set()
+    if floats & {*HALVES}:
+        replaced |= {*HALVES}
+    if replaced:
+        _in_float(model, replaced)
+    if kind in INTEGERS or kind in replaced:
+        image.type.tensor_type.elem_type = TensorProto.FLOAT
+        del graph.value_info[:]  # types that followed from the image's
+    _safe_names(graph)
+    declared = image.type.tensor_type
+    shape = None
+    if declared.HasField("shape"):
+        shape = tuple(each.dim_value if each.dim_value > 0 else None for each in declared.shape.dim)
+    return model, Declared(shape, tuple(each.name for each in graph.output))
+
+
+def only(model: ModelProto, output: str) -> ModelProto:
+    """A copy that computes one of the outputs, and nothing that this does not need."""
+    if [each.name for each in model.graph.output] == [output]:
+        return model
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    graph, needed, kept = copy.graph, {output}, []
+    for node in reversed(graph.node):
+        if needed & {*node.output}:
+            kept.append(node)
+            needed |= _read_by(node)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    outputs = [each for each in graph.output if each.name == output]
+    del graph.output[:]
+    graph.output.extend(outputs)
+    return copy
+
+
+def ranks(model: ModelProto) -> dict[str, int | None]:
+    """How many axes each output has; None where the graph does not tell."""
+    try:
+        graph = onnx.shape_inference.infer_shapes(model).graph
+    except Exception:  # onnx's own; the graph's own word then
+        graph = model.graph
+    types = {each.name: each.type.tensor_type for each in graph.output}
+    return {name: len(kind.shape.dim) if kind.HasField("shape") else None for name, kind in types.items()}
+
+
+def numbered(model: ModelProto) -> ModelProto:
+    """A copy whose values and nodes are called by numbers: readers make names from names, and two may become one."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    names: dict[str, str] = {"": ""}
+
+    def name(former: str) -> str:
+        return names.setdefault(former, f"v{len(names)}")
+
+    for number, (graph, node) in enumerate(_nodes(copy.graph)):
+        node.name = f"n{number}"
+        for values in (node.input, node.output):
+            values[:] = [name(each) for each in values]
+        del graph.value_info[:]
+    for graph in _graphs(copy.graph):
+        for each in (*graph.input, *graph.output, *graph.initializer):
+            each.name = name(each.name)
+        for sparse in graph.sparse_initializer:
+            sparse.values.name = name(sparse.values.name)
+    return copy
+
+
+def digest(model: ModelProto) -> bytes:
+    """SHA-256 of the weights by their names."""
+    sha = hashlib.sha256()
+    for tensor in sorted(model.graph.initializer, key=lambda each: each.name):
+        sha.update(tensor.name.encode() + numpy_helper.to_array(tensor).tobytes())
+    return sha.digest()
+
+
+def operations(model: ModelProto) -> list[str]:
+    """The operations that a network has, each once, those of other domains as DOMAIN's NAME."""
+    nodes = (node for _, node in _nodes(model.graph))
+    return list(dict.fromkeys(f"{node.domain}'s {node.op_type}" if _foreign(node) else node.op_type for node in nodes))
+
+
+def tensors(message: Any) -> Iterator[TensorProto]:
+    """All tensors in an ONNX model, also in the graphs and functions within it."""
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for each in [value] if hasattr(value, "ListFields") else value:
+            if isinstance(each, TensorProto):
+                yield each
+            else:
+                yield from tensors(each)
+
+
+def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """A graph, and those in its branches and loops."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for each in [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
+                yield from _graphs(each)
+
+
+def _nodes(graph: GraphProto) -> Iterator[tuple[GraphProto, NodeProto]]:
+    for each in _graphs(graph):
+        for node in each.node:
+            yield each, node
+
+
+def _read_by(node: NodeProto) -> set[str]:
+    read = set(node.input)
+    for attribute in node.attribute:
+        for graph in [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
+            for _, inner in _nodes(graph):
+                read |= {*inner.input}
+            read |= {each.name for each in graph.output}
+    return read
+
+
+def _foreign(node: NodeProto) -> bool:
+    return node.domain not in ("", "ai.onnx")
+
+
+def _refuse_integers(graph: GraphProto) -> None:
+    """Rounding has no gradient. Weights of eight bits alone do no harm: DequantizeLinear is a multiplication."""
+    for within, node in _nodes(graph):
+        weights = {each.name for each in within.initializer}
+        kind = node.op_type
+        rounds = "Integer" in kind or kind.startswith(("QLinear", "QGemm", "QAttention", "DynamicQuantize"))
+        if rounds or (kind == "QuantizeLinear" and node.input[0] not in weights):
+            raise ValueError(
+                f"is quantised ({kind}): no gradient passes through rounding to integers; export it in floating point"
+            )
+
+
+def _in_float(model: ModelProto, kinds: set[int]) -> None:
+    """Numbers of these kinds become float32, wherever a graph has them."""
+    for tensor in tensors(model):
+        if tensor.data_type in kinds:
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype("float32"), name))
+    for graph in _graphs(model.graph):
+        del graph.value_info[:]
+        for value in (*graph.input, *graph.output):
+            if value.type.tensor_type.elem_type in kinds:
+                value.type.tensor_type.elem_type = TensorProto.FLOAT
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.name in ("to", "dtype") and attribute.i in kinds:
+                    attribute.i = TensorProto.FLOAT
+
+
+def _safe_names(graph: GraphProto) -> None:
+    """Names of nodes become names of modules, and torch.fx writes them into code, between quotation marks."""
+    for _, node in _nodes(graph):
+        if not node.name.isprintable() or {*node.name} & {*'"\\'}:
+            node.name = ""
+    names: dict[str, int] = {}
+    given = []  # as onnx2torch makes them
+    for node in graph.node:
+        name = node.name.replace(".", "/") or node.op_type
+        count = names[name] = names.get(name, -1) + 1
+        given.append(f"{name}_{count}" if count else name)
+    if len({*given}) < len(given):
+        for number, node in enumerate(graph.node):
+            node.name = f"{node.op_type}_of_{number}"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,251 @@
+"""ONNX networks as torch modules that gradients pass, whichever exporter wrote them.
+
+Two libraries read them. onnx2torch (last released in August 2024) knows operations up to opset 17 or so, and makes
+modules that dtn_ray/models/simplify.py makes fast; the digests in checkpoints go by its names, so what it reads it
+goes on reading. onnx2fx reads the rest: what torch exports today (opset 18 and later), attention, Resize with axes,
+Split into a number of parts. It is young (0.0.1, one author, Apache 2.0), 12,000 lines that neither fetch nor evaluate
+anything, and each network is tried before it is used. onnx2pytorch reads less, and onnx's own version converter
+cannot go back from opset 18, nor can onnxscript's.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from dtn_ray.models import onnx_graph
+from dtn_ray.models.onnx_graph import CONTROL_FLOW, Declared
+
+GREY = (0.299, 0.587, 0.114)
+"""BT.601's weights of red, green and blue."""
+UNREAD = "cannot be read: "
+
+
+@dataclass(frozen=True)
+class Intake:
+    """How a network takes images N×3×H×W."""
+
+    grey: bool = False
+    """One channel: its brightness."""
+    channels_last: bool = False
+    """N×H×W×C, as TensorFlow has it."""
+    bgr: bool = False
+    """The images come with blue first."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if self.grey:
+            weights = images.new_tensor(GREY[::-1] if self.bgr else GREY)
+            images = (images * weights[:, None, None]).sum(1, keepdim=True)
+        return images.permute(0, 2, 3, 1) if self.channels_last else images
+
+
+class OneByOne(nn.Module):
+    """A network that takes one image only, for a batch; by vmap at once, else in turn."""
+
+    def __init__(self, network: nn.Module, batched: bool, at_once: bool) -> None:
+        super().__init__()
+        self.network, self.batched, self.at_once = network, batched, at_once
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = images[:, None] if self.batched else images
+        if self.at_once:
+            return torch.func.vmap(self._vector)(images)
+        return torch.stack([self._vector(image) for image in images])
+
+    def _vector(self, image: Tensor) -> Tensor:
+        return self.network(image).flatten()  # type: ignore[no-any-return]
+
+
+class Adapted(nn.Module):
+    """A network behind its intake."""
+
+    def __init__(self, network: nn.Module, intake: Intake) -> None:
+        super().__init__()
+        self.network, self.intake = network, intake
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(self.intake(images))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one of the readers made of a network."""
+
+    network: fx.GraphModule
+    again: Callable[[], fx.GraphModule]
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class Read:
+    """A network as read, in eval mode, and how it wants to be given images."""
+
+    reading: Reading
+    intake: Intake
+    alone: bool = False
+    batched: bool = True
+    """Its input has an axis for the batch."""
+    at_once: bool = True
+
+    def whole(self, network: nn.Module) -> nn.Module:
+        """That network, or one made of it, for images N×3×H×W."""
+        network = OneByOne(network, self.batched, self.at_once) if self.alone else network
+        return network if self.intake in (Intake(), Intake(bgr=True)) else Adapted(network, self.intake)
+
+    def shapes(self, size: int) -> list[tuple[int, ...]]:
+        """Of what the network itself takes, for square images: batches of two and of three, or one image."""
+        image = tuple(self.intake(torch.zeros(1, 3, size, size)).shape[1:])
+        if self.alone:
+            return [(1, *image) if self.batched else image]
+        return [(2, *image), (3, *image)]
+
+
+def convert(content: bytes) -> fx.GraphModule:
+    """An ONNX file's network of any kind, in eval mode. Raises ValueError where none of the readers can read it."""
+    model, _ = onnx_graph.prepare(onnx_graph.parse(content))
+    problems: list[str] = []
+    for reading in _readings(model, problems):
+        return reading.network
+    raise ValueError(_reason(model, problems))
+
+
+def read(content: bytes, images: Tensor, bgr: bool = False, output: str | int | None = None) -> Read:
+    """A network that gives one vector for an image, found by trying it on `images`, 3×3×H×W or more of them.
+
+    `output`: which of its outputs, by name or number; else the first that is one vector an image. Raises ValueError,
+    with the reason in one line, where there is no way to read it, or to give it those images.
+    """
+    model, declared = onnx_graph.prepare(onnx_graph.parse(content))
+    problems: list[str] = []
+    for name in _candidates(model, declared, output):
+        chosen = onnx_graph.only(model, name)
+        for reading in _readings(chosen, problems):
+            for intake, batched in _intakes(declared, bgr):
+                found = _tried(reading, intake, batched, images, problems)
+                if found is not None and (
+                    output is not None or len(declared.outputs) == 1 or _is_vector(found, images)
+                ):
+                    return found
+    raise ValueError(_misfit(model, declared, images.shape[-1], problems))
+
+
+def _candidates(model: Any, declared: Declared, output: str | int | None) -> list[str]:
+    """The outputs to try, in this order."""
+    names = declared.outputs
+    if isinstance(output, int) and not isinstance(output, bool) and 0 <= output < len(names):
+        return [names[output]]
+    if output in names:
+        return [str(output)]
+    if output is not None:
+        raise ValueError(f"has no output {output!r}; it has {', '.join(names)} (numbered from 0)")
+    ranks = onnx_graph.ranks(model) if len(names) > 1 else {}
+    return sorted(names, key=lambda name: {2: 0, None: 1}.get(ranks.get(name), 2))
+
+
+def _readings(model: Any, problems: list[str]) -> Iterator[Reading]:
+    """The network as each of the readers reads it that can; of the others, the reason why not is kept."""
+    for reader, digest in ((_by_onnx2torch, _digest), (_by_onnx2fx, None)):
+        try:
+            network = reader(model)
+        except Exception as error:  # protobuf, onnx and the readers have no common one
+            problems.append(f"{UNREAD}{_line(error)}")
+            continue
+        yield Reading(
+            network, lambda reader=reader: reader(model), digest(network) if digest else onnx_graph.digest(model)
+        )  # type: ignore[misc]
+
+
+def _by_onnx2torch(model: Any) -> fx.GraphModule:
+    from onnx2torch import convert
+
+    warnings.filterwarnings("ignore", "Using a non-tuple sequence", module="onnx2torch")  # its slices; right so far
+    copy = type(model)()
+    copy.CopyFrom(model)
+    return convert(copy).eval()
+
+
+def _by_onnx2fx(model: Any) -> fx.GraphModule:
+    from onnx2fx import convert
+
+    return convert(onnx_graph.numbered(model)).eval()
+
+
+def _intakes(declared: Declared, bgr: bool) -> Iterator[tuple[Intake, bool]]:
+    """The ways in which a graph may want images, the likelier first, and whether with an axis for the batch."""
+    shape = declared.input or (None,) * 4
+    if len(shape) not in (3, 4):
+        raise ValueError(f"takes an input of {len(shape)} axes; an image has 3, a batch of images 4")
+    first, *_, last = shape[-3:]
+    for channels, channels_last in ((first, False), (last, True)):
+        other = first if channels_last else last
+        if channels in (1, 3) or (channels is None and other not in (1, 3)):
+            yield Intake(channels == 1, channels_last, bgr), len(shape) == 4
+
+
+@torch.no_grad()
+def _tried(reading: Reading, intake: Intake, batched: bool, images: Tensor, problems: list[str]) -> Read | None:
+    """The network for a batch, where that gives what it gives for one image at a time; else for one at a time."""
+    alone, at_once = (Read(reading, intake, True, batched, each) for each in (False, True))
+    network = reading.network
+    try:
+        expected = alone.whole(network)(images)
+    except Exception as error:  # a network may raise anything where it does not fit
+        problems.append(_line(error))
+        return None
+    for way in (Read(reading, intake), at_once) if batched else (at_once,):
+        try:
+            found = way.whole(network)(images).flatten(1)
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4, equal_nan=True)
+            return way
+        except Exception:  # … or where it takes one image at a time
+            continue
+    return alone
+
+
+@torch.no_grad()
+def _is_vector(found: Read, images: Tensor) -> bool:
+    """N×F, also with axes of length one."""
+    given = found.reading.network(found.intake(images[:1])[(...) if found.batched else 0])
+    return sum(length > 1 for length in given.shape) <= 1
+
+
+def _reason(model: Any, problems: list[str]) -> str:
+    """Why none of the readers can read a network."""
+    kinds, last = onnx_graph.operations(model), problems[-1].removeprefix(UNREAD)
+    for kind in kinds:
+        if "'s " in kind:
+            advice = "export it without the optimisations of a runtime, in ONNX's own operations"
+            return f"has the operation {kind}, which is not ONNX's own ({last}); {advice}"
+    for kind in kinds:
+        if kind in CONTROL_FLOW:
+            return f"has the operation {kind}, which cannot be followed here ({last}); export it without control flow"
+    return f"not an ONNX network that can be used here: {last}"
+
+
+def _misfit(model: Any, declared: Declared, size: int, problems: list[str]) -> str:
+    """Why a network does not serve."""
+    tried = [each for each in problems if not each.startswith(UNREAD)]
+    if problems and not tried:
+        return _reason(model, problems)
+    if not tried and len(declared.outputs) > 1:
+        return f'gives {", ".join(declared.outputs)}, of which none is one vector an image: name one as "output"'
+    takes = "×".join("?" if each is None else str(each) for each in declared.input or ()) or "something else"
+    kinds = [kind for kind in onnx_graph.operations(model) if kind in CONTROL_FLOW or "'s " in kind]
+    why = f" by {kinds[0]}" if kinds else ""
+    return f"does not take images 3×{size}×{size}: its input is {takes} ({tried[-1] if tried else 'no image'}{why})"
+
+
+def _digest(network: nn.Module) -> bytes:
+    """Of weights as their file has them: the same where others changed the file but not those."""
+    sha = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        sha.update(name.encode() + value.numpy().tobytes())
+    return sha.digest()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,74 @@
+"""NETWORK.onnx from a folder or S3, in one piece: weights that its exporter put into files beside it are taken in."""
+
+from dtn_ray import storage
+from dtn_ray.errors import UserError
+
+LIMIT = 2**31 - 1
+"""Bytes of a network with its weights: what protobuf, and so a self-contained ONNX file, can hold."""
+
+
+def read(uri: str) -> bytes:
+    """An ONNX file's content, with its weights in it; content that is not ONNX comes as it is.
+
+    torch.onnx.export writes weights into NETWORK.onnx.data by default. The content returned needs no other file, so
+    a checkpoint can keep it. Raises UserError where a file is missing, too large, or named outside the network's
+    folder, and OSError where the store fails.
+    """
+    if storage.stat(uri)[1] > LIMIT:
+        raise UserError(f"{uri}: larger than 2 GiB, the most that an ONNX file can hold")
+    content = storage.read_bytes(uri)
+    if b"location" not in content:  # the key that names a tensor's file
+        return content
+    import onnx  # seconds to import
+
+    from dtn_ray.models.onnx_graph import tensors
+
+    try:
+        model = onnx.load_model_from_string(content)
+    except Exception:  # protobuf's own; who converts the network says so
+        return content
+    outside = [each for each in tensors(model) if each.data_location == onnx.TensorProto.EXTERNAL]
+    if not outside:
+        return content
+    folder = uri.rpartition("/")[0]
+    files: dict[str, bytes] = {}
+    taken = len(content)
+    for tensor in outside:
+        facts = {entry.key: entry.value for entry in tensor.external_data}
+        location = _checked(facts.get("location", ""), uri)
+        if location not in files:
+            files[location] = _beside(f"{folder}/{location}" if folder else location, uri)
+        data = files[location]
+        try:
+            first = int(facts.get("offset", 0))
+            length = int(facts.get("length", len(data) - first))
+        except ValueError as error:
+            raise UserError(f"{uri}: tells no place in {location} for {tensor.name!r} ({error})") from error
+        if first < 0 or length < 0 or first + length > len(data):
+            raise UserError(
+                f"{uri}: {location} is too short for it; copy both files anew from where they were exported"
+            )
+        taken += length
+        if taken > LIMIT:
+            raise UserError(f"{uri}: with its weights larger than 2 GiB, the most that an ONNX file can hold")
+        tensor.raw_data = data[first : first + length]
+        del tensor.external_data[:]
+        tensor.data_location = onnx.TensorProto.DEFAULT
+    return model.SerializeToString(deterministic=True)
+
+
+def _checked(location: str, uri: str) -> str:
+    """Where a network says that weights are. Only files in its own folder, or below, are read."""
+    parts = location.split("/")
+    if not location.isprintable() or "\\" in location or ":" in location or {"", "..", "."} & {*parts[1:], parts[0]}:
+        raise UserError(f"{uri}: its weights are in {location!r}, which is no file in its folder; export it anew")
+    return location
+
+
+def _beside(file: str, uri: str) -> bytes:
+    try:
+        if storage.stat(file)[1] > LIMIT:
+            raise UserError(f"{file}: larger than 2 GiB, the most that an ONNX file can hold")
+        return storage.read_bytes(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{uri}: its weights are in {file}, which is missing; keep the two files together") from error

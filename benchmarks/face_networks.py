@@ -1,4 +1,4 @@
-"""Speed of f from ONNX, as the DTN uses it, against the network as onnx2torch reads it from the file.
+"""Speed of f from ONNX, as the DTN uses it, against the network as it is read from the file.
 
 python benchmarks/face_networks.py dlib_resnet_128d.onnx hse_mobilenet_1024d.onnx
 python benchmarks/face_networks.py dlib_resnet_128d.onnx --gpu --bf16
@@ -18,7 +18,7 @@ import tyro
 from torch import Tensor, nn
 
 from dtn_ray import cli, perceptual
-from dtn_ray.models.imported import onnx_as_read
+from dtn_ray.models import onnx_reader
 
 sys.path.insert(0, str(Path(__file__).parent))
 from harness import keep
@@ -52,7 +52,7 @@ def compare(uri: str, options: Options) -> dict[str, Any]:
     """Images a second of both, forward alone and with gradients."""
     f, facts = perceptual.load(uri)
     device = "cuda" if options.gpu else "cpu"
-    networks: dict[str, nn.Module] = {"as read": onnx_as_read(f.content), "as used": f.network}
+    networks: dict[str, nn.Module] = {"as read": onnx_reader.convert(f.content), "as used": f.network}
     images = torch.rand(options.batch_size, 3, 152, 152, generator=torch.Generator().manual_seed(0), device="cpu")
     images = (2 * images - 1).to(device).contiguous(memory_format=torch.channels_last)
     result: dict[str, Any] = {"network": facts["name"], "batch_size": options.batch_size, "device": device}

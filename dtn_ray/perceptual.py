@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from dtn_ray import storage
+from dtn_ray import onnx_files, storage
 from dtn_ray.errors import UserError
 from dtn_ray.models.imported import Eye, ImportedF
 
@@ -27,13 +27,15 @@ def load(uri: str, option: str = "--f") -> tuple[ImportedF, dict[str, Any]]:
     """A face network from ONNX, and what a checkpoint keeps of it besides its weights; `option` asked for it.
 
     What it sees is known of the networks in KNOWN; of others, the file beside it tells, NETWORK.json with the fields of
-    `Eye`. Raises UserError where a file is missing or damaged, or does not fit.
+    `Eye`. Weights in files beside it are taken in.
+
+    Raises UserError where a file is missing or damaged, or does not fit.
     """
     if not uri.endswith(".onnx"):
         raise UserError(f"{option} {uri}: faces need a face network as ONNX (NETWORK.onnx)")
     if not storage.exists(uri):
         raise UserError(f"{option} {uri}: no such file")
-    content = storage.read_bytes(uri)
+    content = onnx_files.read(uri)
     digest = hashlib.sha256(content).hexdigest()
     name, eye = KNOWN.get(digest) or (uri.rpartition("/")[2], _declared(uri.removesuffix(".onnx") + ".json"))
     return build(content, eye, uri), {"name": name, "sha256": digest, "eye": TypeAdapter(Eye).dump_python(eye)}

@@ -1,14 +1,13 @@
 """Enlarging what g draws to print quality: a trained SRCNN, or a super-resolution network brought along as ONNX."""
 
 import hashlib
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from dtn_ray import checkpoint, storage
+from dtn_ray import checkpoint, onnx_files, storage
 from dtn_ray.errors import UserError
 from dtn_ray.models.srcnn import upscale
 
@@ -47,7 +46,7 @@ def load(uri: str) -> SuperResolver:
     if not uri.endswith(".onnx"):
         network, config, manifest = checkpoint.load_srcnn(uri)
         return SuperResolver(network, uri, manifest["networks"]["srcnn"], tuple(sorted(config.factors)))
-    content = storage.read_bytes(uri)
+    content = onnx_files.read(uri)
     imported = _imported(content, uri)
     channels, enlarges = _tried(imported, uri)
     factors = (2, 3, 4) if enlarges == 1 else (enlarges,)
@@ -55,13 +54,12 @@ def load(uri: str) -> SuperResolver:
 
 
 def _imported(content: bytes, uri: str) -> nn.Module:
-    import onnx  # seconds to import, and seldom needed
-    from onnx2torch import convert
+    from dtn_ray.models import onnx_reader  # imports onnx, which takes seconds and is seldom needed
 
     try:
-        return convert(onnx.load(io.BytesIO(content))).eval()
-    except Exception as error:  # protobuf, onnx and onnx2torch have no common one
-        raise UserError(f"{uri}: not an ONNX network that can be used here: {error}") from error
+        return onnx_reader.convert(content)
+    except ValueError as error:
+        raise UserError(f"{uri}: {error}") from error
 
 
 def _tried(network: nn.Module, uri: str) -> tuple[int, int]:

@@ -40,7 +40,7 @@ def model(
     tensors = []
     for name, value in constants.items():
         array = np.asarray(value)
-        if not isinstance(value, np.ndarray):
+        if not isinstance(value, np.ndarray | np.generic):
             array = array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
         tensors.append(numpy_helper.from_array(array, name))
     outputs = results or {"y": None}
@@ -304,8 +304,8 @@ def axes_as_inputs() -> ModelProto:
 @style
 def pad_and_split() -> ModelProto:
     nodes = [
-        node("Pad", "x pads - axes", "p"),
-        node("Conv", "p W B", "c", strides=[2, 2]),
+        node("Pad", "x pads - axes", "o"),
+        node("Conv", "o W B", "c", strides=[2, 2]),
         node("Split", "c", "a b", axis=1, num_outputs=2),
         node("Sigmoid", "b", "s"),
         node("Mul", "a s", "m"),
@@ -400,7 +400,7 @@ def insightface() -> ModelProto:
     ]
     norms = batch_norm("n", 16) | batch_norm("m", 16) | batch_norm("o", 16) | batch_norm("q", 8)
     constants = {"mean": np.float32(0.1), "scale": np.float32(1.1), "slope": np.abs(drawn(16, 1, 1))}
-    more = {"V": drawn(16, 16, 3, 3), "K": drawn(16, 16, 3, 3), "F": drawn(8, 64), "G": drawn(8)}
+    more = {"V": drawn(16, 16, 3, 3), "K": drawn(16, 16, 3, 3), "F": drawn(8, 256), "G": drawn(8)}
     return model(nodes, **constants, **norms, **more, W=W, B=B)
 
 
@@ -440,20 +440,17 @@ def gelu_of_tanh() -> ModelProto:
 
 @style
 def enlarged() -> ModelProto:
+    floor = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     nodes = [
-        node(
-            "Resize",
-            "x - scales",
-            "a",
-            mode="nearest",
-            coordinate_transformation_mode="asymmetric",
-            nearest_mode="floor",
-        ),
+        node("Resize", "x - scales", "a", **floor),
+        node("Shape", "a", "s"),
+        node("Slice", "s zero one", "n"),
+        node("Concat", "n rest", "sizes", axis=0),
         node("Resize", "a - - sizes", "b", mode="linear", coordinate_transformation_mode="half_pixel"),
         conv("b"),
         *head(),
     ]
-    return model(nodes, scales=np.float32([1, 1, 2, 2]), sizes=np.array([2, 3, 48, 48])[None][0], **WEIGHTS)
+    return model(nodes, scales=np.float32([1, 1, 2, 2]), zero=[0], one=[1], rest=[3, 48, 48], **WEIGHTS)
 
 
 @style
@@ -610,17 +607,17 @@ def branch_that_is_settled() -> ModelProto:
 
 
 @style
-def microsoft_gelu() -> ModelProto:
-    """What ONNX Runtime's optimiser leaves."""
-    gelu = helper.make_node("FusedMatMul", ["q", "L"], ["y"], domain="com.microsoft", alpha=0.5)
-    return model([conv(), *head()[:-1], gelu], domains=["com.microsoft"], **WEIGHTS)
+def microsoft_operations() -> ModelProto:
+    """What ONNX Runtime's optimiser leaves of Gelu."""
+    gelu = helper.make_node("Gelu", ["c"], ["d"], domain="com.microsoft")
+    return model([conv(), gelu, *head("d")], domains=["com.microsoft"], **WEIGHTS)
 
 
 @style
 def names_that_are_code() -> ModelProto:
-    """Two nodes of one name, one name that ends a string in Python, one with dots and slashes."""
+    """A name that ends a string in Python, one with dots and slashes, some that onnx2torch makes the same."""
     network = model([conv(), *head()], **WEIGHTS)
-    names = ["a/b.c", 'r"), print("', "same", "same", "same_1"]
+    names = ["a/b.c", 'r"), print("', "same.1", "same/1", "same/1_1"]
     for each, name in zip(network.graph.node, names, strict=True):
         each.name = name
     return network

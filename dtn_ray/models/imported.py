@@ -105,7 +105,7 @@ class ImportedF(nn.Module):
 def _checked(network: nn.Module, images: Tensor) -> int:
     """How many features it gives. Raises ValueError where they are not finite, or do not depend on each image."""
     images = images.detach().requires_grad_()
-    found = network(images).flatten(1)
+    found = network.requires_grad_(False)(images).flatten(1)
     if not found.isfinite().all():
         raise ValueError("gives infinite numbers, or none, for pictures of noise; see that low, high, mean and std fit")
     if not found.requires_grad:

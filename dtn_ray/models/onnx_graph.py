@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx.inliner
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
@@ -131,6 +132,59 @@ def digest(model: ModelProto) -> bytes:
     for tensor in sorted(model.graph.initializer, key=lambda each: each.name):
         sha.update(tensor.name.encode() + numpy_helper.to_array(tensor).tobytes())
     return sha.digest()
+
+
+def full_resizes(model: ModelProto) -> None:
+    """Writes lengths for all four axes where a Resize has some (opset 18), since onnx2fx takes the last two of four.
+
+    Raises ValueError for those in which it would put other pixels than ONNX says.
+    """
+    for graph in _graphs(model.graph):
+        nodes = []
+        for number, node in enumerate(graph.node):
+            if node.op_type in ("Resize", "Upsample"):
+                how = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+                _refuse_resize(node, how, model.graph)
+                axes = how.get("axes")
+                if axes is not None:
+                    if [axis % 4 for axis in axes] != [2, 3]:
+                        raise ValueError(f"has a Resize over the axes {list(axes)}, which cannot be followed here")
+                    for index, kind in ((2, "float32"), (3, "int64")):
+                        if len(node.input) > index and node.input[index]:
+                            name = f"resized_{number}_{index}"
+                            ones = numpy_helper.from_array(np.ones(2, kind), f"{name}_ones")
+                            graph.initializer.append(ones)
+                            nodes.append(
+                                onnx.helper.make_node("Concat", [ones.name, node.input[index]], [name], axis=0)
+                            )
+                            node.input[index] = name
+                    kept = [each for each in node.attribute if each.name != "axes"]
+                    del node.attribute[:]
+                    node.attribute.extend(kept)
+            nodes.append(node)
+        if len(nodes) > len(graph.node):
+            nodes = [NodeProto.FromString(each.SerializeToString()) for each in nodes]
+            del graph.node[:]
+            graph.node.extend(nodes)
+
+
+def _refuse_resize(node: NodeProto, how: dict[str, Any], graph: GraphProto) -> None:
+    """Taken is what torch's `interpolate` does: between pixels, from their middles or corners; or the nearest below."""
+    kind = node.op_type
+    scales = [numpy_helper.to_array(each) for each in graph.initializer if each.name == [*node.input, "", "", ""][2]]
+    times = bool(scales) and not (scales[0] % 1).any()  # then the nearest below is the nearest by each way to count
+    mode = how.get("mode", b"nearest").decode()
+    counted = how.get("coordinate_transformation_mode", b"half_pixel" if kind == "Resize" else b"asymmetric").decode()
+    rounded = how.get("nearest_mode", b"round_prefer_floor" if kind == "Resize" else b"floor").decode()
+    between = counted in ("half_pixel", "pytorch_half_pixel", "align_corners")
+    nearest = (counted, rounded) == ("asymmetric", "floor") or (times and counted == "half_pixel")
+    odd = how.get("antialias", 0) or how.get("exclude_outside", 0) or how.get("cubic_coeff_a", -0.75) != -0.75
+    if (
+        odd
+        or how.get("keep_aspect_ratio_policy", b"stretch") != b"stretch"
+        or not (nearest if mode == "nearest" else between)
+    ):
+        raise ValueError(f"has a {kind} (mode {mode}, {counted}) that cannot be followed here; export it without")
 
 
 def operations(model: ModelProto) -> list[str]:

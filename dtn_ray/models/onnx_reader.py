@@ -171,7 +171,9 @@ def _by_onnx2torch(model: Any) -> fx.GraphModule:
 def _by_onnx2fx(model: Any) -> fx.GraphModule:
     from onnx2fx import convert
 
-    return convert(onnx_graph.numbered(model)).eval()
+    copy = onnx_graph.numbered(model)
+    onnx_graph.full_resizes(copy)
+    return convert(copy).eval()
 
 
 def _intakes(declared: Declared, bgr: bool) -> Iterator[tuple[Intake, bool]]:

@@ -15,6 +15,7 @@ import torchvision
 from onnx import TensorProto, helper
 from onnx_networks import SIZE, STYLES, WEIGHTS, B, W, content, conv, drawn, head, model, node
 from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from dtn_ray import checkpoint, perceptual, storage, upscaling
 from dtn_ray.config import Experiment
@@ -23,6 +24,7 @@ from dtn_ray.errors import UserError
 from dtn_ray.models.imported import Eye, ImportedF
 from dtn_ray.models.onnx_reader import GREY, Adapted, OneByOne
 
+UNREAD = ("microsoft_operations",)
 KINDS = {"float": np.float32, "float16": np.float16, "uint8": np.uint8}
 
 
@@ -79,7 +81,7 @@ def check(f: ImportedF, runtime: Runtime, tolerance: float = 1e-5) -> None:
     assert np.abs(found.detach().numpy() - expected).max() < tolerance * size
     assert np.abs(f.represent(x[:1]).detach().numpy() - expected[:1]).max() < tolerance * size
     # Along a step the output changes by the gradient. Bytes and halves need one so large that it crosses corners.
-    length, error = (0.25, 0.03) if runtime.kind is np.float32 and tolerance < 1e-3 else (1, 0.2)
+    length, error = (0.1, 0.05) if runtime.kind is np.float32 and tolerance < 1e-3 else (1, 0.2)
     weights = generator.standard_normal(expected.shape)
     gradient = torch.autograd.grad((found * torch.from_numpy(weights).float()).sum(), x)[0].numpy() / 127.5
     slopes, wanted = [], []
@@ -92,13 +94,24 @@ def check(f: ImportedF, runtime: Runtime, tolerance: float = 1e-5) -> None:
     assert min(np.abs(wanted)) > 0
 
 
-@pytest.mark.parametrize("name", [name for name in STYLES if name not in ("microsoft_operations", "double_precision")])
+@pytest.mark.parametrize("name", [name for name in STYLES if name not in (*UNREAD, "double_precision")])
 def test_outputs_and_gradients_are_those_of_onnx_runtime(name: str) -> None:
     file = content(STYLES[name]())
     outputs = {"one_at_a_time_that_would_mix_a_batch": "w", "map_and_vector": "y"}
     f = ImportedF(file, Eye(SIZE, low=0, high=255) if "bytes" in name else Eye(SIZE))
     check(f, Runtime(file, outputs.get(name)), 2e-3 if "half" in name else 1e-5)
     assert {buffer.dtype for buffer in f.network.buffers() if buffer.is_floating_point()} == {torch.float32}
+
+
+# A branch waits, whichever it is; and a size that is computed from the batch's, though it does not depend on it.
+WAITS = ("branch_that_is_settled", "enlarged")
+
+
+@pytest.mark.parametrize("name", [name for name in STYLES if name not in (*UNREAD, *WAITS)])
+def test_a_gpu_neither_waits_nor_meets_tensors_of_the_cpu(name: str) -> None:
+    # On torch's meta device, whose tensors have no values: to read one fails, and so does to mix them with others.
+    f = ImportedF(content(STYLES[name]()), Eye(SIZE)).to("meta")
+    assert f.represent(torch.empty(2, 3, SIZE, SIZE, device="meta")).shape == (2, f.features)
 
 
 def test_double_precision_is_taken_as_float32() -> None:
@@ -156,9 +169,10 @@ def small_convnext() -> nn.Module:
 
 FAST: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "vit": (small_transformer, SIZE),
-    "resnet18": (lambda: torchvision.models.resnet18(num_classes=8), SIZE),
+    "resnet": (lambda: ResNet(BasicBlock, [1, 1, 1, 1], num_classes=8), SIZE),
 }
 SLOW: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "resnet18": (lambda: torchvision.models.resnet18(num_classes=8), 64),
     "mobilenet_v3_small": (lambda: torchvision.models.mobilenet_v3_small(num_classes=8), 64),
     "efficientnet_b0": (lambda: torchvision.models.efficientnet_b0(num_classes=8), 64),
     "convnext": (small_convnext, 64),
@@ -173,9 +187,12 @@ def drawn_network(make: Callable[[], nn.Module]) -> nn.Module:
     """With statistics in its batch norms that keep what passes apart, as training leaves them."""
     torch.manual_seed(0)
     network = make().train()
+    norms = [each for each in network.modules() if isinstance(each, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # the average over all that was seen
     with torch.no_grad():
-        for _ in range(10):
-            network(torch.rand(8, 3, 64, 64)) if not isinstance(network, torchvision.models.VisionTransformer) else None
+        for _ in range(3 if norms else 0):
+            network(torch.rand(8, 3, 64, 64) * 2 - 1)
     return network.eval()
 
 
@@ -189,7 +206,9 @@ def test_what_torch_exports(name: str, exporter: Callable[[nn.Module, Path, int]
     f, facts = perceptual.load(str(path))
     check(f, Runtime(str(path), size=size), 1e-4)
     x = torch.rand(5, 3, size, size) * 2 - 1
-    torch.testing.assert_close(f.represent(x), network(x), rtol=1e-3, atol=1e-4 * float(network(x).abs().max()))
+    with torch.no_grad():
+        expected = network(x)
+    torch.testing.assert_close(f.represent(x), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     # The checkpoint's copy needs no file beside it.
     path.unlink()
     again = perceptual.build(f.content, f.eye, "f.onnx")

@@ -59,7 +59,7 @@ def prepare(model: ModelProto) -> tuple[ModelProto, Declared]:
     [image] = inputs
     kind = image.type.tensor_type.elem_type
     floats = {each.data_type for each in tensors(model)} | {kind}
-    replaced = {TensorProto.DOUBLE} if kind == TensorProto.DOUBLE else set()
+    replaced: set[int] = {TensorProto.DOUBLE} if kind == TensorProto.DOUBLE else set()
     if floats & {*HALVES}:
         replaced |= {*HALVES}
     if replaced:
@@ -118,6 +118,7 @@ def numbered(model: ModelProto) -> ModelProto:
         for values in (node.input, node.output):
             values[:] = [name(each) for each in values]
         del graph.value_info[:]
+    each: Any
     for graph in _graphs(copy.graph):
         for each in (*graph.input, *graph.output, *graph.initializer):
             each.name = name(each.name)

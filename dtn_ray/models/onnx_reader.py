@@ -12,6 +12,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -154,9 +155,7 @@ def _readings(model: Any, problems: list[str]) -> Iterator[Reading]:
         except Exception as error:  # protobuf, onnx and the readers have no common one
             problems.append(f"{UNREAD}{_line(error)}")
             continue
-        yield Reading(
-            network, lambda reader=reader: reader(model), digest(network) if digest else onnx_graph.digest(model)
-        )  # type: ignore[misc]
+        yield Reading(network, partial(reader, model), digest(network) if digest else onnx_graph.digest(model))
 
 
 def _by_onnx2torch(model: Any) -> fx.GraphModule:

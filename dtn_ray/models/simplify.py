@@ -12,16 +12,22 @@ from typing import Any
 
 import torch
 from onnx2torch.node_converters.binary_math_operations import OnnxBinaryMathOperation
+from onnx2torch.node_converters.expand import OnnxExpand
+from onnx2torch.node_converters.gather import OnnxGather
 from onnx2torch.node_converters.min_max import OnnxMinMax
 from onnx2torch.node_converters.pad import OnnxPadDynamic, OnnxPadStatic
 from onnx2torch.node_converters.reshape import OnnxReshape
 from onnx2torch.node_converters.resize import OnnxResize
 from onnx2torch.node_converters.shape import OnnxShape
 from onnx2torch.node_converters.slice import OnnxSlice
+from onnx2torch.node_converters.squeeze import OnnxSqueezeDynamicAxes
 from onnx2torch.node_converters.transpose import OnnxTranspose
+from onnx2torch.node_converters.unsqueeze import OnnxUnsqueezeDynamicAxes
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+OF_NUMBERS = (OnnxReshape, OnnxSlice, OnnxResize, OnnxExpand, OnnxSqueezeDynamicAxes, OnnxUnsqueezeDynamicAxes)
+"""Modules that read all their inputs but the first as numbers."""
 NUMBERS = {
     "Reshape",
     "Slice",
@@ -42,7 +48,7 @@ NUMBERS = {
     "ReduceL1",
     "TopK",
 }
-"""Operations that read all their inputs but the first as numbers."""
+"""The same of functions."""
 Range = tuple[float, float]
 Node = Any  # fx.Node, whose arguments fx types as everything that they may be
 
@@ -55,7 +61,7 @@ def simplify(network: fx.GraphModule, *shapes: tuple[int, ...]) -> fx.GraphModul
     only input that it will be given. It may raise anything where the network has operations that were not met yet, and
     should then be read anew.
     """
-    _fold(network, *shapes)
+    of_shape = _fold(network, *shapes)
     network.graph.eliminate_dead_code()  # what was folded still counts among the users of what it was made from
     node: Node
     for node in network.graph.nodes:
@@ -64,7 +70,7 @@ def simplify(network: fx.GraphModule, *shapes: tuple[int, ...]) -> fx.GraphModul
             _fix_padding(network, node)
         elif isinstance(module, OnnxBinaryMathOperation):
             _into_convolution(network, node, module)
-        elif isinstance(module, OnnxSlice | OnnxReshape | OnnxResize):
+        elif isinstance(module, OF_NUMBERS) or (isinstance(module, OnnxGather) and _is_number(network, node.args[1])):
             _keep_numbers(network, node, module)
         elif (limits := _limits(network, node)) is not None:
             _clamp_once(network, node, limits)
@@ -72,23 +78,26 @@ def simplify(network: fx.GraphModule, *shapes: tuple[int, ...]) -> fx.GraphModul
         if isinstance(_module(network, node), OnnxPadStatic):
             _pad_in_convolution(network, node)
     network.graph.eliminate_dead_code()
-    _keep_integers(network)
+    _keep_integers(network, of_shape)
     network.graph.eliminate_dead_code()
     network.delete_all_unused_submodules()
     network.recompile()
     return network
 
 
-def _fold(network: fx.GraphModule, *shapes: tuple[int, ...]) -> None:
-    """What depends on the input's shape alone becomes a constant, for each batch or for each image."""
+def _fold(network: fx.GraphModule, *shapes: tuple[int, ...]) -> set[fx.Node]:
+    """What depends on the input's shape alone becomes a constant, for each batch or for each image.
+
+    Returns what so depends, whether it became one or not.
+    """
     batches = [shape[0] for shape in (shapes[0], shapes[-1])]
     runs = [_Shaped(network) for _ in batches]
     small, large = (run.values_of(torch.zeros(shape)) for run, shape in zip(runs, (shapes[0], shapes[-1]), strict=True))
     [images] = [node for node in network.graph.nodes if node.op == "placeholder"]
     node: Node
     for number, node in enumerate(network.graph.nodes):
-        if _kind(network, node) == "Reshape" and node not in small and node.args[1] in small:
-            _reshape_to_numbers(network, node, [run.lengths[node] for run in runs], batches)
+        if _kind(network, node) in ("Reshape", "Expand") and node not in small and node.args[1] in small:
+            _shape_by_numbers(network, node, runs, batches)
         if node not in small or all(user in small for user in node.users):
             continue
         value, other = small[node], large[node]
@@ -106,6 +115,7 @@ def _fold(network: fx.GraphModule, *shapes: tuple[int, ...]) -> None:
             with network.graph.inserting_after(count):
                 constant = network.graph.call_method("expand", (constant, count, *(-1 for _ in value.shape[1:])))
         node.replace_all_uses_with(constant)
+    return set(small)
 
 
 class _Shaped(fx.Interpreter):
@@ -130,20 +140,24 @@ class _Shaped(fx.Interpreter):
 def _kind(network: nn.Module, node: Node) -> str:
     """The ONNX operation that a node was read from, as far as this file asks."""
     module = _module(network, node)
-    if isinstance(module, OnnxShape | OnnxReshape):
-        return "Shape" if isinstance(module, OnnxShape) else "Reshape"
+    if isinstance(module, OnnxShape | OnnxReshape | OnnxExpand):
+        return type(module).__name__.removeprefix("Onnx")
     return str(node.meta.get("onnx_op_type", "")) if node.op == "call_function" else ""
 
 
-def _reshape_to_numbers(
-    network: fx.GraphModule, node: Node, lengths: list[tuple[int, ...]], batches: list[int]
-) -> None:
+def _shape_by_numbers(network: fx.GraphModule, node: Node, runs: list["_Shaped"], batches: list[int]) -> None:
     """A shape that is computed from the batch's size says -1 for that instead."""
-    (first, *rest), (other, *same) = lengths
-    if [first, other] == batches and rest == same and 0 not in rest:
-        with network.graph.inserting_before(node):
-            reshaped = network.graph.call_method("reshape", (node.args[0], (-1, *rest)))
-        node.replace_all_uses_with(reshaped)
+    (first, *rest), (other, *same) = (run.lengths[node] for run in runs)
+    if [first, other] != batches or rest != same or 0 in rest:
+        return
+    image, kind = node.args[0], _kind(network, node)
+    if kind == "Expand" and [(run.lengths[image][0], len(run.lengths[image])) for run in runs] != [
+        (count, 1 + len(rest)) for count in batches
+    ]:
+        return
+    with network.graph.inserting_before(node):
+        shaped = network.graph.call_method(kind.lower(), (image, (-1, *rest)))
+    node.replace_all_uses_with(shaped)
 
 
 def _fix_padding(network: fx.GraphModule, node: Node) -> None:
@@ -175,23 +189,22 @@ def _keep_numbers(network: fx.GraphModule, node: Node, module: nn.Module) -> Non
         _replace(network, node, _WithNumbers(module, tuple(value.clone() for value in numbers)), image)
 
 
-def _keep_integers(network: fx.GraphModule) -> None:
-    """The same for functions: lengths, axes and places stay on the CPU, where onnx2fx computes shapes."""
+def _keep_integers(network: fx.GraphModule, of_shape: set[fx.Node]) -> None:
+    """The same for functions: lengths, axes and places stay on the CPU, where onnx2fx computes with shapes."""
+
+    def read(user: Node, number: Node) -> bool:
+        return user.op == "call_function" and (
+            user in of_shape or (_kind(network, user) in NUMBERS and user.args[0] is not number)
+        )
+
     node: Node
     for node in network.graph.nodes:
-        kinds = {_kind(network, user) for user in node.users if user.op == "call_function"}
         value = _constant(network, node)
-        if (
-            value is None
-            or len(kinds) == 0
-            or not kinds <= NUMBERS
-            or not all(user.args[0] is not node for user in node.users)
-        ):
-            continue
-        owner, _, name = str(node.target).rpartition(".")
-        module = network.get_submodule(owner)
-        delattr(module, name)
-        setattr(module, name, value.clone())  # no buffer, so it is not moved to a GPU
+        if value is not None and node.users and all(read(user, node) for user in node.users):
+            owner, _, name = str(node.target).rpartition(".")
+            module = network.get_submodule(owner)
+            delattr(module, name)
+            setattr(module, name, value.clone())  # no buffer, so it is not moved to a GPU
 
 
 def _pad_in_convolution(network: fx.GraphModule, node: Node) -> None:
@@ -269,6 +282,11 @@ def _clamp_once(network: fx.GraphModule, node: Node, limits: Range) -> None:
 def _module(network: nn.Module, node: Node) -> nn.Module | None:
     called = isinstance(node, fx.Node) and node.op == "call_module"
     return network.get_submodule(str(node.target)) if called else None
+
+
+def _is_number(network: fx.GraphModule, node: Node) -> bool:
+    value = _constant(network, node)
+    return value is not None and value.dim() == 0
 
 
 def _constant(network: fx.GraphModule, node: Node) -> Tensor | None:

@@ -1,11 +1,15 @@
 """ONNX networks as torch modules that gradients pass, whichever exporter wrote them.
 
-Two libraries read them. onnx2torch (last released in August 2024) knows operations up to opset 17 or so, and makes
-modules that dtn_ray/models/simplify.py makes fast; the digests in checkpoints go by its names, so what it reads it
-goes on reading. onnx2fx reads the rest: what torch exports today (opset 18 and later), attention, Resize with axes,
-Split into a number of parts. It is young (0.0.1, one author, Apache 2.0), 12,000 lines that neither fetch nor evaluate
-anything, and each network is tried before it is used. onnx2pytorch reads less, and onnx's own version converter
-cannot go back from opset 18, nor can onnxscript's.
+Two libraries read them, and the first that succeeds counts:
+
+- onnx2torch (last release: August 2024) knows operations up to opset 17. It makes modules, which
+  dtn_ray/models/simplify.py makes fast, and the digests in checkpoints go by its names: what it can read, it reads.
+- onnx2fx (0.0.1, one author, Apache 2.0, 12,000 lines) reads the rest: opsets to 24, SAME padding, attention. It opens
+  no file and runs no text as code. It is young, so it is pinned, the known differences from ONNX are refused
+  (`full_resizes`), names are replaced by numbers (it takes `a.b` and `a_b` for one), and each network is tried.
+
+onnx2pytorch 0.6 reads fewer, and onnx's version converter (also in onnxscript) goes back to opset 17 only from networks
+without Pad, Gelu, GroupNormalization or a Resize with axes.
 """
 
 import hashlib

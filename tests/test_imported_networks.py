@@ -401,6 +401,44 @@ def _antialiased() -> onnx.ModelProto:
     return model([smaller, conv("n"), *head()], opset=18, scales=np.float32([1, 1, 0.5, 0.5]), **WEIGHTS)
 
 
+def _resized(scale: float, opset: int, **how: Any) -> onnx.ModelProto:
+    other = node("Resize", "x - scales", "n", **how)
+    return model([other, conv("n"), *head()], opset=opset, scales=np.float32([1, 1, scale, scale]), **WEIGHTS)
+
+
+def _transposed(**how: Any) -> onnx.ModelProto:
+    return model(
+        [conv(), node("ConvTranspose", "c T", "d", strides=[2, 2], **how), *head("d")], T=drawn(16, 16, 3, 3), **WEIGHTS
+    )
+
+
+# Each of these was read by one of the readers, and gave something else than ONNX Runtime's.
+OTHERWISE = {
+    "linear from corners": lambda: _resized(2, 13, mode="linear", coordinate_transformation_mode="asymmetric"),
+    "nearest above": lambda: _resized(2, 13, mode="nearest", nearest_mode="ceil"),
+    "nearest of parts": lambda: _resized(1.7, 13, mode="nearest"),
+    "linear of parts": lambda: _resized(1.7, 21, mode="linear"),
+    "another cubic": lambda: _resized(2, 13, mode="cubic", cubic_coeff_a=-0.5),
+    "given shape": lambda: _transposed(output_shape=[32, 32]),
+    "uneven": lambda: _transposed(pads=[0, 0, 1, 1]),
+    "wrapped": lambda: model(
+        [node("Pad", "x p", "n", mode="wrap"), conv("n"), *head()], opset=21, p=[0, 0, 1, 2, 0, 0, 0, 1], **WEIGHTS
+    ),
+    "steeper": lambda: model([conv(), node("Swish", "c", "d", alpha=0.7), *head("d")], opset=24, **WEIGHTS),
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_what_the_readers_take_for_something_else_is_refused_unless_one_reads_it_right(name: str) -> None:
+    file = content(OTHERWISE[name]())
+    try:
+        f = ImportedF(file, Eye(SIZE))
+    except ValueError as error:
+        assert "cannot be followed here" in str(error)
+    else:
+        check(f, Runtime(file))
+
+
 REFUSED = {
     _rounded: "its gradient is zero or not finite",
     _cast_to_bytes: "no gradient passes through it",

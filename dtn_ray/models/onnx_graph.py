@@ -135,57 +135,86 @@ def digest(model: ModelProto) -> bytes:
     return sha.digest()
 
 
-def full_resizes(model: ModelProto) -> None:
-    """Writes lengths for all four axes where a Resize has some (opset 18), since onnx2fx takes the last two of four.
+def refuse_differences(model: ModelProto, fx: bool) -> None:
+    """Raises ValueError for operations that a reader (onnx2fx, else onnx2torch) reads as something else than ONNX says.
 
-    Raises ValueError for those in which it would put other pixels than ONNX says.
+    Found by comparing both with ONNX Runtime, operation by operation (tests/test_imported_networks.py).
     """
+    for graph, node in _nodes(model.graph):
+        kind, how = node.op_type, {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+        pads = list(how.get("pads", ()))
+        uneven = fx and pads[: len(pads) // 2] != pads[len(pads) // 2 :]
+        different = {
+            "ConvTranspose": "output_shape" in how or uneven,
+            "Pad": fx and how.get("mode") == b"wrap",
+            "Swish": how.get("alpha", 1.0) != 1.0,
+            "Resize": _other_pixels(node, how, graph, fx),
+            "Upsample": _other_pixels(node, how, graph, fx),
+        }
+        if different.get(
+            kind, fx and kind.startswith("Reduce") and how.get("noop_with_empty_axes") and len(node.input) < 2
+        ):
+            given = ", ".join(f"{name} {_plain(value)}" for name, value in how.items())
+            raise ValueError(f"has a {kind} that cannot be followed here ({given}); export it without")
+
+
+def _plain(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _other_pixels(node: NodeProto, how: dict[str, Any], graph: GraphProto, fx: bool) -> bool:
+    """Whether torch's `interpolate` would find other pixels than a Resize asks for."""
+    old = node.op_type == "Upsample"
+    mode = how.get("mode", b"nearest")
+    counted = how.get("coordinate_transformation_mode", b"asymmetric" if old else b"half_pixel")
+    rounded = how.get("nearest_mode", b"floor" if old else b"round_prefer_floor")
+    index = 1 if old else 2
+    name = node.input[index] if len(node.input) > index else ""
+    scales = [numpy_helper.to_array(each) for each in graph.initializer if name and each.name == name]
+    times = bool(scales) and not (scales[0] % 1).any()
+    if (
+        how.get("antialias")
+        or how.get("exclude_outside")
+        or how.get("keep_aspect_ratio_policy", b"stretch") != b"stretch"
+    ):
+        return True
+    if mode == b"nearest":
+        by_half = counted == b"half_pixel" and rounded in (b"round_prefer_floor", b"round_prefer_ceil")
+        below = (counted, rounded) == (b"asymmetric", b"floor")
+        return not ((times and (by_half or below)) or (not name and below))
+    if how.get("cubic_coeff_a", -0.75) != -0.75 or counted not in (
+        b"half_pixel",
+        b"pytorch_half_pixel",
+        b"align_corners",
+    ):
+        return True
+    return fx and bool(name) and not times  # onnx2fx goes by the length that comes out
+
+
+def full_resizes(model: ModelProto) -> None:
+    """Writes lengths for all four axes where a Resize has some (opset 18), since onnx2fx takes the last two of four."""
     for graph in _graphs(model.graph):
-        nodes = []
+        nodes: list[NodeProto] = []
         for number, node in enumerate(graph.node):
-            if node.op_type in ("Resize", "Upsample"):
-                how = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
-                _refuse_resize(node, how, model.graph)
-                axes = how.get("axes")
-                if axes is not None:
-                    if [axis % 4 for axis in axes] != [2, 3]:
-                        raise ValueError(f"has a Resize over the axes {list(axes)}, which cannot be followed here")
-                    for index, kind in ((2, "float32"), (3, "int64")):
-                        if len(node.input) > index and node.input[index]:
-                            name = f"resized_{number}_{index}"
-                            ones = numpy_helper.from_array(np.ones(2, kind), f"{name}_ones")
-                            graph.initializer.append(ones)
-                            nodes.append(
-                                onnx.helper.make_node("Concat", [ones.name, node.input[index]], [name], axis=0)
-                            )
-                            node.input[index] = name
-                    kept = [each for each in node.attribute if each.name != "axes"]
-                    del node.attribute[:]
-                    node.attribute.extend(kept)
+            axes = next((list(each.ints) for each in node.attribute if each.name == "axes"), None)
+            if node.op_type == "Resize" and axes is not None:
+                if [axis % 4 for axis in axes] != [2, 3]:
+                    raise ValueError(f"has a Resize over the axes {axes}, which cannot be followed here")
+                for index, kind in ((2, "float32"), (3, "int64")):
+                    if len(node.input) > index and node.input[index]:
+                        name = f"resized_{number}_{index}"
+                        ones = numpy_helper.from_array(np.ones(2, kind), f"{name}_ones")
+                        graph.initializer.append(ones)
+                        nodes.append(onnx.helper.make_node("Concat", [ones.name, node.input[index]], [name], axis=0))
+                        node.input[index] = name
+                kept = [each for each in node.attribute if each.name != "axes"]
+                del node.attribute[:]
+                node.attribute.extend(kept)
             nodes.append(node)
         if len(nodes) > len(graph.node):
             nodes = [NodeProto.FromString(each.SerializeToString()) for each in nodes]
             del graph.node[:]
             graph.node.extend(nodes)
-
-
-def _refuse_resize(node: NodeProto, how: dict[str, Any], graph: GraphProto) -> None:
-    """Taken is what torch's `interpolate` does: between pixels, from their middles or corners; or the nearest below."""
-    kind = node.op_type
-    scales = [numpy_helper.to_array(each) for each in graph.initializer if each.name == [*node.input, "", "", ""][2]]
-    times = bool(scales) and not (scales[0] % 1).any()  # then the nearest below is the nearest by each way to count
-    mode = how.get("mode", b"nearest").decode()
-    counted = how.get("coordinate_transformation_mode", b"half_pixel" if kind == "Resize" else b"asymmetric").decode()
-    rounded = how.get("nearest_mode", b"round_prefer_floor" if kind == "Resize" else b"floor").decode()
-    between = counted in ("half_pixel", "pytorch_half_pixel", "align_corners")
-    nearest = (counted, rounded) == ("asymmetric", "floor") or (times and counted == "half_pixel")
-    odd = how.get("antialias", 0) or how.get("exclude_outside", 0) or how.get("cubic_coeff_a", -0.75) != -0.75
-    if (
-        odd
-        or how.get("keep_aspect_ratio_policy", b"stretch") != b"stretch"
-        or not (nearest if mode == "nearest" else between)
-    ):
-        raise ValueError(f"has a {kind} (mode {mode}, {counted}) that cannot be followed here; export it without")
 
 
 def operations(model: ModelProto) -> list[str]:

@@ -6,7 +6,7 @@ Two libraries read them, and the first that succeeds counts:
   dtn_ray/models/simplify.py makes fast, and the digests in checkpoints go by its names: what it can read, it reads.
 - onnx2fx (0.0.1, one author, Apache 2.0, 12,000 lines) reads the rest: opsets to 24, SAME padding, attention. It opens
   no file and runs no text as code. It is young, so it is pinned, the known differences from ONNX are refused
-  (`full_resizes`), names are replaced by numbers (it takes `a.b` and `a_b` for one), and each network is tried.
+  (`refuse_differences`), names are replaced by numbers (it takes `a.b` and `a_b` for one), and each network is tried.
 
 onnx2pytorch 0.6 reads fewer, and onnx's version converter (also in onnxscript) goes back to opset 17 only from networks
 without Pad, Gelu, GroupNormalization or a Resize with axes.
@@ -166,6 +166,7 @@ def _by_onnx2torch(model: Any) -> fx.GraphModule:
     from onnx2torch import convert
 
     warnings.filterwarnings("ignore", "Using a non-tuple sequence", module="onnx2torch")  # its slices; right so far
+    onnx_graph.refuse_differences(model, fx=False)
     copy = type(model)()
     copy.CopyFrom(model)
     return convert(copy).eval()
@@ -174,6 +175,7 @@ def _by_onnx2torch(model: Any) -> fx.GraphModule:
 def _by_onnx2fx(model: Any) -> fx.GraphModule:
     from onnx2fx import convert
 
+    onnx_graph.refuse_differences(model, fx=True)
     copy = onnx_graph.numbered(model)
     onnx_graph.full_resizes(copy)
     return convert(copy).eval()

@@ -129,6 +129,11 @@ def test_one_image_at_a_time_becomes_a_batch_where_it_can_be() -> None:
     check(f, Runtime(f.content))
 
 
+@torch.no_grad()
+def test_a_network_is_loaded_where_gradients_are_off() -> None:
+    assert ImportedF(content(STYLES["opset_18"]()), Eye(SIZE)).features == 8
+
+
 def test_a_grey_network_weighs_the_colours_in_its_order() -> None:
     file = content(STYLES["grey"]())
     rgb, bgr = ImportedF(file, Eye(SIZE)), ImportedF(file, Eye(SIZE, bgr=True))

@@ -369,7 +369,7 @@ def test_a_file_that_shrank_is_told(examiner, tmp_path):
 
 
 def test_a_judge_without_finite_features_is_refused(examiner, tmp_path):
-    weight = np.full((4, 3, 8, 8), 1e38, np.float32)
+    weight = np.full((4, 3, 8, 8), 3e36, np.float32)  # finite for noise, which a network is tried on, but not for white
     judge = perceptual.load(write_face_network(tmp_path / "inf.onnx", 0, weight=weight))[0]
     path = write_faces(tmp_path / "a.parquet", [encode(Image.new("RGB", (20, 20), "white"))])
     sought = examining.Sought({"emoji": (np.ones((1, 4)), np.ones((1, 4)))}, np.ones((1, 4)))

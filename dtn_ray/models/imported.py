@@ -102,6 +102,7 @@ class ImportedF(nn.Module):
             raise RuntimeError("made with another ONNX network")
 
 
+@torch.enable_grad()  # whoever loads it may do so for conversion, without gradients
 def _checked(network: nn.Module, images: Tensor) -> int:
     """How many features it gives. Raises ValueError where they are not finite, or do not depend on each image."""
     images = images.detach().requires_grad_()

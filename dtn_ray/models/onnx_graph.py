@@ -33,9 +33,9 @@ def parse(content: bytes) -> ModelProto:
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's own
-        raise ValueError(f"not an ONNX network: {_line(error)}") from error
+        raise ValueError(f"not an ONNX network that can be used here: {_line(error)}") from error
     if not model.graph.node:
-        raise ValueError("not an ONNX network: it has no operations")
+        raise ValueError("not an ONNX network that can be used here: it has no operations")
     outside = next((each for each in tensors(model) if each.data_location == TensorProto.EXTERNAL), None)
     if outside is not None:
         raise ValueError(f"not whole: the weights {outside.name!r} are in another file")

@@ -81,9 +81,11 @@ def check(f: ImportedF, runtime: Runtime, tolerance: float = 1e-5) -> None:
     assert np.abs(found.detach().numpy() - expected).max() < tolerance * size
     assert np.abs(f.represent(x[:1]).detach().numpy() - expected[:1]).max() < tolerance * size
     # Along a step the output changes by the gradient. Bytes and halves need one so large that it crosses corners.
-    length, error = (0.1, 0.05) if runtime.kind is np.float32 and tolerance < 1e-3 else (1, 0.2)
     weights = generator.standard_normal(expected.shape)
     gradient = torch.autograd.grad((found * torch.from_numpy(weights).float()).sum(), x)[0].numpy() / 127.5
+    length, error = 1.0, 0.2
+    if runtime.kind is np.float32 and tolerance < 1e-3:
+        length, error = min(0.1, 0.2 * size / np.abs(gradient).sum()), 0.05
     slopes, wanted = [], []
     for _ in range(5):
         step = np.sign(gradient) * generator.choice([-length, length, length], levels.shape).astype(np.float32)
@@ -214,6 +216,8 @@ def test_what_torch_exports(name: str, exporter: Callable[[nn.Module, Path, int]
     with torch.no_grad():
         expected = network(x)
     torch.testing.assert_close(f.represent(x), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    gradients = [torch.autograd.grad(g(x.requires_grad_()).square().sum(), x)[0] for g in (f.represent, network)]
+    torch.testing.assert_close(*gradients, rtol=1e-2, atol=1e-3 * float(gradients[1].abs().max()))
     # The checkpoint's copy needs no file beside it.
     path.unlink()
     again = perceptual.build(f.content, f.eye, "f.onnx")

@@ -23,7 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from peers import Model, obstore_of, share, split
 
-from dtn_ray.faces import LONGEST_SIDE, SIZE, TEMPLATE, FaceFinder
+from dtn_ray.detector import LONGEST_SIDE
+from dtn_ray.faces import SIZE, TEMPLATE, FaceFinder
 from dtn_ray.images import encode
 
 AT_ONCE = 64

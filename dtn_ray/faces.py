@@ -6,14 +6,13 @@ Sec. 5.2 centres and scales emoji by their irides and nose tip; photos are align
 import hashlib
 import os
 import threading
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
 from dtn_ray import storage
+from dtn_ray.detector import LONGEST_SIDE, SMALL, Detector, Face, shrunk
 from dtn_ray.errors import UserError
 from dtn_ray.images import decoded
 
@@ -23,16 +22,6 @@ LANDMARKS = ("left eye", "right eye", "nose tip", "left corner of the mouth", "r
 # Where they come to lie, as fractions of the picture's side; left is the viewer's.
 TEMPLATE = np.array([(46, 63), (83, 62), (65, 84), (50, 94), (79, 94)], np.float64) / 128
 TEMPLATE_EYES = 37 / 128  # their distance
-
-# The detector sees a photo no larger than this, which a face of a twentieth of the side survives, and looks again at
-# twice that before it says that there is no face.
-LONGEST_SIDE = 640
-
-# A face that the detector saw in fewer pixels across is looked at again, where it has REFINED of them. Of portraits at
-# every size, the aligned pictures were off by 6.3, 3.3 and 2.4 of their 152 pixels at 20, 30 and 40 pixels across, by
-# 2.1 from 50 to 80; after a second look at 80, 90 and 100 by 1.6, 2.1 and 2.6. (80: the tests' portrait is worse.)
-SMALL = 40
-REFINED = 90
 
 # YuNet (Wu et al. 2023), MIT licence, face_detection_yunet_2023mar.onnx of OpenCV's model zoo.
 YUNET = "ebafce4e3c118d6554634be5c27ab333b4c047a9a8c3faf1d7cf93101c22f0f0"
@@ -44,51 +33,6 @@ YUNET_URL = (
 # Up to this scale a photo is halved before a face is cut out of it: at 0.41 the picture comes as near to that of
 # eightfold supersampling so as without (36 dB), at 0.37 nearer (38 to 36), at 0.46 less near (33 to 36).
 HALVED = 0.42
-
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # OpenCV 5 warns of its own default at every detector
-
-
-@dataclass(frozen=True)
-class Face:
-    """A face as it was found in a photo, in the photo's pixels."""
-
-    box: tuple[float, float, float, float]
-    """Left, top, width, height."""
-    landmarks: np.ndarray
-    """5×2 float64, in the order of LANDMARKS."""
-    score: float
-    """The detector's, in [0, 1]."""
-
-    @property
-    def area(self) -> float:
-        return self.box[2] * self.box[3]
-
-    @property
-    def eyes(self) -> float:
-        """The distance between them."""
-        return float(np.linalg.norm(self.landmarks[1] - self.landmarks[0]))
-
-    def scaled(self, factor: float) -> "Face":
-        """The same face in a photo of `factor` times the size."""
-        left, top, width, height = (factor * value for value in self.box)
-        return Face((left, top, width, height), factor * (self.landmarks + 0.5) - 0.5, self.score)
-
-    def shifted(self, corner: np.ndarray) -> "Face":
-        """The same face in the photo of which its own is the part that begins at `corner`."""
-        left, top, width, height = self.box
-        return Face(
-            (left + float(corner[0]), top + float(corner[1]), width, height), self.landmarks + corner, self.score
-        )
-
-    def overlap(self, other: "Face") -> float:
-        """Intersection over union of the boxes."""
-        (a, b, c, d), (e, f, g, h) = self.box, other.box
-        common = max(0.0, min(a + c, e + g) - max(a, e)) * max(0.0, min(b + d, f + h) - max(b, f))
-        return common / (self.area + other.area - common)
-
-    def row(self) -> dict[str, Any]:
-        """As the ledger and shards keep it."""
-        return {"detection": self.score, "box": list(self.box), "landmarks": self.landmarks.ravel().tolist()}
 
 
 def detector_file(uri: str | None) -> bytes:
@@ -124,52 +68,6 @@ def _fetched() -> str:
     return os.fspath(path)
 
 
-class Detector:
-    """YuNet through OpenCV. `content` is its ONNX file, as `detector_file` gives it. One object serves one thread."""
-
-    def __init__(self, content: bytes, threshold: float = 0.7) -> None:
-        buffer, nothing = np.frombuffer(content, np.uint8), np.empty(0, np.uint8)
-        self.network = cv2.FaceDetectorYN.create("onnx", buffer, nothing, (320, 320), threshold, 0.3, 200)
-
-    def __call__(self, pixels: np.ndarray) -> list[Face]:
-        """The faces of a photo H×W×3 uint8 RGB, the largest first."""
-        longest = max(pixels.shape[:2])
-        for side in (LONGEST_SIDE, 2 * LONGEST_SIDE):
-            scale = min(1.0, side / longest)
-            faces = self._detect(pixels, scale)
-            if faces or longest <= side:
-                break
-        faces = [self.refine(pixels, face) if scale * face.box[2] < SMALL else face for face in faces]
-        return sorted(faces, key=lambda face: -face.area)
-
-    def refine(self, pixels: np.ndarray, face: Face) -> Face:
-        """The same face where the detector sees it better, in a part of the photo scaled to its liking."""
-        left, top, width, height = face.box
-        side = max(width, height)
-        x, y = max(0, round(left + width / 2 - side)), max(0, round(top + height / 2 - side))
-        part = pixels[y : y + round(2 * side), x : x + round(2 * side)]
-        if not part.size:
-            return face
-        corner = np.array([x, y])
-        found = [each.shifted(corner) for each in self._detect(part, min(1.0, REFINED / width))]
-        best = max(found, key=face.overlap, default=face)
-        return best if face.overlap(best) > 0.3 else face
-
-    def _detect(self, pixels: np.ndarray, scale: float) -> list[Face]:
-        halved, left = _halved(pixels, scale, 0.5)
-        height, width = (max(1, round(side * left)) for side in halved.shape[:2])
-        small = halved if left == 1 else cv2.resize(halved, (width, height), interpolation=cv2.INTER_LINEAR)
-        self.network.setInputSize((width, height))
-        _, found = self.network.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
-        factors = left / scale * np.array([halved.shape[1] / width, halved.shape[0] / height])
-        faces = list[Face]()
-        for row in found if found is not None else ():
-            box = row[:4].reshape(2, 2) * factors
-            landmarks = row[4:14].astype(np.float64).reshape(5, 2) * factors
-            faces.append(Face(tuple(map(float, box.ravel())), landmarks, float(row[14])))  # type: ignore[arg-type]
-        return faces
-
-
 class FaceFinder:
     """The faces of photos, aligned; serves many threads.
 
@@ -198,7 +96,7 @@ class FaceFinder:
         Faces are told in pixels of the upright photo. Raises ValueError as `images.photo` does.
         """
         with decoded(content, self.max_pixels, 2 * LONGEST_SIDE) as (pixels, scale):
-            found = [face for face in self._own(pixels) if face.box[2] * scale >= self.min_face]
+            found = [face for face in self._own(pixels) if face.width * scale >= self.min_face]
             found = found[:1] if self.largest else found
             small = TEMPLATE_EYES * self.size
             if scale == 1 or all(face.eyes >= small for face in found):
@@ -206,7 +104,7 @@ class FaceFinder:
         with decoded(content, self.max_pixels) as (pixels, left):  # which has more pixels of them
             larger = [face.scaled(scale / left) for face in found]
             seen = [
-                self._own.refine(pixels, now) if face.box[2] < SMALL else now
+                self._own.refine(pixels, now) if face.width < SMALL else now
                 for face, now in zip(found, larger, strict=True)
             ]
             return [(face.scaled(left), align(pixels, face.landmarks, self.size)) for face in seen]
@@ -242,23 +140,10 @@ def align(pixels: np.ndarray, landmarks: np.ndarray, size: int = SIZE) -> np.nda
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     if scale <= HALVED:  # or pixels between the samples would be skipped
         pixels, corner = _around(pixels, matrix, size)
-        pixels, left = _halved(pixels, scale, HALVED)
+        pixels, left = shrunk(pixels, scale, HALVED)
         matrix = similarity((points - corner) * scale / left, target)
     matrix[:, 2] += matrix[:, :2].sum(1) / 2 - 0.5
     return cv2.warpAffine(pixels, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-
-
-def _halved(pixels: np.ndarray, scale: float, limit: float) -> tuple[np.ndarray, float]:
-    """H×W×3 uint8 halved until `scale` is above `limit`, and the scale left. Of an odd side, the last pixel goes.
-
-    With one linear step after it, this is seven times as fast as INTER_AREA in one, which takes half as long as the
-    detector.
-    """
-    while scale <= limit and min(pixels.shape[:2]) > 1:
-        height, width = (side // 2 for side in pixels.shape[:2])
-        pixels = cv2.resize(pixels[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
-        scale *= 2
-    return pixels, scale
 
 
 def _around(pixels: np.ndarray, matrix: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

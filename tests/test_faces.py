@@ -5,8 +5,9 @@ import pytest
 from files import encode
 from PIL import Image
 
+from dtn_ray.detector import Face
 from dtn_ray.errors import UserError
-from dtn_ray.faces import TEMPLATE, Face, FaceFinder, align, detector_file, similarity
+from dtn_ray.faces import TEMPLATE, FaceFinder, align, detector_file, similarity
 
 LANDMARKS = TEMPLATE * 128
 

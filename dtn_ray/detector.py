@@ -25,14 +25,13 @@ CLOSE = (320, 160)
 CLOSE_UP = 0.8  # least score of a face that was found there: in 0.1 % of pictures without faces one reached it
 
 # A face that is upside-down or sideways is found, if at all, as an upright one with wrong landmarks. Its score is then
-# at most UPRIGHT (98 % of them), which 2 % of upright faces miss, or LITTLE where it has fewer than SMALL pixels
-# across. Of fewer than BLURRED across none is found. In a turned part of the photo, faces that are upright there scored more
-# than before (99.7 % of 1,384), faces that are upright in the photo less (all of 310).
-UPRIGHT, LITTLE, BLURRED = 0.91, 0.85, 24
+# less than UPRIGHT (99.8 % of 1,868 of 45 to 180 pixels across), as it is for 4 % of upright faces; or less than LITTLE
+# where it has fewer than SMALL pixels across. Of fewer than BLURRED across, next to none is found.
+UPRIGHT, LITTLE, BLURRED = 0.915, 0.85, 24
+CHECKED = 8  # faces of a photo in which others are looked for after quarter turns, the largest first
+CLEAR = 60  # pixels across of such a face then: of 1,384, 99.9 % scored more than before, of 310 upright ones none did
 TURNED = 0.85  # least score of a face that is found by turning: hardly any picture without faces reached it
-CHECKED = 8  # faces of one photo that are checked at most, the largest first
-TILTED = 30  # degrees: a face found so much out of the upright was seen with its own landmarks
-SIDEWAYS = 256  # pixels of the longest side in which a photo without upright faces is seen after a quarter turn
+SIDEWAYS = 320  # pixels at most of the longest side, in which a photo without upright faces is seen after quarter turns
 
 # A photo whose sides differ more than so many times is looked at in overlapping tiles of this shape. Beyond TILES of
 # them, which a panorama of 33:1 has, they become longer.
@@ -133,15 +132,20 @@ class Detector:
         if min(pixels.shape[:2]) < LEAST:
             return []
         faces = self._all(pixels)
-        turns = faces[0].turns if faces and all(face.turns for face in faces) else 0
-        turns = turns if faces else self._sideways(pixels)
+        turned = [face for face in faces if face.turns]
+        if not faces:
+            turns = self._sideways(pixels)
+        elif turned and all(face.turns or _doubtful(face) for face in faces):
+            turns = max(turned, key=lambda face: face.score).turns
+        else:
+            turns = 0
         if turns:
             faces = _distinct(faces + self._all(pixels, turns))
         return sorted(faces, key=lambda face: -face.area)
 
     def refine(self, pixels: np.ndarray, face: Face) -> Face:
         """The same face where the detector sees it better, in a part of the photo scaled to its liking."""
-        found = self._around(pixels, face, face.turns, self.threshold)
+        found = self._around(pixels, face, REFINED, face.turns, self.threshold)
         best = max(found, key=face.overlap, default=face)
         return best if face.overlap(best) > 0.3 else face
 
@@ -181,15 +185,15 @@ class Detector:
         """The same faces; one that a turned part of the photo shows better has the landmarks seen there."""
         doubtful = sorted((face for face in faces if _doubtful(face)), key=lambda face: -face.area)[:CHECKED]
         righted = {id(face): self._right(pixels, face) for face in doubtful}
-        if all(face.turns == 0 for face in righted.values()):
+        if all(face is righted[id(face)] for face in doubtful):
             return faces
         return _distinct([righted.get(id(face), face) for face in faces])
 
     def _right(self, pixels: np.ndarray, face: Face) -> Face:
-        least = max(self._at_least(TURNED), face.score)
-        seen = [each for turns in ROTATIONS for each in self._around(pixels, face, turns, least)]
-        turned = [each for each in seen if each.turns and face.overlap(each) > 0.1]
-        return max(turned, key=lambda each: each.score, default=face)
+        least, others = max(self._at_least(TURNED), face.score), {0, 1, 2, 3} - {face.turns}
+        seen = [each for turns in others for each in self._around(pixels, face, CLEAR, turns, least)]
+        turned = [each for each in seen if each.turns != face.turns and face.overlap(each) > 0.1]
+        return self.refine(pixels, max(turned, key=lambda each: each.score)) if turned else face
 
     def _sideways(self, pixels: np.ndarray) -> int:
         """The quarter turns after which a face is seen in a photo without upright ones; 0 for none.
@@ -199,7 +203,7 @@ class Detector:
         best = dict[int, float]()
         for turns in (1, 3):
             for tile, _ in _tiles(pixels):
-                scale = min(1.0, SIDEWAYS / max(tile.shape[:2]))
+                scale = min(1 / 3, SIDEWAYS / max(tile.shape[:2]))
                 for face in self._detect(tile, scale, turns):
                     if face.score >= self._at_least(TURNED) and face.turns == turns:
                         best[turns] = max(face.score, best.get(turns, 0.0))
@@ -208,8 +212,8 @@ class Detector:
     def _at_least(self, score: float) -> float:
         return max(score, self.threshold)
 
-    def _around(self, pixels: np.ndarray, face: Face, turns: int, least: float) -> list[Face]:
-        """What is seen of at least this score in the part of the photo around a face, turned and scaled."""
+    def _around(self, pixels: np.ndarray, face: Face, across: int, turns: int, least: float) -> list[Face]:
+        """Faces of a score of `least` or more in the part of the photo around one, which comes `across` pixels wide."""
         left, top, width, height = face.box
         side = max(width, height)
         x, y = max(0, round(left + width / 2 - side)), max(0, round(top + height / 2 - side))
@@ -217,7 +221,7 @@ class Detector:
         if not part.size:
             return []
         corner = np.array([x, y])
-        seen = self._detect(part, min(1.0, REFINED / face.width), turns)
+        seen = self._detect(part, min(1.0, across / face.width), turns)
         return [each.shifted(corner) for each in seen if each.score >= least]
 
     def _detect(self, pixels: np.ndarray, scale: float, turns: int = 0) -> list[Face]:
@@ -254,10 +258,10 @@ def _unturned(points: np.ndarray, turns: int, width: int, height: int) -> np.nda
 
 
 def _doubtful(face: Face) -> bool:
-    """Whether a face that was found as an upright one may be upside-down or sideways."""
-    if face.width < BLURRED or abs(face.tilt) > TILTED:
-        return False
-    return face.score < (UPRIGHT if face.width >= SMALL else LITTLE)
+    """Whether a face may be another way up than its landmarks say."""
+    if face.width >= SMALL:
+        return face.score < UPRIGHT
+    return face.width >= BLURRED and face.score < LITTLE
 
 
 def _distinct(faces: list[Face]) -> list[Face]:

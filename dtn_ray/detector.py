@@ -18,18 +18,19 @@ SMALL = 40
 REFINED = 90
 
 # YuNet was trained on faces of up to 300 pixels. It gives a larger one a low score, but hardly ever less than HINT
-# (never in 1,200 photos of faces up to 1.25 times as wide as the photo), so only such a hint leads to looks at CLOSE.
+# (never in 1,200 pictures of faces up to 1.25 times as wide as the picture), so only such a hint leads to looks at CLOSE.
 LARGE = 300
 HINT = 0.3
 CLOSE = (320, 160)
 CLOSE_UP = 0.8  # least score of a face that was found there: in 0.1 % of pictures without faces one reached it
 
 # A face that is upside-down or sideways is found, if at all, as an upright one with wrong landmarks. Its score is then
-# less than UPRIGHT (99.8 % of 1,868 of 45 to 180 pixels across), as it is for 4 % of upright faces; or less than LITTLE
-# where it has fewer than SMALL pixels across. Of fewer than BLURRED across, next to none is found.
-UPRIGHT, LITTLE, BLURRED = 0.915, 0.85, 24
-CHECKED = 8  # faces of a photo in which others are looked for after quarter turns, the largest first
-CLEAR = 60  # pixels across of such a face then: of 1,384, 99.9 % scored more than before, of 310 upright ones none did
+# less than UPRIGHT (98.5 % of 1,868 of 45 to 180 pixels across), as it is for 1 % of upright faces; or less than LITTLE
+# where it has fewer than SMALL pixels across. Of fewer than BLURRED across, next to none is found. A turned part of the
+# photo, in which it is upright and has SMALL pixels across, then gives it a higher score, or nearly so.
+UPRIGHT, LITTLE, BLURRED = 0.905, 0.85, 24
+NEARLY = 0.02
+CHECKED = 8  # faces of a photo that are looked at so, the largest first
 TURNED = 0.85  # least score of a face that is found by turning: hardly any picture without faces reached it
 SIDEWAYS = 320  # pixels at most of the longest side, in which a photo without upright faces is seen after quarter turns
 
@@ -190,8 +191,8 @@ class Detector:
         return _distinct([righted.get(id(face), face) for face in faces])
 
     def _right(self, pixels: np.ndarray, face: Face) -> Face:
-        least, others = max(self._at_least(TURNED), face.score), {0, 1, 2, 3} - {face.turns}
-        seen = [each for turns in others for each in self._around(pixels, face, CLEAR, turns, least)]
+        least, others = max(self._at_least(TURNED), face.score - NEARLY), {0, 1, 2, 3} - {face.turns}
+        seen = [each for turns in others for each in self._around(pixels, face, SMALL, turns, least)]
         turned = [each for each in seen if each.turns != face.turns and face.overlap(each) > 0.1]
         return self.refine(pixels, max(turned, key=lambda each: each.score)) if turned else face
 
@@ -227,7 +228,7 @@ class Detector:
     def _detect(self, pixels: np.ndarray, scale: float, turns: int = 0) -> list[Face]:
         """What the detector sees in pixels scaled and then turned counterclockwise, told in those unturned, unscaled.
 
-        Faces of a score below the threshold are hints, and not to be returned.
+        Those of a score below the threshold are hints at close-ups, no faces.
         """
         halved, left = shrunk(pixels, scale, 0.5)
         height, width = (max(1, round(side * left)) for side in halved.shape[:2])
@@ -238,23 +239,23 @@ class Detector:
             _, found = self.network.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
         except cv2.error as error:
             raise ValueError(f"the face detector fails on {width}×{height} pixels: {error.err}") from error
+        if found is None:
+            return []
+        wide = found[:, 2] > LARGE  # hints are of no use else, and take time
+        found = found[(found[:, 14] >= self.threshold) | wide].astype(np.float64)
         factors = left / scale * np.array([halved.shape[1] / width, halved.shape[0] / height])
-        faces = list[Face]()
-        for row in found if found is not None else ():
-            points = row[:14].astype(np.float64).reshape(7, 2)  # corner and size of the box, landmarks
-            points[1] += points[0]
-            points = _unturned(points, turns, width, height) * factors
-            low, high = points[:2].min(0), points[:2].max(0)
-            box = (float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1]))
-            faces.append(Face(box, points[2:], float(row[14])))
-        return faces
+        corners = np.stack([found[:, :2], found[:, :2] + found[:, 2:4]], axis=1)
+        corners = _unturned(corners, turns, width, height) * factors
+        landmarks = _unturned(found[:, 4:14].reshape(-1, 5, 2), turns, width, height) * factors
+        boxes = np.hstack([corners.min(1), np.ptp(corners, axis=1)]).tolist()
+        return [Face(tuple(box), *rest) for box, *rest in zip(boxes, landmarks, found[:, 14].tolist(), strict=True)]
 
 
 def _unturned(points: np.ndarray, turns: int, width: int, height: int) -> np.ndarray:
-    """Points N×2 of a picture that was turned counterclockwise, where they were; it was W×H pixels before."""
-    x, y = points.T
-    back = {0: (x, y), 1: (width - y, x), 2: (width - x, height - y), 3: (y, height - x)}
-    return np.column_stack(back[turns])
+    """Points …×2 of a picture that was turned counterclockwise, where they were; it was W×H pixels before."""
+    x, y = points[..., 0], points[..., 1]
+    back = [(x, y), (width - y, x), (width - x, height - y), (y, height - x)]
+    return np.stack(back[turns], axis=-1)
 
 
 def _doubtful(face: Face) -> bool:
@@ -279,7 +280,10 @@ def _tiles(pixels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     Neighbours share a square, so that a face as large as the shorter side lies whole in one of them.
     """
     long, short = max(pixels.shape[:2]), min(pixels.shape[:2])
-    count = min(TILES, max(1, -(-(long - short) // ((PANORAMA - 1) * short))))
+    if long <= PANORAMA * short:
+        yield pixels, np.zeros(2)
+        return
+    count = min(TILES, -(-(long - short) // ((PANORAMA - 1) * short)))
     length = -(-(long + (count - 1) * short) // count)
     for start in np.linspace(0, long - length, count).astype(int):
         if pixels.shape[0] > pixels.shape[1]:

@@ -18,8 +18,8 @@ SMALL = 40
 REFINED = 90
 
 # YuNet was trained on faces of up to 300 pixels, and gives larger ones a low score. Something large that scores HINT or
-# more leads to looks at CLOSE: of 866 faces from 300 pixels to 1.25 times the picture's width, every one gave a box wider
-# than 220 with such a score.
+# more leads to looks at CLOSE: all of 866 faces from 300 pixels to 1.25 times the picture's width gave a box wider than
+# 220 with such a score.
 LARGE = 300
 HINT = 0.3
 CLOSE = (320, 160)

@@ -39,9 +39,10 @@ from dtn_ray.cluster import causes, connect, has_cluster, quiet_ray_data, worker
 from dtn_ray.contact_sheet import contact_sheet
 from dtn_ray.errors import UserError
 from dtn_ray.failures import COUNTED
-from dtn_ray.inventory import open_inventory, read_inventory
+from dtn_ray.inventory import is_short, open_inventory, read_inventory
 from dtn_ray.lease import Lease
 from dtn_ray.ledger import Ledger, Part, read_range
+from dtn_ray.left_out import LeftOut
 from dtn_ray.metrics import JobMetrics
 from dtn_ray.pipeline import Pipeline, Row
 from dtn_ray.plan import Filters, Plan, list_source, once, sift
@@ -49,6 +50,7 @@ from dtn_ray.tally import Tally
 
 T = TypeVar("T")
 R = TypeVar("R")
+LISTED = storage.LISTING.append(pa.field("left_out", pa.binary()))
 Block = tuple[str, int, int]  # a file of the work list, its first row, the row after the last
 
 # Less than a core, so that tasks beside the actors find room: without it Ray Data stalls on a machine of two.
@@ -129,7 +131,7 @@ def run(bulk: Bulk) -> dict[str, Any]:
             done = _run(bulk, plan, work, held) if plan.todo else Tally()
         finally:
             held.check()
-            _sweep(works)
+            _remove(works, work)
         ledger.compact(apply)
         held.check()
         if bulk.shards != "none":
@@ -177,8 +179,16 @@ def _inside(out: str, source: str) -> bool:
 
 
 def _sweep(works: str) -> None:
+    keys = storage.list_keys(works)
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda key: storage.delete(storage.join(works, key)), storage.list_keys(works)))
+        list(pool.map(lambda key: storage.delete(storage.join(works, key)), keys))
+
+
+def _remove(works: str, work: str) -> None:
+    """Removes the work list, and the folders of it if nothing of anyone else's is in them."""
+    _sweep(works)
+    storage.remove_empty_folder(work)
+    storage.remove_empty_folder(works)
 
 
 def _sweep_shards(bulk: Bulk) -> None:
@@ -198,11 +208,11 @@ def _plan(job: BulkJob, ledger: list[Part], work: str | None) -> Plan:
     plan = Plan()
     for part in _sift_inventory(job, ledger, work) if job.inventory else list_source(job, ledger, work, apply):
         plan.merge(part)
-    if plan.listed == plan.others:
+    if not plan.photos:
         where = f"--inventory {job.inventory}: no images below {job.source} in it" if job.inventory else ""
         raise UserError(
-            f"{where or f'{job.source}: no images there'} ({plan.others} other entries; images end in "
-            f"{', '.join(job.suffixes)}; --suffixes changes that)"
+            f"{where or f'{job.source}: no images there'}, whose names end in {', '.join(job.suffixes)} (--suffixes "
+            f"changes that). Left out: {plan.left_out.told() or 'nothing'}"
         )
     return plan
 
@@ -210,20 +220,38 @@ def _plan(job: BulkJob, ledger: list[Part], work: str | None) -> Plan:
 def _sift_inventory(job: BulkJob, ledger: list[Part], work: str | None) -> Iterator[Plan]:
     """The plans of parts of an inventory, of any size: Ray Data sorts it, since it may be in any order."""
     files, filters = open_inventory(job.inventory), Filters.of(job)
+
+    def sifted(listed: pa.Table, left_out: Iterable[LeftOut]) -> Plan:
+        uri = work and storage.join(work, uuid.uuid4().hex)
+        plan = sift(job, filters, ledger, once(listed), uri)
+        for each in left_out:
+            plan.left_out.merge(each)
+        return plan
+
+    if is_short(files):
+        left_out = LeftOut()
+        tables = list(read_inventory(files[0], job.source, left_out.add))
+        yield sifted(pa.concat_tables([storage.LISTING.empty_table(), *tables]), [left_out])
+        return
     connect()
     quiet_ray_data()
 
     def read(batch: pa.Table) -> Iterator[pa.Table]:
         for i in batch["file"].to_pylist():
-            yield from read_inventory(files[i], job.source)
+            left_out = LeftOut()
+            for table in read_inventory(files[i], job.source, left_out.add):
+                yield table.append_column("left_out", pa.nulls(len(table), pa.binary()))
+            # What the file holds beside objects is a row too, and so comes to the driver.
+            yield pa.Table.from_pylist([{"key": "", "left_out": pickle.dumps(left_out)}], LISTED)
 
-    def sifted(listed: pa.Table) -> pa.Table:
-        uri = work and storage.join(work, uuid.uuid4().hex)
-        return pa.table({"plan": [pickle.dumps(sift(job, filters, ledger, once(listed), uri))]})
+    def plan_of(listed: pa.Table) -> pa.Table:
+        left_out = map(pickle.loads, listed["left_out"].drop_null().to_pylist())
+        objects = listed.filter(pc.field("left_out").is_null()).select(storage.LISTING.names)
+        return pa.table({"plan": [pickle.dumps(sifted(objects, left_out))]})
 
     inventory = ray.data.from_items([{"file": i} for i in range(len(files))], override_num_blocks=len(files))
     listed = inventory.map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=0.25)
-    plans = listed.sort("key").map_batches(sifted, batch_size=None, batch_format="pyarrow", num_cpus=0.25)
+    plans = listed.sort("key").map_batches(plan_of, batch_size=None, batch_format="pyarrow", num_cpus=0.25)
     with causes():
         for row in plans.iter_rows():
             yield pickle.loads(row["plan"])
@@ -422,6 +450,7 @@ def _summary(bulk: Bulk, plan: Plan, done: Tally) -> dict[str, Any]:
         "causes": dict((plan.settled.causes + done.causes).most_common()),
         "in_part": plan.settled.in_part + done.in_part,
         "failures": done.failures | plan.settled.failures,
+        "left_out": plan.left_out.row(),
     }
 
 
@@ -440,7 +469,8 @@ def _finish(bulk: Bulk, plan: Plan, done: Tally, seconds: float) -> dict[str, An
         storage.write_bytes(summary["sheet"], buffer.getvalue(), "image/png")
     summary["report"] = storage.join(folder, "report.html")
     ended = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    storage.write_bytes(summary["report"], report.page(summary, whole, pairs, ended).encode(), "text/html")
+    page = report.page(summary, whole, pairs, ended).encode(errors="backslashreplace")  # IN's name may be no UTF-8
+    storage.write_bytes(summary["report"], page, "text/html")
     storage.write_bytes(
         storage.join(folder, "summary.json"), json.dumps(summary, indent=2).encode(), "application/json"
     )

@@ -278,8 +278,8 @@ def _chunks(
 
 
 def source_uri(source: str, key: str) -> str:
-    """Of a source object; keys may begin with a slash, which `storage.join` would take for an absolute path."""
-    return f"{source.rstrip('/')}/{key}"
+    """Of a source object."""
+    return storage.child(source, key)
 
 
 def failure(cause: str, reason: str) -> Row:

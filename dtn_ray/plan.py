@@ -22,6 +22,7 @@ from dtn_ray.bulk_job import BulkJob
 from dtn_ray.errors import UserError
 from dtn_ray.failures import CAUSES
 from dtn_ray.ledger import DONE, Part, first_of_each_key, read_range
+from dtn_ray.left_out import LITTER, MATCH, MIN_SIZE, MODIFIED_SINCE, OTHER_SUFFIX, LeftOut
 from dtn_ray.repair import CUT_SHORT
 from dtn_ray.tally import Tally
 
@@ -42,15 +43,25 @@ SHARES = 256  # more tasks would burden the driver
 CHUNK = 50_000  # keys that are compared with the ledger at once
 SAMPLE = 32
 
+# What macOS, Windows, NAS systems and git keep in folders of photos: thumbnails and deleted files among it, with the
+# suffixes of photos. In small letters or large, since ZIP files and other systems change that.
+_FOLDERS = (
+    *("__MACOSX", r"\.AppleDouble", r"\.Trashes", r"\.Trash", r"\.Trash-\d+", r"\.Spotlight-V100", r"\.fseventsd"),
+    *("@eaDir", "#recycle", "@Recycle", r"\.@__thumb", r"\$RECYCLE\.BIN", "System Volume Information"),
+    *(r"\.thumbnails", r"\.git"),
+)
+_FILES = (r"\._[^/]*", r"\.DS_Store", r"(eh)?thumbs(_\w+)?\.db", r"desktop\.ini", r"\.directory", r"icon\r")
+NO_PHOTOS = rf"(?i)(^|/)(({'|'.join(_FOLDERS)})/|({'|'.join(_FILES)})$)"
+
 
 @dataclass
 class Plan:
     """What one run has to do. Sums of plans of parts of a source are the plan of the whole."""
 
-    listed: int = 0
-    """All files below the source."""
-    others: int = 0
-    """Those that are no images by their name."""
+    photos: int = 0
+    """Files that are photos by their name."""
+    left_out: LeftOut = field(default_factory=LeftOut)
+    """What else is there, and what the filters leave out."""
     images: int = 0
     """Images that pass the filters."""
     settled: Tally = field(default_factory=Tally)
@@ -68,8 +79,8 @@ class Plan:
 
     def merge(self, other: "Plan") -> None:
         """Adds another part of the same source."""
-        self.listed += other.listed
-        self.others += other.others
+        self.photos += other.photos
+        self.left_out.merge(other.left_out)
         self.images += other.images
         self.settled.merge(other.settled)
         self.bytes += other.bytes
@@ -85,7 +96,7 @@ class Filters:
 
     pattern: re.Pattern[str]
     min_size: int
-    since: datetime
+    since: datetime | None
 
     @classmethod
     def of(cls, job: BulkJob) -> "Filters":
@@ -93,7 +104,7 @@ class Filters:
             pattern = re.compile(job.match)
         except re.error as error:
             raise UserError(f"--match {job.match}: not a regular expression: {error}") from error
-        since = datetime(1, 1, 2, tzinfo=UTC)
+        since = None
         if job.modified_since:
             try:
                 since = datetime.fromisoformat(job.modified_since)
@@ -102,14 +113,25 @@ class Filters:
             since = since if since.tzinfo else since.replace(tzinfo=UTC)
         return cls(pattern, job.min_size, since)
 
-    def apply(self, images: pa.Table) -> pa.Table:
-        """Those of some files (storage.LISTING) that pass."""
+    def apply(self, photos: pa.Table, left_out: LeftOut) -> pa.Table:
+        """Those of some files (storage.LISTING) that pass; the others are counted."""
+
+        def keep(photos: pa.Table, mask: pa.Array | pa.ChunkedArray, reason: str) -> pa.Table:
+            left_out.add_keys(reason, photos.filter(pc.call_function("invert", [mask]))["key"])
+            return photos.filter(mask)
+
         if self.pattern.pattern:
-            matches = [self.pattern.search(key) is not None for key in images["key"].to_pylist()]
-            images = images.filter(pa.array(matches, pa.bool_()))
+            matches = [self.pattern.search(key) is not None for key in photos["key"].to_pylist()]
+            photos = keep(photos, pa.array(matches, pa.bool_()), MATCH)
         # What an inventory does not tell, and no store knows, is to be tried, and to fail with its reason.
-        large = pc.field("size").is_null() | (pc.field("size") >= self.min_size)
-        return images.filter(large & (pc.field("modified").is_null() | (pc.field("modified") >= self.since)))
+        if self.min_size > 0:
+            large = pc.call_function("greater_equal", [photos["size"], pa.scalar(self.min_size, pa.int64())])
+            photos = keep(photos, large.fill_null(True), MIN_SIZE)
+        if self.since:
+            since = pa.scalar(self.since, storage.LISTING.field("modified").type)
+            recent = pc.call_function("greater_equal", [photos["modified"], since])
+            photos = keep(photos, recent.fill_null(True), MODIFIED_SINCE)
+        return photos
 
 
 def list_source(job: BulkJob, ledger: list[Part], work: str | None, apply: Apply) -> Iterable[Plan]:
@@ -118,10 +140,13 @@ def list_source(job: BulkJob, ledger: list[Part], work: str | None, apply: Apply
     The work list goes to the folder `work`; without one, it is not written. Raises UserError where the store refuses.
     """
     filters = Filters.of(job)
-    listed = storage.list_pages(job.source)
+    left_out = LeftOut()
+    listed = storage.list_pages(job.source, odd=left_out.add)
     first = list(islice(listed, FEW_PAGES))
     if not job.source.startswith("s3://") or len(first) < FEW_PAGES:
-        return [_sift_pages(job, filters, ledger, work and storage.join(work, "0"), [chain(first, listed)])]
+        plan = _sift_pages(job, filters, ledger, work and storage.join(work, "0"), [chain(first, listed)])
+        plan.left_out.merge(left_out)
+        return [plan]
     found = storage.stretches(job.source, STRETCHES)
     count = min(SHARES, len(found))
     shares = [found[i * len(found) // count : (i + 1) * len(found) // count] for i in range(count)]
@@ -160,10 +185,10 @@ def _chunks(pages: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 def sift(job: BulkJob, filters: Filters, ledger: list[Part], files: pa.Table, work: str | None) -> Plan:
     """The plan of some files (storage.LISTING, sorted or not); what is to do goes to a file `work`-….parquet."""
-    suffixes = tuple(suffix.lower() for suffix in job.suffixes)
-    named = files.filter(pa.array([key.lower().endswith(suffixes) for key in files["key"].to_pylist()], pa.bool_()))
-    images = filters.apply(named)
-    plan = Plan(listed=len(files), others=len(files) - len(named), images=len(images))
+    plan = Plan()
+    photos = _photos(job, files, plan.left_out)
+    images = filters.apply(photos, plan.left_out)
+    plan.photos, plan.images = len(photos), len(images)
     if not len(images):
         return plan
     bounds = pc.call_function("min_max", [images["key"]])
@@ -210,6 +235,17 @@ def _settled(job: BulkJob, known: pa.Table, images: pa.Table) -> pa.ChunkedArray
         if cause.while_same
     ]
     return reduce(partial(call, "or"), [*done, *left])
+
+
+def _photos(job: BulkJob, files: pa.Table, left_out: LeftOut) -> pa.Table:
+    """Those of some files that are photos by their name; the others are counted."""
+    litter = pc.call_function("match_substring_regex", [files["key"]], pc.MatchSubstringOptions(NO_PHOTOS))
+    left_out.add_keys(LITTER, files.filter(litter)["key"])
+    files = files.filter(pc.call_function("invert", [litter]))
+    suffixes = tuple(suffix.lower() for suffix in job.suffixes)
+    named = pa.array([key.lower().endswith(suffixes) for key in files["key"].to_pylist()], pa.bool_())
+    left_out.add_keys(OTHER_SUFFIX, files.filter(pc.call_function("invert", [named]))["key"])
+    return files.filter(named)
 
 
 def once(files: pa.Table) -> pa.Table:

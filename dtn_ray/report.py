@@ -10,7 +10,7 @@ import numpy as np
 from jinja2 import Environment
 from PIL import Image
 
-from dtn_ray import storage
+from dtn_ray import left_out, storage
 from dtn_ray.bulk_job import BulkJob
 from dtn_ray.failures import cause_named
 from dtn_ray.pipeline import Row, source_uri
@@ -49,6 +49,14 @@ figure img { width: 4.4rem; image-rendering: pixelated }
 <p>Some of them:</p>
 <table>{% for key, reason in failures %}<tr><td><code>{{ key }}</code></td><td>{{ reason }}</td></tr>
 {% endfor %}</table>{% endif %}
+{% if left_out %}<h2>Left out</h2>
+<table><tr><th>entries</th><th>that</th><th>the first of them</th></tr>
+{% for reason, found in left_out %}<tr><td class="number">{{ "{:,}".format(found.count) }}</td><td>{{ reason }}</td>
+<td>{% for name in found.first %}<code>{{ name }}</code><br>{% endfor %}</td></tr>
+{% endfor %}</table>
+{% if suffixes %}<p>Most frequent of the other suffixes:
+{% for suffix, count in suffixes %}<code>{{ suffix or "none" }}</code> {{ "{:,}".format(count) }}
+{%- if not loop.last %}, {% endif %}{% endfor %}.</p>{% endif %}{% endif %}
 {% if histogram %}<h2>Identity score ‖f(x) − f(G(x))‖</h2>
 <p>How far f sees each image from its source: the lower, the better kept.</p>
 <img alt="histogram of the scores" src="{{ histogram }}">{% endif %}
@@ -100,6 +108,7 @@ def page(summary: dict[str, Any], tally: Tally, shown: Sequence[Pair], ended: st
         ("converted by this run", summary["converted"]),
         ("failed", summary["failed"]),
         ("remaining", summary["remaining"]),
+        ("left out", sum(each["count"] for each in summary["left_out"].values())),
     ]
     if summary["faces"] or summary["no_face"]:
         rows[3:3] = [("without a face", summary["no_face"]), ("faces", summary["faces"])]
@@ -121,6 +130,8 @@ def page(summary: dict[str, Any], tally: Tally, shown: Sequence[Pair], ended: st
             reasons=tally.reasons.most_common(30),
             causes=[(name, cause_named(name).meaning) for name, _ in tally.causes.most_common()],
             failures=list(tally.failures.items()),
+            left_out=[(left_out.REASONS[reason], found) for reason, found in summary["left_out"].items()],
+            suffixes=summary["left_out"].get(left_out.OTHER_SUFFIX, {}).get("suffixes", {}).items(),
             histogram=_histogram(tally.scores),
             pairs=[(row["key"], _told(row["score"]), _inline(before), _inline(after)) for row, before, after in shown],
         )

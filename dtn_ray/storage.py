@@ -9,9 +9,11 @@ import hashlib
 import os
 import posixpath
 import re
+import stat as stat_modes
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -31,6 +33,7 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 from pyarrow import fs
 
+from dtn_ray import local_files
 from dtn_ray.errors import UserError
 from dtn_ray.refusals import Refused, refused
 
@@ -61,9 +64,7 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
         patient = fs.AwsStandardS3RetryStrategy(max_attempts=5)
         filesystem = fs.S3FileSystem(endpoint_override=_endpoint(), region=region, retry_strategy=patient)
         return filesystem, uri.removeprefix("s3://").strip("/")
-    if "://" in uri and not uri.startswith("file://"):
-        raise UserError(f"{uri}: unknown scheme; give a local path or s3://bucket/prefix")
-    return fs.LocalFileSystem(), str(Path(uri.removeprefix("file://")).expanduser().resolve())
+    return fs.LocalFileSystem(), os.path.realpath(local_path(uri))
 
 
 def absolute(uri: str) -> str:
@@ -72,6 +73,13 @@ def absolute(uri: str) -> str:
     Raises UserError for a scheme other than s3:// or file://.
     """
     return uri if uri.startswith("s3://") else resolve(uri)[1]
+
+
+def local_path(uri: str) -> str:
+    """The local path that a URI means, its links as they are. Raises UserError for another scheme than file://."""
+    if "://" in uri and not uri.startswith(("file://", "/")):
+        raise UserError(f"{uri}: unknown scheme; give a local path or s3://bucket/prefix")
+    return os.path.expanduser(uri.removeprefix("file://"))
 
 
 def _endpoint() -> str | None:
@@ -89,13 +97,37 @@ def join(uri: str, *names: str) -> str:
     return posixpath.join(uri, *names)
 
 
+def child(uri: str, key: str) -> str:
+    """A file below a folder, by its key in LISTING; unlike for `join`, a key may begin with a slash."""
+    return f"{uri.rstrip('/')}/{key if uri.startswith('s3://') else local_files.name_of(key)}"
+
+
 def kind(uri: str) -> fs.FileType:
     """Whether a URI is a file, a folder (a prefix with objects) or absent. Raises UserError if the store refuses."""
     filesystem, path = resolve(uri)
+    if not uri.startswith("s3://"):
+        return _kind_of_local(uri, path)
     try:
         return filesystem.get_file_info(path).type
     except OSError as error:
         raise UserError(f"{uri}: the store cannot be read: {error}. {_advice()}") from error
+
+
+def _kind_of_local(uri: str, path: str) -> fs.FileType:
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return fs.FileType.NotFound
+    except (OSError, ValueError) as error:
+        raise UserError(f"{uri}: cannot be read: {_words(error)}") from error
+    if stat_modes.S_ISDIR(found.st_mode):
+        return fs.FileType.Directory
+    return fs.FileType.File if stat_modes.S_ISREG(found.st_mode) else fs.FileType.Unknown
+
+
+def _words(error: Exception) -> str:
+    """What is wrong with a local file, without its path."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def exists(uri: str) -> bool:
@@ -126,15 +158,23 @@ class Stretch:
         return (not self.after or name > self.after) and (self.until is None or name <= self.until)
 
 
-def list_pages(uri: str, stretch: Stretch | None = None) -> Iterator[pa.Table]:
+def list_pages(uri: str, stretch: Stretch | None = None, odd: local_files.Odd | None = None) -> Iterator[pa.Table]:
     """The files below a folder or prefix, or a stretch of them, as tables of the schema LISTING, in the store's order.
 
-    Holds a page at a time (of a local folder, the names in it). Raises UserError if the store refuses.
+    What is no file in a local folder, or cannot be read, is told to `odd`. Holds a page at a time (of a local folder,
+    the names in it). Raises UserError if the store refuses, and without `odd` for any folder that cannot be read.
     """
     try:
-        yield from _pages_s3(uri, stretch or Stretch()) if uri.startswith("s3://") else _pages_local(uri)
-    except (OSError, ClientError, BotoCoreError) as error:
-        raise UserError(f"{uri}: cannot be listed: {error}. {_advice()}") from error
+        yield from _pages_s3(uri, stretch or Stretch()) if uri.startswith("s3://") else _pages_local(uri, odd)
+    except (OSError, ValueError, ClientError, BotoCoreError) as error:
+        raise _not_listed(uri, error) from error
+
+
+def _not_listed(uri: str, error: Exception) -> UserError:
+    if uri.startswith("s3://"):
+        return UserError(f"{uri}: cannot be listed: {error}. {_advice()}")
+    where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+    return UserError(f"{uri}: cannot be listed: {_words(error)}{where}")
 
 
 def _pages_s3(uri: str, stretch: Stretch) -> Iterator[pa.Table]:
@@ -144,19 +184,19 @@ def _pages_s3(uri: str, stretch: Stretch) -> Iterator[pa.Table]:
     def table(objects: list[dict[str, Any]]) -> pa.Table:
         columns = [
             [each["Key"].removeprefix(prefix) for each in objects],
-            [each["ETag"].strip('"') for each in objects],
-            [each["Size"] for each in objects],
-            [each["LastModified"] for each in objects],
+            [each.get("ETag", "").strip('"') or None for each in objects],
+            [each.get("Size") for each in objects],
+            [each.get("LastModified") for each in objects],
             [_storage_class(each) for each in objects],
         ]
         return pa.table(columns, schema=LISTING)
 
     if stretch.after is None:
         for page in _list(bucket, folder):
-            yield table([each for each in page.get("Contents", ()) if not each["Key"].endswith("/")])  # folder markers
+            yield table(list(filter(_is_file, page.get("Contents", ()))))
         return
     for page in _list(bucket, folder, stretch.after, folders_apart=True):
-        files = [each for each in page.get("Contents", ()) if not each["Key"].endswith("/")]
+        files = list(filter(_is_file, page.get("Contents", ())))
         found = {each["Prefix"][len(folder) : -1] for each in page.get("CommonPrefixes", ())} - stretch.apart
         yield table([each for each in files if stretch.holds(each["Key"][len(folder) :])])
         for name in sorted(filter(stretch.holds, found)):
@@ -164,6 +204,11 @@ def _pages_s3(uri: str, stretch: Stretch) -> Iterator[pa.Table]:
         names = {each["Key"][len(folder) :] for each in files} | found
         if stretch.until is not None and max(names, default="") > stretch.until:
             return
+
+
+def _is_file(listed: Mapping[str, Any]) -> bool:
+    """Whether a listed object is more than the marker of a folder, whose name ends in a slash and which is empty."""
+    return not listed["Key"].endswith("/") or bool(listed.get("Size"))
 
 
 def _list(bucket: str, prefix: str, after: str = "", folders_apart: bool = False) -> Iterator[dict[str, Any]]:
@@ -185,31 +230,11 @@ def _storage_class(listed: Mapping[str, Any]) -> str | None:
     return f"{listed['StorageClass']} (restored)" if restored else listed.get("StorageClass")
 
 
-def _pages_local(uri: str) -> Iterator[pa.Table]:
-    files = _walk(resolve(uri)[1], "", ())
+def _pages_local(uri: str, odd: local_files.Odd | None) -> Iterator[pa.Table]:
+    files = local_files.walk(local_path(uri), odd)
     while page := list(islice(files, PAGE)):
+        # Times are numbers here, since Python's end with the year 9999.
         yield pa.Table.from_pylist([dict(zip(LISTING.names[:4], file, strict=True)) for file in page], LISTING)
-
-
-def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, str, int, datetime]]:
-    """The files below a folder as rows of LISTING; links are followed, unless to a folder that they lie in."""
-    try:
-        entries = list(os.scandir(folder))
-    except FileNotFoundError:
-        return
-    where = os.stat(folder)
-    if (where.st_dev, where.st_ino) in above:
-        return
-    above = (*above, (where.st_dev, where.st_ino))
-    for entry in sorted(entries, key=lambda entry: entry.name + "/" * entry.is_dir()):
-        if entry.is_dir():
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", above)
-        elif entry.is_file():
-            found = entry.stat()
-            # A name that is no UTF-8 cannot be a key; under this one it is listed, and then not found.
-            key = f"{prefix}{entry.name}".encode(errors="backslashreplace").decode()
-            modified = datetime.fromtimestamp(found.st_mtime_ns / 1e9, UTC)
-            yield key, f"{found.st_size}-{found.st_mtime_ns}", found.st_size, modified
 
 
 def stretches(uri: str, parts: int) -> list[Stretch]:
@@ -303,11 +328,12 @@ def _s3_client(variables: tuple[str | None, ...]) -> Any:
     return boto3.Session(botocore_session=session).client("s3", config=config)
 
 
-def _timestamp(text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        return botocore.utils.parse_timestamp(text)
+def _timestamp(text: str) -> datetime | None:
+    """None for what is no date, or lies beyond Python's: one such object must not end a listing."""
+    for parse in (datetime.fromisoformat, botocore.utils.parse_timestamp):
+        with suppress(ValueError, OverflowError):
+            return parse(text)
+    return None
 
 
 def _bucket_and_key(uri: str) -> tuple[str, str]:
@@ -367,9 +393,7 @@ def _plain(key: str) -> bool:
 def read_bytes(uri: str) -> bytes:
     """The whole content of a file. Raises OSError where it is absent or the store fails, of S3 a Refused."""
     if not uri.startswith("s3://"):
-        filesystem, path = resolve(uri)
-        with filesystem.open_input_file(path) as file:
-            return file.read()
+        return local_files.read(local_path(uri))
     bucket, key = _bucket_and_key(uri)
     try:
         if _plain(key):
@@ -491,21 +515,21 @@ def _attributes(file: NewFile) -> dict[str, str]:
     return ({"Content-Type": file.content_type} if file.content_type else {}) | dict(file.metadata)
 
 
-def stat(uri: str) -> tuple[str, int, datetime]:
-    """Version, size and time of change of one file, as a listing tells them. Raises OSError as `read_bytes` does."""
+def stat(uri: str) -> tuple[str | None, int, int | None]:
+    """Version, size and time of change (µs since 1970) of one file, as a listing tells them.
+
+    Raises OSError as `read_bytes` does.
+    """
     if not uri.startswith("s3://"):
-        found = os.stat(resolve(uri)[1])
-        return (
-            f"{found.st_size}-{found.st_mtime_ns}",
-            found.st_size,
-            datetime.fromtimestamp(found.st_mtime_ns / 1e9, UTC),
-        )
+        return local_files.stat(local_path(uri))
     bucket, key = _bucket_and_key(uri)
     try:
         head = s3_client().head_object(Bucket=bucket, Key=key)
     except (ClientError, BotoCoreError) as error:
         raise refused(uri, error) from error
-    return head["ETag"].strip('"'), head["ContentLength"], head["LastModified"]
+    modified = head.get("LastModified")
+    since = modified and (modified - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    return head.get("ETag", "").strip('"') or None, head["ContentLength"], since
 
 
 def read_versioned(uri: str) -> tuple[bytes, str | None]:
@@ -573,6 +597,13 @@ def delete(uri: str) -> None:
             Path(resolve(uri)[1]).unlink(missing_ok=True)
     except (OSError, ClientError, BotoCoreError) as error:
         raise UserError(f"{uri}: cannot be deleted: {error}") from error
+
+
+def remove_empty_folder(uri: str) -> None:
+    """Removes a local folder if nothing is in it; on S3 there is none."""
+    if not uri.startswith("s3://"):
+        with suppress(OSError):
+            os.rmdir(local_path(uri))
 
 
 def copy_folder(source: str, destination: str) -> None:

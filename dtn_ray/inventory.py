@@ -30,8 +30,8 @@ from dtn_ray.left_out import BAD_LINE, FOLDER, OUTSIDE, UNSAFE
 from dtn_ray.local_files import Odd, escape, name_of
 from dtn_ray.values import Microseconds, microseconds, whole
 
-# What inventories call the columns of storage.LISTING, in small letters without _, - and spaces; of a CSV file they are
-# in its header or, for S3 Inventory, in the manifest.
+# What inventories call the columns of storage.LISTING, in small letters without _, - and spaces; those of a CSV file
+# are in its header or, for S3 Inventory, in the manifest.
 COLUMNS = {
     "bucket": "bucket",
     "key": "key",

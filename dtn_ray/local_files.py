@@ -60,11 +60,12 @@ def walk(folder: str, odd: Odd | None = None) -> Iterator[File]:
         elif error and reason == UNREADABLE:
             raise error
 
+    above = {*_folders_above(folder)}
     try:
-        entries, identity = _entries(folder, "", note)
+        entries, identity = _entries(folder, "", above, note)
     except FileNotFoundError:
         return
-    above = {*_folders_above(folder), identity}
+    above.add(identity)
     stack = [("", iter(entries), identity)]
     while stack:
         prefix, left, identity = stack[-1]
@@ -81,26 +82,29 @@ def walk(folder: str, odd: Odd | None = None) -> Iterator[File]:
             note(UNREADABLE, key, OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)))
         else:
             try:
-                entries, identity = _entries(f"{folder}/{name_of(key[:-1])}", key, note)
+                entries, identity = _entries(f"{folder}/{name_of(key[:-1])}", key, above, note)
             except OSError as error:
-                note(_reason(error), key, error)
-                continue
-            if identity in above:
-                note(LOOP, key.removesuffix("/"))
+                note(_reason(error), key[:-1] if error.errno == errno.ELOOP else key, error)
                 continue
             above.add(identity)
             stack.append((key, iter(entries), identity))
 
 
-def _entries(
-    path: str, prefix: str, note: Callable[[str, str, OSError | None], None]
-) -> tuple[list[tuple[str, tuple[int, int] | None]], tuple[int, int]]:
-    """What is in a folder, sorted: files with size and time of change in ns, folders (name/); the folder's identity."""
-    entries = list[tuple[str, tuple[int, int] | None]]()
+Note = Callable[[str, str, OSError | None], None]
+Identity = tuple[int, int]  # device and number of a folder
+Entry = tuple[str, tuple[int, int] | None]  # a file with size and time of change in ns; a folder (name/)
+
+
+def _entries(path: str, prefix: str, above: set[Identity], note: Note) -> tuple[list[Entry], Identity]:
+    """What is in a folder, sorted, and which it is. Raises OSError, ELOOP for a folder of `above`."""
+    entries = list[Entry]()
     with _reach(path) as (name, parent):
         descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=parent)
     try:
         where = os.fstat(descriptor)
+        identity = where.st_dev, where.st_ino
+        if identity in above:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
         with os.scandir(descriptor) as found:
             try:
                 for entry in found:
@@ -109,15 +113,10 @@ def _entries(
                 note(UNREADABLE, prefix, error)
     finally:
         os.close(descriptor)
-    return sorted(entries), (where.st_dev, where.st_ino)
+    return sorted(entries), identity
 
 
-def _add(
-    entry: os.DirEntry[str],
-    entries: list[tuple[str, tuple[int, int] | None]],
-    prefix: str,
-    note: Callable[[str, str, OSError | None], None],
-) -> None:
+def _add(entry: os.DirEntry[str], entries: list[Entry], prefix: str, note: Note) -> None:
     name = key_of(entry.name)
     try:
         if entry.is_dir():
@@ -141,7 +140,7 @@ def _reason(error: OSError) -> str:
     return LOOP if error.errno == errno.ELOOP else UNREADABLE
 
 
-def _folders_above(folder: str) -> Iterator[tuple[int, int]]:
+def _folders_above(folder: str) -> Iterator[Identity]:
     """The identities of the folders that a folder lies in: a link to one of them would lead back."""
     path = os.path.realpath(folder)
     while path != os.path.dirname(path):

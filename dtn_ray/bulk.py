@@ -211,8 +211,8 @@ def _plan(job: BulkJob, ledger: list[Part], work: str | None) -> Plan:
     if not plan.photos:
         where = f"--inventory {job.inventory}: no images below {job.source} in it" if job.inventory else ""
         raise UserError(
-            f"{where or f'{job.source}: no images there'}, whose names end in {', '.join(job.suffixes)} (--suffixes "
-            f"changes that). Left out: {plan.left_out.told() or 'nothing'}"
+            f"{where or f'{job.source}: no images there'} by their suffixes. "
+            f"What is there: {plan.left_out.told() or 'nothing'}"
         )
     return plan
 

@@ -330,9 +330,11 @@ def _listing(page: Page, file: InventoryFile, keys: "_Keys", odd: Odd) -> pa.Tab
         """A column of numbers; rows where it has something else are bad."""
         if name not in table.column_names:
             return pa.nulls(len(table), type)
-        if name == "size" or pa.types.is_temporal(table[name].type):
+        if name == "size" or pa.types.is_temporal(table[name].type) or _is_text(table[name].type):
             in_ns = pa.types.is_timestamp(table[name].type) and table[name].type.unit == "ns"
-            with suppress(pa.ArrowInvalid):  # numbers in text may have a fraction, times be beyond what µs can tell
+            with suppress(
+                pa.ArrowInvalid
+            ):  # numbers in text may have a fraction, times another form or be too far away
                 cast = table[name].cast(type, safe=not in_ns)
                 if name != "size" or (pc.call_function("min", [cast]).as_py() or 0) >= 0:
                     return cast
@@ -415,7 +417,7 @@ class _Keys:
         if in_bucket:
             key = unquote_plus(key) if self.quoted else key
             return (key.removeprefix(self.prefix) or None, "") if key.startswith(self.prefix) else (None, OUTSIDE)
-        scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", key)
+        scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", key) if "://" in key else None
         if self.local:
             if scheme and scheme[1].lower() != "file":
                 return None, OUTSIDE

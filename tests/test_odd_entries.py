@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from botocore.exceptions import ClientError
 from files import encode
 from objects import Objects
 from PIL import Image
@@ -290,8 +291,13 @@ def test_a_run_leaves_no_empty_folder(run, tmp_path, options):
 
 def test_keys_of_every_kind_in_a_bucket_are_a_row_or_a_count(made, bucket, s3_server):
     keys = ["a.png", "x//y.png", "tab\t.png", "marked.png/", "dots/.../z.png", "folder/", "._a.png", "\uef83.png"]
-    contents = {key: b"" if key == "folder/" else PHOTO for key in keys}
-    Objects(s3_server).put(f"{bucket}/in", contents)
+    refused = set()
+    for key in keys:
+        try:
+            Objects(s3_server).put(f"{bucket}/in", {key: b"" if key == "folder/" else PHOTO})
+        except ClientError:  # no store takes them all
+            refused.add(key)
+    assert len(refused) <= 2, refused
     out = f"{bucket}/out"
     summary = convert(Conversion(f"{made}/dtn", f"{bucket}/in", out, suffixes=("",), sheet=0))
     rows = Objects(s3_server).newest(out)

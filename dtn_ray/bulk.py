@@ -163,6 +163,10 @@ def _check(job: BulkJob) -> None:
             raise UserError(f"--{name.replace('_', '-')} {value} must be at least 1")
     if job.max_actors is not None and job.max_actors < (job.actors or 1):
         raise UserError(f"--max-actors {job.max_actors} must be at least --actors {job.actors or 1}")
+    try:
+        job.out.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{job.out}: this name is not in UTF-8; choose another OUT") from error
     if storage.kind(job.source) != fs.FileType.Directory:
         raise UserError(f"{job.source}: no such folder or prefix; check its name and the bucket's")
     if _inside(job.out, job.source):

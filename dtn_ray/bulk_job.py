@@ -34,9 +34,10 @@ class BulkJob:
     """Pairs on the contact sheet."""
     inventory: str = ""
     """Take the objects from this file instead of listing IN: manifest.json of S3 Inventory, .parquet or .csv with a
-    column key, or .txt with a key a line."""
+    column key, or .txt with a key or path a line, as `find` writes it."""
     suffixes: tuple[str, ...] = SUFFIXES
-    """Only keys that end so, in small letters or large; '' takes all, whatever they are called."""
+    """Only keys that end so, in small letters or large; '' takes all, whatever they are called, except what systems
+    keep beside photos (._*, Thumbs.db, __MACOSX/, @eaDir/, …)."""
     match: str = ""
     """Only keys in which this regular expression is found."""
     min_size: int = 0

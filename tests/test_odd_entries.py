@@ -9,7 +9,9 @@ import tempfile
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +20,7 @@ from files import encode
 from objects import Objects
 from PIL import Image
 
+from dtn_ray import storage
 from dtn_ray.conversion import Conversion
 from dtn_ray.convert import convert
 from dtn_ray.errors import UserError
@@ -308,3 +311,52 @@ def test_keys_of_every_kind_in_a_bucket_are_a_row_or_a_count(made, bucket, s3_se
     assert {key for key in rows if not key.endswith("/")} == {key for key in expected if not key.endswith("/")}
     assert {"a.png", "tab\t.png", "\uef83.png"} <= {key for key, row in rows.items() if row["status"] == "converted"}
     assert summary["left_out"]["litter"] == {"count": 1, "first": ["._a.png"]}
+
+
+def test_a_list_of_a_bucket_with_odd_times_and_without_versions_is_read(monkeypatch):
+    """By a server that answers as some gateways do: dates beyond Python's, or no date, ETag and size at all."""
+    objects = "".join(
+        f"<Contents><Key>in/{key}</Key>{rest}</Contents>"
+        for key, rest in {
+            "a.png": '<LastModified>59960-01-01T00:00:00.000Z</LastModified><ETag>"1"</ETag><Size>3</Size>',
+            "b.png": '<ETag>"2"</ETag><Size>3</Size>',
+            "c.png": "<LastModified>2024-01-02T03:04:05.123456789Z</LastModified>",
+            "d.png": "<LastModified>long ago</LastModified><Size>3</Size>",
+            "e/": "<Size>0</Size>",
+        }.items()
+    )
+    answer = f"<ListBucketResult><IsTruncated>false</IsTruncated>{objects}</ListBucketResult>".encode()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        for name, value in (
+            ("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}"),
+            ("AWS_ACCESS_KEY_ID", "tester"),
+            ("AWS_SECRET_ACCESS_KEY", "not-a-secret"),
+            ("AWS_REGION", "us-east-1"),
+        ):
+            monkeypatch.setenv(name, value)
+        (page,) = storage.list_pages("s3://bucket/in")
+        server.shutdown()
+    assert page["key"].to_pylist() == ["a.png", "b.png", "c.png", "d.png"]
+    assert page["version"].to_pylist() == ["1", "2", None, None]
+    assert [time and time.year for time in page["modified"].to_pylist()] == [None, None, 2024, None]
+
+
+def test_a_source_that_is_a_link_to_itself_or_an_out_that_is_no_utf8_is_told_in_one_line(run, made, tmp_path):
+    (tmp_path / "in").symlink_to("in")
+    with pytest.raises(UserError, match="in: cannot be read: Too many levels of symbolic links$"):
+        run()
+    put(tmp_path / "real", "a.png")
+    with pytest.raises(UserError, match="not in UTF-8"):
+        convert(Conversion(f"{made}/dtn", f"{tmp_path}/real", os.fsdecode(os.fsencode(tmp_path) + b"/out-\x83")))

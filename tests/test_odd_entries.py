@@ -355,7 +355,7 @@ def test_a_list_of_a_bucket_with_odd_times_and_without_versions_is_read(monkeypa
 
 def test_a_source_that_is_a_link_to_itself_or_an_out_that_is_no_utf8_is_told_in_one_line(run, made, tmp_path):
     (tmp_path / "in").symlink_to("in")
-    with pytest.raises(UserError, match="in: cannot be read: Too many levels of symbolic links$"):
+    with pytest.raises(UserError, match=r"in: cannot be read: Too many levels of symbolic links$"):
         run()
     put(tmp_path / "real", "a.png")
     with pytest.raises(UserError, match="not in UTF-8"):

@@ -13,6 +13,7 @@ OUT/work/            the work list of the run that works here
 import io
 import json
 import pickle
+import re
 import time
 import uuid
 from collections import Counter, deque
@@ -62,6 +63,7 @@ IMAGES_PER_BLOCK = 1024
 PARTS_OF_SHARE = 4
 LEAST_PER_BLOCK = 64
 LEAST_PER_SHARD = 256  # a block makes a shard
+WORK_NAME = re.compile("[0-9a-f]{32}")  # uuid4().hex: of a run's folder in OUT/work/
 FEW = LEAST_PER_BLOCK  # they are done by the driver, in less time than an actor takes to start
 BLOCKS_TO_QUEUE = 16  # for each actor: with more, one waits at it while it works on another
 BLOCKS = 10_000  # more burden the driver: of a hundred million images, each block has ten thousand
@@ -122,7 +124,7 @@ def run(bulk: Bulk) -> dict[str, Any]:
         return _summary(bulk, plan, Tally()) | _estimate(bulk, plan)
     with lease.hold(storage.join(job.out, "lease.json"), job.lease_seconds) as held:
         works = storage.join(job.out, "work")
-        _sweep(works)  # of runs that were killed
+        _sweep(works)  # what runs that were killed have left
         work = storage.join(works, uuid.uuid4().hex)
         plan = _plan(job, ledger.parts(), work)
         if bulk.begin:
@@ -131,7 +133,7 @@ def run(bulk: Bulk) -> dict[str, Any]:
             done = _run(bulk, plan, work, held) if plan.todo else Tally()
         finally:
             held.check()
-            _remove(works, work)
+            _sweep(works)
         ledger.compact(apply)
         held.check()
         if bulk.shards != "none":
@@ -183,16 +185,11 @@ def _inside(out: str, source: str) -> bool:
 
 
 def _sweep(works: str) -> None:
+    """Deletes the work lists, and their folders on a local disk if nothing else is in them."""
     keys = storage.list_keys(works)
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda key: storage.delete(storage.join(works, key)), keys))
-
-
-def _remove(works: str, work: str) -> None:
-    """Removes the work list, and the folders of it if nothing of anyone else's is in them."""
-    _sweep(works)
-    storage.remove_empty_folder(work)
-    storage.remove_empty_folder(works)
+    storage.remove_empty_folders(works, WORK_NAME)
 
 
 def _sweep_shards(bulk: Bulk) -> None:

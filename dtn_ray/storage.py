@@ -599,11 +599,19 @@ def delete(uri: str) -> None:
         raise UserError(f"{uri}: cannot be deleted: {error}") from error
 
 
-def remove_empty_folder(uri: str) -> None:
-    """Removes a local folder if nothing is in it; on S3 there is none."""
-    if not uri.startswith("s3://"):
-        with suppress(OSError):
-            os.rmdir(local_path(uri))
+def remove_empty_folders(uri: str, name: re.Pattern[str]) -> None:
+    """Removes those folders in a local folder that are called so and empty, then itself if it is empty.
+
+    On S3 there are none.
+    """
+    if uri.startswith("s3://"):
+        return
+    folder = local_path(uri)
+    with suppress(OSError):
+        for each in filter(name.fullmatch, os.listdir(folder)):
+            with suppress(OSError):
+                os.rmdir(os.path.join(folder, each))
+        os.rmdir(folder)
 
 
 def copy_folder(source: str, destination: str) -> None:

@@ -287,6 +287,7 @@ def test_a_run_leaves_no_empty_folder(run, tmp_path, options):
     run(**options)
     assert not (tmp_path / "out/work").exists()
     (tmp_path / "out/work/of the user").mkdir(parents=True)
+    put(tmp_path / "out/work/0123456789abcdef0123456789abcdef", "of a killed run.parquet")
     put(tmp_path / "in", "c.png")
     run()
     assert [each.name for each in (tmp_path / "out/work").iterdir()] == ["of the user"]

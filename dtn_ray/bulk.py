@@ -52,6 +52,7 @@ from dtn_ray.tally import Tally
 T = TypeVar("T")
 R = TypeVar("R")
 LISTED = storage.LISTING.append(pa.field("left_out", pa.binary()))
+WORK_NAME = re.compile("[0-9a-f]{32}")  # uuid4().hex: of a run's folder in OUT/work/
 Block = tuple[str, int, int]  # a file of the work list, its first row, the row after the last
 
 # Less than a core, so that tasks beside the actors find room: without it Ray Data stalls on a machine of two.
@@ -63,7 +64,6 @@ IMAGES_PER_BLOCK = 1024
 PARTS_OF_SHARE = 4
 LEAST_PER_BLOCK = 64
 LEAST_PER_SHARD = 256  # a block makes a shard
-WORK_NAME = re.compile("[0-9a-f]{32}")  # uuid4().hex: of a run's folder in OUT/work/
 FEW = LEAST_PER_BLOCK  # they are done by the driver, in less time than an actor takes to start
 BLOCKS_TO_QUEUE = 16  # for each actor: with more, one waits at it while it works on another
 BLOCKS = 10_000  # more burden the driver: of a hundred million images, each block has ten thousand
@@ -212,7 +212,7 @@ def _plan(job: BulkJob, ledger: list[Part], work: str | None) -> Plan:
     if not plan.photos:
         where = f"--inventory {job.inventory}: no images below {job.source} in it" if job.inventory else ""
         raise UserError(
-            f"{where or f'{job.source}: no images there'} by their suffixes. "
+            f"{where or f'{job.source}: no images there'}, by their suffixes. Check the place, or set --suffixes. "
             f"What is there: {plan.left_out.told() or 'nothing'}"
         )
     return plan

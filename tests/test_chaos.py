@@ -56,10 +56,10 @@ def photos(count: int) -> tuple[dict[str, bytes], dict[str, str]]:
         sixteen = Image.fromarray(noise[i, ..., 0].astype(np.uint16) * 256 + noise[i, ..., 1])
         name, content, reason = {
             0: ("zero.png", b"", "empty file"),
-            20: ("cut.jpg", encode(image, "jpeg")[:300], "damaged image"),
+            20: ("cut.jpg", encode(image, "jpeg")[:300], "the file is cut short"),
             40: ("text.jpg", b"this is a letter, not a photo", "not an image of a known format"),
             60: ("huge.png", huge_png(), "20000×20000 pixels, more than the limit"),
-            80: ("cut.png", encode(image)[:900], "damaged image"),
+            80: ("cut.png", encode(image)[:900], "the file is cut short"),
             5: ("cmyk.jpg", encode(image.convert("CMYK"), "jpeg"), None),
             25: ("sixteen.png", encode(sixteen), None),
             45: ("moving.gif", encode(image, "gif", **animation), None),

@@ -35,7 +35,7 @@ def photos() -> dict[str, bytes]:
     return images | {"broken.jpg": encoded(digits[0], "jpeg")[:200], "empty.png": b"", "text.gif": b"not an image"}
 
 
-BAD = {"broken.jpg": "damaged image", "empty.png": "empty file", "text.gif": "not an image of a known format"}
+BAD = {"broken.jpg": "the file is cut short", "empty.png": "empty file", "text.gif": "not an image of a known format"}
 
 
 def put(folder: str, images: dict[str, bytes]) -> None:

@@ -37,4 +37,4 @@ def _work(uri: str) -> pa.Table:
 
 
 def _scratch(work: str) -> str | None:
-    return None if work.startswith("s3://") else storage.resolve(work)[1]
+    return None if storage.is_s3(work) else storage.resolve(work)[1]

@@ -29,7 +29,6 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 from PIL import Image
-from pyarrow import fs
 from tqdm import tqdm
 
 from dtn_ray import lease, report, storage
@@ -169,8 +168,9 @@ def _check(job: BulkJob) -> None:
         job.out.encode()
     except UnicodeEncodeError as error:
         raise UserError(f"{job.out}: this name is not in UTF-8; choose another OUT") from error
-    if storage.kind(job.source) != fs.FileType.Directory:
+    if not storage.is_folder(job.source):
         raise UserError(f"{job.source}: no such folder or prefix; check its name and the bucket's")
+    storage.resolve(job.out)
     if _inside(job.out, job.source):
         raise UserError(
             f"{job.out} lies inside the source {job.source}: the next run would take its own output for new. Choose "
@@ -179,9 +179,8 @@ def _check(job: BulkJob) -> None:
 
 
 def _inside(out: str, source: str) -> bool:
-    """Whether one URI lies at or below another on the same filesystem."""
-    (out_fs, out_path), (source_fs, source_path) = storage.resolve(out), storage.resolve(source)
-    return type(out_fs) is type(source_fs) and (out_path + "/").startswith(source_path.rstrip("/") + "/")
+    """Whether one URI lies at or below another."""
+    return f"{storage.absolute(out).rstrip('/')}/".startswith(f"{storage.absolute(source).rstrip('/')}/")
 
 
 def _sweep(works: str) -> None:

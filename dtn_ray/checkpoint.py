@@ -93,7 +93,7 @@ def open_folder(uri: str) -> Iterator[Path]:
             uri = storage.join(uri, json.loads(storage.read_bytes(result))["checkpoint"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{result}: damaged ({error}); name one of the run's checkpoints instead") from error
-    if not uri.startswith("s3://"):
+    if not storage.is_s3(uri):
         yield Path(storage.resolve(uri)[1])
         return
     with tempfile.TemporaryDirectory() as folder:

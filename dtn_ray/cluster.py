@@ -18,12 +18,14 @@ os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
 import ray
 import ray.data
 from ray._common.utils import get_ray_address_file
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._private.utils import read_ray_address
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
+from dtn_ray import s3
 from dtn_ray.errors import UserError
 
 KNOCK_SECONDS = 10.0  # Ray itself takes five minutes to say that nobody answers
@@ -50,13 +52,27 @@ def connect(trains: bool = False) -> None:
     try:
         dashboard = False if address == "local" and not trains else None
         with _own_sigterm():
-            ray.init(log_to_driver=True, logging_level=logging.WARNING, include_dashboard=dashboard)
+            ray.init(
+                log_to_driver=True,
+                logging_level=logging.WARNING,
+                include_dashboard=dashboard,
+                runtime_env=None if address == "local" else _options_of_s3(),
+            )
     except (AuthenticationError, ConnectionError) as error:
         raise UserError(
             f"the Ray cluster at {address} does not let this job in ({error}). If it has a token, set "
             "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it: `ray get-auth-token` "
             "on its head prints it"
         ) from error
+
+
+def _options_of_s3() -> dict[str, Any] | None:
+    """What a standing cluster's workers are told of this process's variables, which an embedded Ray's inherit.
+
+    The workers of a submitted job have the job's own, and Ray refuses to be told twice.
+    """
+    variables = {name: os.environ[name] for name in s3.OPTIONS if os.environ.get(name)}
+    return {"env_vars": variables} if variables and RAY_JOB_CONFIG_JSON_ENV_VAR not in os.environ else None
 
 
 @contextmanager

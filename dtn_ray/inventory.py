@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from botocore.exceptions import ClientError
-from pyarrow import fs, orc
+from pyarrow import orc
 
 from dtn_ray import storage
 from dtn_ray.errors import UserError
@@ -87,7 +87,7 @@ def open_inventory(uri: str) -> list[InventoryFile]:
     bucket are relative to IN, or whole URIs, or paths below a local IN. Raises UserError for what is none of these or
     is absent.
     """
-    if storage.kind(uri) != fs.FileType.File:
+    if not storage.is_file(uri):
         raise UserError(f"--inventory {uri}: no such file")
     name = uri.lower()
     if name.endswith("manifest.json"):
@@ -403,13 +403,13 @@ class _Keys:
     """From keys as lists write them to keys as the listing of a source tells them."""
 
     def __init__(self, file: InventoryFile, source: str) -> None:
-        self.quoted, self.local = file.quoted, not source.startswith("s3://")
-        self.source, self.bucket, self.prefix = source.rstrip("/"), "", ""
+        self.quoted, self.local = file.quoted, not storage.is_s3(source)
+        self.source, self.bucket, self.prefix = storage.child(source, "").rstrip("/"), "", ""
         if self.local:
             self.root = escape(os.path.abspath(storage.local_path(source)))
             self.below = lru_cache(1 << 14)(self._below)
         else:
-            self.bucket, _, prefix = source.removeprefix("s3://").rstrip("/").partition("/")
+            self.bucket, prefix = storage.bucket_and_key(source.rstrip("/"))
             self.prefix = prefix and prefix + "/"
 
     def relative(self, key: str, in_bucket: bool) -> tuple[str | None, str]:
@@ -423,7 +423,7 @@ class _Keys:
                 return None, OUTSIDE
             return self._local(unquote(key[key.index("/", 7) :]) if scheme and "/" in key[7:] else key)
         if scheme:
-            key = re.sub("^s3[an]://", "s3://", key)
+            key = storage.join(key)  # s3a:// is s3://
             below = key.removeprefix(self.source + "/")
             return (below or None, "") if below != key else (None, OUTSIDE)
         return key, ""

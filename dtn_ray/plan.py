@@ -143,7 +143,7 @@ def list_source(job: BulkJob, ledger: list[Part], work: str | None, apply: Apply
     left_out = LeftOut()
     listed = storage.list_pages(job.source, odd=left_out.add)
     first = list(islice(listed, FEW_PAGES))
-    if not job.source.startswith("s3://") or len(first) < FEW_PAGES:
+    if not storage.is_s3(job.source) or len(first) < FEW_PAGES:
         plan = _sift_pages(job, filters, ledger, work and storage.join(work, "0"), [chain(first, listed)])
         plan.left_out.merge(left_out)
         return [plan]

@@ -1,7 +1,4 @@
-"""One URI, one filesystem: a local folder, `s3://bucket/prefix`, or any S3-compatible endpoint.
-
-Credentials, region and endpoint come from the standard AWS chain and variables (AWS_ENDPOINT_URL, AWS_REGION, …).
-"""
+"""One URI, one filesystem: a local folder, `s3://bucket/prefix`, or any S3-compatible endpoint (s3.py says how)."""
 
 import asyncio
 import fcntl
@@ -13,29 +10,28 @@ import stat as stat_modes
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
-import boto3
-import botocore.session
-import botocore.utils
 import obstore
 import pyarrow as pa
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import BaseError
-from obstore.store import S3Store
 from pyarrow import fs
 
 from dtn_ray import local_files
 from dtn_ray.errors import UserError
 from dtn_ray.refusals import Refused, refused
+from dtn_ray.s3 import advice as _advice
+from dtn_ray.s3 import client as s3_client
+from dtn_ray.s3 import plain as _plain
+from dtn_ray.s3 import store as _store
+from dtn_ray.s3_files import S3Files
 
 LISTING = pa.schema(
     {
@@ -50,72 +46,132 @@ ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")  # storage classes whose objects must be 
 PAGE = 1000  # S3 gives no more keys at once
 FOLDER_PAGES = 10  # of a folder with more entries, the names are cut
 LAST = chr(0x10FFFF)  # the last character: what begins with a character lies before it and this
-VARIABLES = (
-    *("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION"),
-    *("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
-    *("AWS_CONNECT_TIMEOUT", "AWS_READ_TIMEOUT", "AWS_TIMEOUT"),
-)
+S3 = re.compile(r"s3[an]?://", re.IGNORECASE)  # s3a:// and s3n://, as Hadoop has it, are the same
+
+
+def is_s3(uri: str) -> bool:
+    """Whether a URI names a bucket or what is in it."""
+    return S3.match(uri) is not None
 
 
 def resolve(uri: str) -> tuple[fs.FileSystem, str]:
-    """The filesystem a URI lives on, and its path there. Raises UserError for a scheme other than s3:// or file://."""
-    if uri.startswith("s3://"):
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        patient = fs.AwsStandardS3RetryStrategy(max_attempts=5)
-        filesystem = fs.S3FileSystem(endpoint_override=_endpoint(), region=region, retry_strategy=patient)
-        return filesystem, uri.removeprefix("s3://").strip("/")
-    return fs.LocalFileSystem(), os.path.realpath(local_path(uri))
+    """The filesystem a URI lives on, and its path there, for files that are read in parts, and trainings.
+
+    Raises UserError for a URI that names no place, as `absolute` does, and for keys that no filesystem has.
+    """
+    if not is_s3(uri):
+        return fs.LocalFileSystem(), absolute(uri)
+    path = absolute(uri).removeprefix("s3://").strip("/")
+    _, key = _bucket_and_key(f"s3://{path}")
+    if key and not _plain(key):
+        raise UserError(
+            f"{uri}: an empty folder name (//), one of dots alone or a control character; photos can be read from "
+            "there, but nothing else is kept or read there"
+        )
+    return fs.PyFileSystem(S3Files()), path
 
 
 def absolute(uri: str) -> str:
-    """The same place for processes with other working directories: s3:// as it is, else an absolute local path.
+    """The same place as s3://bucket/key, or as an absolute local path, which other processes understand too.
 
-    Raises UserError for a scheme other than s3:// or file://.
+    Raises UserError for another scheme, a bucket without a name, and a file:// URI of another machine.
     """
-    return uri if uri.startswith("s3://") else resolve(uri)[1]
+    if is_s3(uri):
+        bucket, key = bucket_and_key(uri)
+        if not bucket:
+            raise UserError(f"{uri}: no bucket; give s3://bucket/prefix")
+        return f"s3://{bucket}/{key}" if key else f"s3://{bucket}"
+    return os.path.realpath(local_path(uri))
 
 
 def local_path(uri: str) -> str:
-    """The local path that a URI means, its links as they are. Raises UserError for another scheme than file://."""
-    if "://" in uri and not uri.startswith(("file://", "/")):
+    """The local path that a URI means, its links as they are. Raises UserError as `absolute` does."""
+    if "://" in uri and not (_is_file_uri(uri) or uri.startswith("/")):
         raise UserError(f"{uri}: unknown scheme; give a local path or s3://bucket/prefix")
-    return os.path.expanduser(uri.removeprefix("file://"))
+    return os.path.expanduser(_local(uri))
 
 
-def _endpoint() -> str | None:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+def _is_file_uri(uri: str) -> bool:
+    return uri[:6].lower() == "file:/"
 
 
-def _advice() -> str:
-    """What to do where a store refuses; what its library raises does not always tell which one was asked."""
-    endpoint = f"AWS_ENDPOINT_URL, {_endpoint()}" if _endpoint() else "AWS_ENDPOINT_URL, not set: Amazon's"
-    return f"Check that the bucket is there, the endpoint ({endpoint}) and the credentials."
+def _local(uri: str) -> str:
+    """The path of a file:// URI, in which %20 stands for a space; anything else as it is."""
+    if not _is_file_uri(uri):
+        return uri
+    path = uri[5:]
+    if path.startswith("//"):
+        host, _, path = path[2:].partition("/")
+        if host not in ("", "localhost"):
+            raise UserError(f"{uri}: a file of {host}; give file:///PATH, with three slashes, or a local path")
+        path = f"/{path}"
+    return unquote(path)
+
+
+def bucket_and_key(uri: str) -> tuple[str, str]:
+    """Of a URI of S3; the key may be empty, or begin with a slash."""
+    bucket, _, key = uri[uri.index("://") + 3 :].partition("/")
+    return bucket, key
+
+
+_bucket_and_key = bucket_and_key
 
 
 def join(uri: str, *names: str) -> str:
-    """Appends path components to a URI."""
-    return posixpath.join(uri, *names)
+    """Appends path components to a URI; those of file:// become a path, since a % in a name stands for itself."""
+    return posixpath.join(_plain_uri(uri), *names)
 
 
 def child(uri: str, key: str) -> str:
     """A file below a folder, by its key in LISTING; unlike for `join`, a key may begin with a slash."""
-    return f"{uri.rstrip('/')}/{key if uri.startswith('s3://') else local_files.name_of(key)}"
+    return f"{_plain_uri(uri).rstrip('/')}/{key if is_s3(uri) else local_files.name_of(key)}"
 
 
-def kind(uri: str) -> fs.FileType:
-    """Whether a URI is a file, a folder (a prefix with objects) or absent. Raises UserError if the store refuses."""
-    filesystem, path = resolve(uri)
-    if not uri.startswith("s3://"):
-        return _kind_of_local(uri, path)
+def _plain_uri(uri: str) -> str:
+    return S3.sub("s3://", uri, count=1) if is_s3(uri) else _local(uri)
+
+
+def is_folder(uri: str) -> bool:
+    """Whether files lie below a URI, or it is a local folder; an object may have the same name.
+
+    Raises UserError if the store refuses.
+    """
+    if not is_s3(uri):
+        return _kind_of_local(uri) == fs.FileType.Directory
+    bucket, prefix = bucket_and_key(absolute(uri).rstrip("/") + "/")
+    with _readable(uri):
+        found = s3_client().list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+        return bool(found.get("Contents"))
+
+
+def is_file(uri: str) -> bool:
+    """Whether a URI names a file or an object. Raises UserError if the store refuses."""
+    if not is_s3(uri):
+        return _kind_of_local(uri) == fs.FileType.File
+    bucket, key = bucket_and_key(absolute(uri))
+    if not key or key.endswith("/"):
+        return False
+    with _readable(uri):
+        try:
+            s3_client().head_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in ("NoSuchKey", "404"):
+                raise
+            return False
+    return True
+
+
+@contextmanager
+def _readable(uri: str) -> Iterator[None]:
     try:
-        return filesystem.get_file_info(path).type
-    except OSError as error:
+        yield
+    except (OSError, ClientError, BotoCoreError) as error:
         raise UserError(f"{uri}: the store cannot be read: {error}. {_advice()}") from error
 
 
-def _kind_of_local(uri: str, path: str) -> fs.FileType:
+def _kind_of_local(uri: str) -> fs.FileType:
     try:
-        found = os.stat(path)
+        found = os.stat(local_path(uri))
     except (FileNotFoundError, NotADirectoryError):
         return fs.FileType.NotFound
     except (OSError, ValueError) as error:
@@ -131,8 +187,8 @@ def _words(error: Exception) -> str:
 
 
 def exists(uri: str) -> bool:
-    """Whether a file or folder is there."""
-    return kind(uri) != fs.FileType.NotFound
+    """Whether a file or folder is there. Raises UserError if the store refuses."""
+    return is_file(uri) or is_folder(uri)
 
 
 def list_keys(uri: str) -> list[str]:
@@ -165,13 +221,13 @@ def list_pages(uri: str, stretch: Stretch | None = None, odd: local_files.Odd | 
     the names in it). Raises UserError if the store refuses, and without `odd` for any folder that cannot be read.
     """
     try:
-        yield from _pages_s3(uri, stretch or Stretch()) if uri.startswith("s3://") else _pages_local(uri, odd)
+        yield from _pages_s3(uri, stretch or Stretch()) if is_s3(uri) else _pages_local(uri, odd)
     except (OSError, ValueError, ClientError, BotoCoreError) as error:
         raise _not_listed(uri, error) from error
 
 
 def _not_listed(uri: str, error: Exception) -> UserError:
-    if uri.startswith("s3://"):
+    if is_s3(uri):
         return UserError(f"{uri}: cannot be listed: {error}. {_advice()}")
     where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
     return UserError(f"{uri}: cannot be listed: {_words(error)}{where}")
@@ -244,7 +300,7 @@ def stretches(uri: str, parts: int) -> list[Stretch]:
     their names. A store may list a/1 before a-1, as a tree of folders does
     (SeaweedFS), or after it, as the bytes say (Amazon's): nothing here depends on it.
     """
-    if not uri.startswith("s3://"):
+    if not is_s3(uri):
         return [Stretch()]
     found, unopened = list[Stretch](), [""]
     try:
@@ -301,98 +357,9 @@ def _cuts(bucket: str, folder: str, parts: int) -> list[str]:
     return sorted({*large, *small} - {""})
 
 
-def s3_client() -> Any:
-    """boto3's client for what pyarrow does not do: ETags, conditional writes, keys with empty components."""
-    return _s3_client(_variables())
-
-
-def _variables() -> tuple[str | None, ...]:
-    """What leads to a store, for clients that are kept while it stays; to look through all variables takes longer."""
-    return tuple(map(os.environ.get, VARIABLES))
-
-
-@lru_cache
-def _s3_client(variables: tuple[str | None, ...]) -> Any:
-    """One client for each setting of the variables: it is slow to make and safe to share among threads."""
-    config = Config(
-        retries={"mode": "standard", "max_attempts": 6},
-        connect_timeout=5,
-        read_timeout=20,
-        max_pool_connections=64,
-        request_checksum_calculation="when_required",  # other stores than Amazon's need not know the newer ones
-        s3={"addressing_style": "path" if _endpoint() else "auto"},
-    )
-    session = botocore.session.get_session()
-    # A third of the time of a listing goes into its default, which knows every way to write a date.
-    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
-    return boto3.Session(botocore_session=session).client("s3", config=config)
-
-
-def _timestamp(text: str) -> datetime | None:
-    """None for what is no date, or lies beyond Python's: one such object must not end a listing."""
-    for parse in (datetime.fromisoformat, botocore.utils.parse_timestamp):
-        with suppress(ValueError, OverflowError):
-            return parse(text)
-    return None
-
-
-def _bucket_and_key(uri: str) -> tuple[str, str]:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    return bucket, key
-
-
-# About 20 seconds of a store that says "slow down".
-RETRIES: Any = {
-    "max_retries": 10,
-    "retry_timeout": timedelta(minutes=2),
-    "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=10), "base": 2},
-}
-
-
-def _timeouts() -> Any:
-    """In seconds as obstore writes them; its own variables change them."""
-    return {
-        "connect_timeout": os.environ.get("AWS_CONNECT_TIMEOUT", "5s"),
-        "read_timeout": os.environ.get("AWS_READ_TIMEOUT", "20s"),  # between two bytes, and before the first
-        "timeout": os.environ.get("AWS_TIMEOUT", "120s"),  # of a whole request
-        "allow_http": True,
-    }
-
-
-def _store(bucket: str) -> S3Store:
-    """obstore's client, with retries: a fourth of boto3's work for each object, and free of Python's lock."""
-    return _stores(bucket, _variables())
-
-
-@lru_cache
-def _stores(bucket: str, variables: tuple[str | None, ...]) -> S3Store:
-    endpoint = _endpoint()
-    try:
-        # Asked anew well before a role's credentials can end: boto renews them a quarter of an hour before.
-        credentials = Boto3CredentialProvider(ttl=timedelta(minutes=10))
-    except ValueError as error:
-        raise OSError(
-            "no AWS credentials: set AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role"
-        ) from error
-    return S3Store(
-        bucket,
-        region=s3_client().meta.region_name,
-        endpoint=endpoint,
-        virtual_hosted_style_request=endpoint is None,
-        credential_provider=credentials,
-        client_options=_timeouts(),
-        retry_config=RETRIES,
-    )
-
-
-def _plain(key: str) -> bool:
-    """Whether obstore takes a key as it is: without control characters and components that are empty, `.` or `..`."""
-    return not {"", ".", ".."} & set(key.split("/")) and not re.search(r"[\x00-\x1f\x7f]", key)
-
-
 def read_bytes(uri: str) -> bytes:
     """The whole content of a file. Raises OSError where it is absent or the store fails, of S3 a Refused."""
-    if not uri.startswith("s3://"):
+    if not is_s3(uri):
         return local_files.read(local_path(uri))
     bucket, key = _bucket_and_key(uri)
     try:
@@ -428,7 +395,7 @@ def read_many(uris: Sequence[str]) -> list[bytes | Refused]:
 
 
 def _all_s3(uris: Sequence[str]) -> bool:
-    return all(uri.startswith("s3://") for uri in uris)
+    return all(map(is_s3, uris))
 
 
 @dataclass(frozen=True)
@@ -481,7 +448,7 @@ def write_many(files: Sequence[NewFile], scratch: str | None = None) -> list[Ref
 
 
 def _write(file: NewFile, scratch: str | None = None) -> None:
-    if file.uri.startswith("s3://"):
+    if is_s3(file.uri):
         _put(file)
         return
     path = resolve(file.uri)[1]
@@ -520,7 +487,7 @@ def stat(uri: str) -> tuple[str | None, int, int | None]:
 
     Raises OSError as `read_bytes` does.
     """
-    if not uri.startswith("s3://"):
+    if not is_s3(uri):
         return local_files.stat(local_path(uri))
     bucket, key = _bucket_and_key(uri)
     try:
@@ -535,7 +502,7 @@ def stat(uri: str) -> tuple[str | None, int, int | None]:
 def read_versioned(uri: str) -> tuple[bytes, str | None]:
     """A small file and the version to name in `compare_and_swap`; nothing and None where it is absent."""
     try:
-        if uri.startswith("s3://"):
+        if is_s3(uri):
             bucket, key = _bucket_and_key(uri)
             found = s3_client().get_object(Bucket=bucket, Key=key)
             return found["Body"].read(), found["ETag"]
@@ -555,7 +522,7 @@ def compare_and_swap(uri: str, version: str | None, content: bytes) -> str | Non
     By S3's conditional writes, and by a lock on the local folder. No two contents written to one file may be the same.
     Raises UserError if the store refuses.
     """
-    if uri.startswith("s3://"):
+    if is_s3(uri):
         bucket, key = _bucket_and_key(uri)
         condition = {"IfMatch": version} if version else {"IfNoneMatch": "*"}
         try:
@@ -590,7 +557,7 @@ def _digest(content: bytes) -> str:
 def delete(uri: str) -> None:
     """Deletes a file; one that is gone already is no error. Raises UserError if the store refuses."""
     try:
-        if uri.startswith("s3://"):
+        if is_s3(uri):
             bucket, key = _bucket_and_key(uri)
             s3_client().delete_object(Bucket=bucket, Key=key)  # pyarrow would leave an empty object for the folder
         else:
@@ -604,7 +571,7 @@ def remove_empty_folders(uri: str, name: re.Pattern[str]) -> None:
 
     On S3 there are none.
     """
-    if uri.startswith("s3://"):
+    if is_s3(uri):
         return
     folder = local_path(uri)
     with suppress(OSError):

@@ -1,29 +1,24 @@
 """Real components that the tests share: a Ray, an S3 server, small trained networks."""
 
 import importlib.util
-import json
 import os
 import runpy
 import shlex
 import signal
-import socket
-import subprocess
 import sys
-import time
 import uuid
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-import boto3
 import pytest
 import ray
 import torch
-from botocore.exceptions import BotoCoreError, ClientError
 from fault_proxy import FaultProxy, Plan
 from files import SMALL, encode, write_classifier, write_dtn, write_mat
 from matplotlib import cbook
 from PIL import Image
+from seaweedfs import SeaweedFS, client
 
 from dtn_ray.config import DataConfig, Experiment, ModelConfig, Pretraining, Run
 from dtn_ray.data.street_digits import street_digits
@@ -32,13 +27,6 @@ from dtn_ray.pretrain import pretrain
 from dtn_ray.train import train
 
 JOBS = Path(__file__).parent.parent / "jobs"
-S3_USERS = {
-    "tester": ["Admin", "Read", "Write", "List", "Tagging"],
-    "writer": ["Read", "Write", "List"],  # nor may it make buckets, which for tester a write does
-    "reader": ["Read", "List"],
-    "nobody": [],
-}
-
 torch.set_num_threads(1)  # small networks are faster so, and leave the cores to Ray's workers
 
 
@@ -63,45 +51,8 @@ def ray_cluster(s3_server, s3_proxy):
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory):
     """A SeaweedFS; gives the variables of the standard AWS chain that lead there as a user who may do everything."""
-    folder = tmp_path_factory.mktemp("seaweedfs")
-    identities = [
-        {"name": name, "credentials": [{"accessKey": name, "secretKey": "not-a-secret"}], "actions": actions}
-        for name, actions in S3_USERS.items()
-    ]
-    (folder / "s3.json").write_text(json.dumps({"identities": identities}))
-    free = _free_ports(8)  # at once, or one could be given twice
-    ports = dict(zip(("master", "volume", "filer", "s3"), free[:4], strict=True))
-    command = [
-        str(Path(sys.executable).with_name("weed")),
-        "server",
-        f"-dir={folder}",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
-        "-master.telemetry=false",
-        "-master.volumeSizeLimitMB=256",
-        "-volume.max=200",
-        "-filer",
-        "-s3",
-        # Their ports are always the same: a second server on the machine would not start.
-        "-s3.port.iceberg=0",
-        "-s3.port.lance=0",
-        f"-s3.config={folder / 's3.json'}",
-        *(f"-{name}.port={port}" for name, port in ports.items()),
-        *(f"-{name}.port.grpc={port}" for name, port in zip(ports, free[4:], strict=True)),
-    ]
-    environment = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3']}",
-        "AWS_ACCESS_KEY_ID": "tester",
-        "AWS_SECRET_ACCESS_KEY": "not-a-secret",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
-        try:
-            _wait_for(environment, server, folder / "log")
-            yield environment
-        finally:
-            server.kill()  # it would take its time to end, and nothing of it is kept
+    with SeaweedFS(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server.environment
 
 
 @pytest.fixture(scope="session")
@@ -125,36 +76,6 @@ def store(s3_server, s3_proxy, monkeypatch):
         monkeypatch.setenv(name, value)
     yield s3_proxy
     s3_proxy.plan = Plan()
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def client(environment: dict[str, str]):
-    """A boto3 client of the test server."""
-    return boto3.client(
-        "s3",
-        endpoint_url=environment["AWS_ENDPOINT_URL"],
-        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
-        region_name=environment["AWS_REGION"],
-    )
-
-
-def _wait_for(environment: dict[str, str], server: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            client(environment).create_bucket(Bucket="ready")
-            return
-        except (BotoCoreError, ClientError):
-            time.sleep(0.5)
-    raise RuntimeError(f"the S3 server did not start:\n{log.read_text()[-2000:]}")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
+from ssl import SSLContext
 
 from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
 from yarl import URL
@@ -77,8 +78,9 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", 
 class FaultProxy:
     """The proxy, in a thread of its own for as long as a `with` lasts; `plan` may be set at any time."""
 
-    def __init__(self, upstream: str, port: int = 0) -> None:
+    def __init__(self, upstream: str, port: int = 0, ssl: SSLContext | None = None) -> None:
         self.upstream = upstream.rstrip("/")
+        self.ssl = ssl
         self.port = port
         self.requests: Counter[str] = Counter()
         """How many came, by method."""
@@ -121,9 +123,8 @@ class FaultProxy:
         app.router.add_route("*", "/{path:.*}", self._answer)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", self.port, backlog=1024)
-        await site.start()
-        self.port = runner.addresses[0][1]
+        self._runner = runner
+        await self._listen()
         self._session = ClientSession(
             auto_decompress=False,
             cookie_jar=DummyCookieJar(),
@@ -137,6 +138,24 @@ class FaultProxy:
         finally:
             await self._session.close()
             await runner.cleanup()
+
+    async def _listen(self) -> None:
+        self._site = web.TCPSite(self._runner, "127.0.0.1", self.port, backlog=1024, ssl_context=self.ssl)
+        await self._site.start()
+        self.port = self._runner.addresses[0][1]
+
+    def go_away(self, seconds: float) -> None:
+        """Nobody listens for so long, and connections that are there are cut; returns at once."""
+
+        async def go() -> None:
+            await self._site.stop()
+            for connection in list(self._runner.server.connections):
+                if connection.transport is not None:
+                    connection.transport.abort()
+            await asyncio.sleep(seconds)
+            await self._listen()
+
+        asyncio.run_coroutine_threadsafe(go(), self._loop)
 
     def _draw(self, method: str, path: str) -> tuple[Plan, str | None, bool]:
         """What is to happen to a request, and whether the store hears of it where the fault leaves that open."""

@@ -46,7 +46,12 @@ def photos(portrait) -> dict[str, bytes]:
     }
 
 
-BAD = {"cut.jpg": "the file is cut short", "zero.jpg": "empty file", "letter.jpg": "not an image", "huge.png": "more than the"}
+BAD = {
+    "cut.jpg": "the file is cut short",
+    "zero.jpg": "empty file",
+    "letter.jpg": "not an image",
+    "huge.png": "more than the",
+}
 
 
 def faces(out: str) -> list[dict]:

@@ -43,7 +43,7 @@ def load(dataset: str, split: str, data_dir: str | None = None, *, download: boo
 
 def _download(dataset: str, split: str, data_dir: str) -> None:
     """Fetches a dataset's files with torchvision into a local folder, where they are not there yet."""
-    if data_dir.startswith("s3://"):
+    if storage.is_s3(data_dir):
         raise UserError(f"--download writes to a local folder, not to {data_dir}")
     names = ("extra" if split == "largest" else split).split("+")
     if dataset == "svhn" and not {*names} <= {*svhn.SPLITS}:

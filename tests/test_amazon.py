@@ -79,7 +79,8 @@ def reached(amazon):
         variables = anonymous | {"AWS_NO_SIGN_REQUEST": value}
         asked.append({"bucket": "public", "variables": variables, "write": False})
     asked.append({"bucket": "payers", "variables": amazon.variables, "write": False})
-    asked.append({"bucket": "photos", "variables": amazon.variables | {"AWS_CA_BUNDLE": ""}, "write": False})
+    strangers = {name: value for name, value in amazon.variables.items() if name != "AWS_CA_BUNDLE"}
+    asked.append({"bucket": "photos", "variables": strangers, "write": False})
     done = amazon.run([sys.executable, str(TESTS / "reach.py")], {}, json.dumps(asked))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -121,7 +121,7 @@ def run(bulk: Bulk) -> dict[str, Any]:
     if job.dry_run:
         plan = _plan(job, ledger.parts(), None)
         return _summary(bulk, plan, Tally()) | _estimate(bulk, plan)
-    with lease.hold(storage.join(job.out, "lease.json"), job.lease_seconds) as held:
+    with lease.hold(storage.join(job.out, "lease.json"), job.lease_seconds, not job.unconditional_lease) as held:
         works = storage.join(job.out, "work")
         _sweep(works)  # what runs that were killed have left
         work = storage.join(works, uuid.uuid4().hex)
@@ -147,8 +147,8 @@ def _check(job: BulkJob) -> None:
         raise UserError(f"--max-failure-rate {job.max_failure_rate} must lie between 0 and 1")
     if job.limit is not None and job.limit < 0:
         raise UserError(f"--limit {job.limit} must be at least 0")
-    if job.lease_seconds <= 0:
-        raise UserError(f"--lease-seconds {job.lease_seconds} must be more than 0")
+    if not 0 < job.lease_seconds <= lease.LONGEST:
+        raise UserError(f"--lease-seconds {job.lease_seconds} must be more than 0 and at most {lease.LONGEST:g}, a day")
     for name in (
         "batch_size",
         "threads",

@@ -55,6 +55,10 @@ class BulkJob:
     all can be read."""
     lease_seconds: float = 60.0
     """A run that was killed keeps others from OUT for so long; one that lives renews its lease."""
+    unconditional_lease: bool = False
+    """For an OUT in a store without conditional writes, such as OpenStack Swift: take the lease by plain writes. You
+    make sure that no two runs start on OUT at the same moment; one that starts later is still told that another
+    works."""
     dry_run: bool = False
     """Count, and estimate the time from a few images; write nothing."""
     webhook: str = field(default="", repr=False)  # it may hold a token

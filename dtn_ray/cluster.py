@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from urllib.parse import urlsplit
 # An embedded Ray ends processes that were idle for so long, by default 1 s; a stream's readers, which pause for longer,
 # would spend most of their time on importing. Clusters are told so where they are started (cluster/).
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
+# Ray gives its node 30 s to start, which on a busy machine is not enough.
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "60")
 
 import ray
 import ray.data
@@ -28,6 +31,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from dtn_ray import s3
 from dtn_ray.errors import UserError
 
+START_ATTEMPTS = 2  # a node also gives up for good where its agents take more than 15 s
 KNOCK_SECONDS = 10.0  # Ray itself takes five minutes to say that nobody answers
 ASK_SECONDS = 5.0  # between looks at what an autoscaler does …
 LINE_EVERY = 12  # … of which so many make a line that says which nodes are missing
@@ -39,7 +43,8 @@ def connect(trains: bool = False) -> None:
     `trains`: with a dashboard, which Ray Train asks for its state and warns each second where there is none. It takes
     ten seconds to start, which other jobs are spared. A process that does both must train, or say so, first.
 
-    Raises UserError where RAY_ADDRESS names no cluster that can be reached, or one that wants another token.
+    Raises UserError where RAY_ADDRESS names no cluster that can be reached, or one that wants another token, and where
+    Ray does not start here.
     """
     if ray.is_initialized():
         return
@@ -49,21 +54,36 @@ def connect(trains: bool = False) -> None:
     if address == "local":
         # Nobody takes this machine away; the watcher is a process more, and its start prints an error of Ray's own.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    try:
-        dashboard = False if address == "local" and not trains else None
-        with _own_sigterm():
-            ray.init(
-                log_to_driver=True,
-                logging_level=logging.WARNING,
-                include_dashboard=dashboard,
-                runtime_env=None if address == "local" else _options_of_s3(),
-            )
-    except (AuthenticationError, ConnectionError) as error:
-        raise UserError(
-            f"the Ray cluster at {address} does not let this job in ({error}). If it has a token, set "
-            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it: `ray get-auth-token` "
-            "on its head prints it"
-        ) from error
+    dashboard = False if address == "local" and not trains else None
+    for attempt in range(START_ATTEMPTS):
+        try:
+            with _own_sigterm():
+                ray.init(
+                    log_to_driver=True,
+                    logging_level=logging.WARNING,
+                    include_dashboard=dashboard,
+                    runtime_env=None if address == "local" else _options_of_s3(),
+                )
+            return
+        except (AuthenticationError, ConnectionError) as error:
+            raise UserError(
+                f"the Ray cluster at {address} does not let this job in ({error}). If it has a token, set "
+                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it: `ray "
+                "get-auth-token` on its head prints it"
+            ) from error
+        except Exception as error:  # Ray raises no kind of its own where a process of its node does not start in time
+            if isinstance(error, (AssertionError, TypeError)):
+                raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if address != "local":
+                raise UserError(f"the Ray cluster at {address} cannot be joined: {reason}") from error
+            if attempt + 1 == START_ATTEMPTS or isinstance(error, ValueError):  # a setting stays as it is
+                raise UserError(
+                    f"Ray does not start on this machine: {reason} Is the machine busy, or out of memory or disk space "
+                    "(/tmp, /dev/shm)? Its logs lie below /tmp/ray/session_latest/logs; the variable "
+                    "RAY_raylet_start_wait_time_s allows it more seconds than 60"
+                ) from error
+            print(f"Ray did not start; trying again: {reason}", file=sys.stderr, flush=True)
 
 
 def _options_of_s3() -> dict[str, Any] | None:

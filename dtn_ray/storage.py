@@ -7,12 +7,14 @@ import os
 import posixpath
 import re
 import stat as stat_modes
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,13 @@ from urllib.parse import unquote
 
 import obstore
 import pyarrow as pa
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
 from obstore.exceptions import BaseError
 from pyarrow import fs
 
@@ -45,6 +53,10 @@ LISTING = pa.schema(
 ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")  # storage classes whose objects must be restored; GLACIER_IR's need not
 PAGE = 1000  # S3 gives no more keys at once
 FOLDER_PAGES = 10  # of a folder with more entries, the names are cut
+BODY_ATTEMPTS = 3
+BODY_BROKE_OFF = (ResponseStreamingError, IncompleteReadError, ReadTimeoutError)
+HEADERS = {"IfNoneMatch": "If-None-Match", "IfMatch": "If-Match"}
+SWAP_PAUSE = 0.2  # seconds
 LAST = chr(0x10FFFF)  # the last character: what begins with a character lies before it and this
 S3 = re.compile(r"s3[an]?://", re.IGNORECASE)  # s3a:// and s3n://, as Hadoop has it, are the same
 
@@ -499,41 +511,146 @@ def stat(uri: str) -> tuple[str | None, int, int | None]:
     return head.get("ETag", "").strip('"') or None, head["ContentLength"], since
 
 
-def read_versioned(uri: str) -> tuple[bytes, str | None]:
-    """A small file and the version to name in `compare_and_swap`; nothing and None where it is absent."""
+@dataclass(frozen=True)
+class Versioned:
+    """A small file that changes by `compare_and_swap`, as it was read."""
+
+    content: bytes
+    """Empty where the file is absent."""
+    version: str | None
+    """None where the file is absent."""
+    modified: float
+    """When it was last written, in seconds since 1970 by the store's clock; 0 where it is absent."""
+    now: float
+    """The store's clock when it answered; S3 tells whole seconds. Our own clock where a store does not tell."""
+
+
+class NoConditionalWrites(UserError):
+    """A store that cannot write a file on the condition that nobody else has meanwhile."""
+
+
+def read_versioned(uri: str) -> Versioned:
+    """A small file with what `compare_and_swap` has to know of it. Raises UserError if the store refuses."""
+    if is_s3(uri):
+        return _read_versioned_s3(uri)
+    path = Path(resolve(uri)[1])
     try:
-        if is_s3(uri):
-            bucket, key = _bucket_and_key(uri)
-            found = s3_client().get_object(Bucket=bucket, Key=key)
-            return found["Body"].read(), found["ETag"]
-        content = read_bytes(uri)
-        return content, _digest(content)
+        now = _clock(path.parent)
+        with path.open("rb") as file:
+            content = file.read()
+            return Versioned(content, _digest(content), os.fstat(file.fileno()).st_mtime, now)
     except FileNotFoundError:
-        return b"", None
-    except (OSError, ClientError, BotoCoreError) as error:
-        if isinstance(error, ClientError) and error.response["Error"]["Code"] in ("NoSuchKey", "404"):
-            return b"", None
-        raise UserError(f"{uri}: cannot be read: {error}. {_advice()}") from error
+        return Versioned(b"", None, 0, now)
+    except OSError as error:
+        raise UserError(f"{uri}: cannot be read: {error}") from error
 
 
-def compare_and_swap(uri: str, version: str | None, content: bytes) -> str | None:
+def _read_versioned_s3(uri: str) -> Versioned:
+    bucket, key = _bucket_and_key(uri)
+    left = BODY_ATTEMPTS
+    while True:
+        left -= 1
+        try:
+            found = s3_client().get_object(Bucket=bucket, Key=key)
+            content, version = found["Body"].read(), _bare(found["ETag"])
+            return Versioned(content, version, found["LastModified"].timestamp(), _date(found))
+        except BODY_BROKE_OFF as error:  # boto3 itself repeats only what fails before the body
+            if not left:
+                raise UserError(f"{uri}: cannot be read: {error}. {_advice()}") from error
+        except (OSError, ClientError, BotoCoreError) as error:
+            if isinstance(error, ClientError) and error.response["Error"]["Code"] in ("NoSuchKey", "404"):
+                return Versioned(b"", None, 0, _date(error.response))
+            raise UserError(f"{uri}: cannot be read: {error}. {_advice()}") from error
+
+
+def _clock(folder: Path) -> float:
+    """The clock of a folder's file system, which may be another machine's; our own where it cannot be asked."""
+    try:
+        os.utime(folder)
+        return folder.stat().st_mtime
+    except OSError:
+        return time.time()
+
+
+def _date(answer: Mapping[str, Any]) -> float:
+    """The store's clock by an answer's header Date."""
+    try:
+        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
+    except (KeyError, TypeError, ValueError):
+        return time.time()
+
+
+def _bare(etag: str) -> str:
+    return etag.removeprefix("W/").strip('"')
+
+
+def compare_and_swap(uri: str, version: str | None, content: bytes, conditional: bool = True) -> str | None:
     """Writes a file if it still is of that version (None: absent); returns its new version, or None if it is not.
 
-    By S3's conditional writes, and by a lock on the local folder. No two contents written to one file may be the same.
-    Raises UserError if the store refuses.
+    By S3's conditional writes, and by a lock on the local folder; with `conditional` False by a look at the version
+    just before the write, which two writers at the same moment both pass. No two contents written to one file may be
+    the same: so a write whose answer was lost is known by its content. Raises NoConditionalWrites where the store has
+    none, UserError if it refuses, be it that it does not replace the very version that it has.
     """
-    if is_s3(uri):
-        bucket, key = _bucket_and_key(uri)
-        condition = {"IfMatch": version} if version else {"IfNoneMatch": "*"}
-        try:
-            return s3_client().put_object(Bucket=bucket, Key=key, Body=content, **condition)["ETag"]
-        except ClientError as error:
-            # 409: another write came in between; 404: there is nothing that could match.
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (404, 409, 412):
+    if not conditional:
+        if read_versioned(uri).version != version:
+            return None
+        return _put_if(uri, {}, content) if is_s3(uri) else _replace(uri, content)
+    return _swap_s3(uri, version, content) if is_s3(uri) else _swap_local(uri, version, content)
+
+
+def _swap_s3(uri: str, version: str | None, content: bytes) -> str | None:
+    # Ceph compares the header with the bare ETag; a store may as well do so with the quoted one, as HTTP writes it.
+    conditions = [{"IfMatch": version}, {"IfMatch": f'"{version}"'}] if version else [{"IfNoneMatch": "*"}]
+    for attempt in range(2):  # twice, since a write beside this one may be refused like this, and then fail
+        time.sleep(SWAP_PAUSE * attempt)
+        for condition in conditions:
+            written = _put_if(uri, condition, content)
+            if written:
+                return written
+            found = read_versioned(uri)
+            if found.version and found.content == content:
+                return found.version
+            if found.version != version:
                 return None
-            raise UserError(f"{uri}: cannot be written: {error}. {_advice()}") from error
-        except BotoCoreError as error:
-            raise UserError(f"{uri}: cannot be written: {error}. {_advice()}") from error
+    state = f"is still of the version {version}" if version else "is absent"
+    raise UserError(f"{uri}: the store refuses to write this file, as if another had changed it, though it {state}")
+
+
+def _put_if(uri: str, condition: dict[str, str], content: bytes) -> str | None:
+    """The version written; None if the store says that the condition does not hold."""
+    bucket, key = _bucket_and_key(uri)
+    try:
+        return _bare(s3_client().put_object(Bucket=bucket, Key=key, Body=content, **condition)["ETag"])
+    except ClientError as error:
+        status, code = error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]["Code"]
+        if condition and (status == 501 or code == "NotImplemented"):
+            text = str(error).rstrip(".")
+            raise NoConditionalWrites(f"{uri}: the store has no conditional writes: {text}") from error
+        # 412, and 304 of old MinIOs: it does not hold; 409: another write came in between; 404: there is nothing that
+        # could match.
+        if condition and status in (304, 404, 409, 412) and code != "NoSuchBucket":
+            return None
+        raise UserError(f"{uri}: cannot be written: {error}. {_advice()}") from error
+    except BotoCoreError as error:
+        raise UserError(f"{uri}: cannot be written: {error}. {_advice()}") from error
+
+
+def require_conditional_writes(uri: str, content: bytes) -> None:
+    """Raises NoConditionalWrites where a store takes every write to an existing file, whatever its condition.
+
+    `content` stands in the file then. Nothing to ask of a local folder. Raises UserError if the store refuses.
+    """
+    if not is_s3(uri):
+        return
+    for condition in ({"IfNoneMatch": "*"}, {"IfMatch": "0" * 32}):
+        if _put_if(uri, condition, content):
+            raise NoConditionalWrites(
+                f"{uri}: the store has no conditional writes: it ignores {HEADERS[next(iter(condition))]}"
+            )
+
+
+def _swap_local(uri: str, version: str | None, content: bytes) -> str | None:
     folder = Path(resolve(uri)[1]).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -541,13 +658,18 @@ def compare_and_swap(uri: str, version: str | None, content: bytes) -> str | Non
     except OSError as error:
         raise UserError(f"{uri}: cannot be written: {error}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # until it is closed, be it by the process's end
-        if read_versioned(uri)[1] != version:
-            return None
-        write_bytes(uri, content)
-        return _digest(content)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # until it is closed, be it by the process's end
+        except OSError as error:
+            raise NoConditionalWrites(f"{uri}: the file system has no locks (flock): {error}") from error
+        return _replace(uri, content) if read_versioned(uri).version == version else None
     finally:
         os.close(descriptor)
+
+
+def _replace(uri: str, content: bytes) -> str:
+    write_bytes(uri, content)
+    return _digest(content)
 
 
 def _digest(content: bytes) -> str:

@@ -13,6 +13,7 @@ from types import ModuleType
 
 import pytest
 import ray
+import stores
 import torch
 from fault_proxy import FaultProxy, Plan
 from files import SMALL, encode, write_classifier, write_dtn, write_mat
@@ -56,6 +57,26 @@ def s3_server(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def ceph_server(tmp_path_factory):
+    """Ceph's S3 gateway; gives the variables of the standard AWS chain that lead there."""
+    if missing := stores.missing(stores.CEPH):
+        pytest.skip(f"Debian's ceph-mon, ceph-mgr, ceph-osd, ceph-common and radosgw are not installed: no {missing}")
+    with stores.ceph(tmp_path_factory.mktemp("ceph")) as environment:
+        yield environment
+
+
+@pytest.fixture(scope="session")
+def swift_server(tmp_path_factory):
+    """OpenStack Swift's S3 interface, without conditional writes; gives variables likewise."""
+    if missing := stores.missing(stores.SWIFT):
+        pytest.skip(
+            f"Debian's swift-proxy, -account, -container, -object and memcached are not installed: no {missing}"
+        )
+    with stores.swift(tmp_path_factory.mktemp("swift")) as environment:
+        yield environment
+
+
+@pytest.fixture(scope="session")
 def s3_proxy(s3_server):
     """The proxy between this session's Ray and the S3 server: `fault_proxy` is the way to use it."""
     with FaultProxy(s3_server["AWS_ENDPOINT_URL"]) as proxy:
@@ -83,6 +104,26 @@ def bucket(ray_cluster, s3_server):
     """A new bucket on the S3 server, as s3://…"""
     name = f"test-{uuid.uuid4().hex[:12]}"
     client(s3_server).create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
+@pytest.fixture
+def ceph_bucket(ceph_server, monkeypatch):
+    """A new bucket of Ceph's, as s3://…, for what this process does itself: its Ray's workers know no way there."""
+    return _bucket_of(ceph_server, monkeypatch)
+
+
+@pytest.fixture
+def swift_bucket(swift_server, monkeypatch):
+    """A new bucket of Swift's likewise."""
+    return _bucket_of(swift_server, monkeypatch)
+
+
+def _bucket_of(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    client(environment).create_bucket(Bucket=name)
     return f"s3://{name}"
 
 

@@ -12,9 +12,9 @@ from dtn_ray.errors import UserError
 from dtn_ray.ledger import SCHEMA, Ledger, read_range
 
 
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture(params=["folder", "bucket", "ceph_bucket", "swift_bucket"])
 def uri(request, tmp_path) -> str:
-    return str(tmp_path / "ledger") if request.param == "folder" else f"{request.getfixturevalue('bucket')}/ledger"
+    return str(tmp_path / "ledger") if request.param == "folder" else f"{request.getfixturevalue(request.param)}/ledger"
 
 
 def rows(*keys: str, status: str = "converted", attempts: int = 1, model: str = "m") -> pa.Table:

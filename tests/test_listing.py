@@ -84,15 +84,16 @@ def test_every_key_is_in_one_stretch_in_either_order(order: str, seed: int, monk
     assert sorted(found) == sorted(keys)
 
 
-def test_a_real_store_in_stretches(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = names(0, 800)
-    store = S3Store(
+@pytest.mark.parametrize("store", ["bucket", "ceph_bucket"])
+def test_a_real_store_in_stretches(store: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, bucket = names(0, 800), request.getfixturevalue(store)
+    client = S3Store(
         bucket.removeprefix("s3://"),
         endpoint=storage.os.environ["AWS_ENDPOINT_URL"],
         client_options={"allow_http": True},
     )
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda key: obstore.put(store, f"in/{key}", b"x"), keys))
+        list(pool.map(lambda key: obstore.put(client, f"in/{key}", b"x"), keys))
     monkeypatch.setattr(storage, "FOLDER_PAGES", 1)
     found, stretches = listed(f"{bucket}/in", 8)
     assert stretches >= 8

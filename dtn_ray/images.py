@@ -1,5 +1,6 @@
 """Images of any kind from bytes, and pixels back to bytes."""
 
+import hashlib
 import io
 import struct
 import threading
@@ -16,6 +17,9 @@ from dtn_ray.colour import to_rgb
 from dtn_ray.repair import Truncated as Truncated
 
 Image.MAX_IMAGE_PIXELS = None  # `photo` has a limit of its own, for every image
+# Pillow allocates images in blocks of 16 MB, which glibc keeps for each thread that freed some; larger ones go back to
+# the system at once. 16 threads that decode pictures with alpha then take a third of the memory.
+Image.core.set_block_size(128 << 20)
 register_heif_opener()
 
 # No others: Pillow would call Ghostscript for an EPS.
@@ -29,6 +33,8 @@ CONTENT_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 
 # What the threads of a process have decoded at once, or a bucket of large photos would take memory by the thread.
 PIXELS_AT_ONCE = 256_000_000
+
+ROWS_AT_ONCE = 256
 
 # A JPEG is decoded at an eighth, a quarter or half of its size where so many times the wanted size remain.
 OVERSAMPLING = 2
@@ -155,12 +161,16 @@ def _repaired(
 ) -> tuple[Image.Image, float]:
     """`_load` of a file that failed with `error`, without its metadata. Raises as `photo` does."""
 
-    def draft(other: bytes) -> Image.Image:
+    def digest(other: bytes) -> bytes:
         with ExitStack() as own:
-            return _load(other, max_pixels, at_least, own)[0]
+            image, sha = _load(other, max_pixels, at_least, own)[0], hashlib.sha256()
+            for top in range(0, image.height, ROWS_AT_ONCE):  # not whole, which would hold the pixels twice
+                bottom = min(top + ROWS_AT_ONCE, image.height)
+                sha.update(image.crop((0, top, image.width, bottom)).tobytes())
+        return sha.digest()
 
     try:
-        for plain, metadata in repair.versions(content, draft):
+        for plain, metadata in repair.versions(content, digest):
             try:
                 image, scale = _load(plain, max_pixels, at_least, held)
             except TooManyPixels:

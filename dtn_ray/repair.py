@@ -12,8 +12,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from PIL import Image
-
 Metadata = dict[str, bytes]  # as Pillow's Image.info has it: exif, icc_profile
 
 LARGEST_PROFILE = 8 << 20  # bytes; the largest profiles of printing presses have about three million
@@ -31,14 +29,14 @@ class Truncated(ValueError):
         super().__init__(f"{CUT_SHORT}: {what}")
 
 
-def versions(content: bytes, draft: Callable[[bytes], Image.Image]) -> Iterator[tuple[bytes, Metadata]]:
+def versions(content: bytes, digest: Callable[[bytes], bytes]) -> Iterator[tuple[bytes, Metadata]]:
     """The same picture in files without metadata, the mildest change first, each with the metadata that was left out.
 
-    `draft` opens such a file at the size that is wanted. Raises Truncated where the picture is not complete, and
-    nothing where the file is damaged in a way that is not known here: then there are no versions.
+    `digest` tells the pixels of such a file, at the size that is wanted, from others. Raises Truncated where the
+    picture is not complete, and nothing where the file is damaged in a way that is not known here: then there are none.
     """
     if content.startswith(b"\xff\xd8"):
-        yield _jpeg(content, draft)
+        yield _jpeg(content, digest)
     elif content.startswith(PNG):
         yield from _png(content)
     elif content.startswith(b"RIFF") and content[8:12] == b"WEBP":
@@ -158,7 +156,7 @@ def _see(left: dict[int, list[int]], scan: bytes, progressive: bool) -> None:
             left.setdefault(component, [99] * 64)[i] = bits
 
 
-def _jpeg(content: bytes, draft: Callable[[bytes], Image.Image]) -> tuple[bytes, Metadata]:
+def _jpeg(content: bytes, digest: Callable[[bytes], bytes]) -> tuple[bytes, Metadata]:
     found = _segments(content)
     plain = b"\xff\xd8" + b"".join(found.structure)
     if found.whole:
@@ -168,7 +166,7 @@ def _jpeg(content: bytes, draft: Callable[[bytes], Image.Image]) -> tuple[bytes,
     if any(any(bits) for bits in found.left.values()):
         raise Truncated
     plain = _without_padding(plain)
-    pictures = (hashlib.blake2b(draft(plain + ending).tobytes()).digest() for ending in ENDINGS)
+    pictures = (digest(plain + ending) for ending in ENDINGS)
     first = next(pictures)
     if any(picture != first for picture in pictures):
         raise Truncated

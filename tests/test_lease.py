@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from small_store import SmallStore
 
-from dtn_ray import storage
+from dtn_ray import s3, storage
 from dtn_ray.errors import UserError
 from dtn_ray.lease import Lease, hold
 
@@ -290,7 +290,8 @@ def test_an_expired_lease_that_the_store_does_not_give_is_told_as_that(small_sto
         Lease(uri, 60)
 
 
-def test_a_write_whose_answer_was_lost_is_this_runs_own(small_store):
+def test_a_write_whose_answer_was_lost_is_this_runs_own(small_store, monkeypatch):
+    monkeypatch.setattr(s3, "PATIENCE", 1.0)  # of 20 s
     store, uri = small_store()
     store.lost["PUT"] = 1
     lease = Lease(uri, 60)

@@ -4,6 +4,7 @@ import hashlib
 import io
 import struct
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -17,6 +18,8 @@ from dtn_ray.colour import to_rgb
 from dtn_ray.repair import Truncated as Truncated
 
 Image.MAX_IMAGE_PIXELS = None  # `photo` has a limit of its own, for every image
+# Pillow warns of odd metadata, without telling of which file; the picture is what counts.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 # Pillow allocates images in blocks of 16 MB, which glibc keeps for each thread that freed some; larger ones go back to
 # the system at once. 16 threads that decode pictures with alpha then take a third of the memory.
 Image.core.set_block_size(128 << 20)

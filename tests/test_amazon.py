@@ -6,7 +6,6 @@ import os
 import shlex
 import signal
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -145,17 +144,27 @@ def test_an_ingestion_from_and_to_amazon(amazon, yunet, portrait):
     assert (summary["converted"], summary["failed"]) == (2, 0)
 
 
+AWAIT_CHECKPOINT = """
+import sys, time
+from dtn_ray import storage
+deadline = time.monotonic() + 200
+while not any(key.endswith("checkpoint.json") for key in storage.list_keys(sys.argv[1])):
+    assert time.monotonic() < deadline
+    time.sleep(0.2)
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("bucket", ["photos", "my.dotted.bucket", "far"])
 def test_a_training_on_amazon_goes_on_after_a_kill(amazon, bucket):
     command = [sys.executable, str(ROOT / "jobs/pretrain.py"), "--dataset", "handwritten-digits", "--split", "train"]
-    command += ["--width", "0.15", "--epochs", "12", "--lr", "5e-3", "--cpus-per-worker", "1", "--name", "f"]
+    command += ["--width", "0.15", "--epochs", "40", "--lr", "5e-3", "--cpus-per-worker", "1", "--name", "f"]
     command += ["--checkpoint-every", "20", "--log-every", "10", "--storage", f"s3://{bucket}/runs"]
     listing = [sys.executable, "-c", "import sys\nfrom dtn_ray import storage\nprint(*storage.list_keys(sys.argv[1]))"]
     driver = amazon.start(command, amazon.variables, start_new_session=True)
-    deadline = time.monotonic() + 200
-    while "checkpoint.json" not in amazon.run([*listing, f"s3://{bucket}/runs/f"], amazon.variables).stdout:
-        assert time.monotonic() < deadline and driver.poll() is None, driver.communicate()
+    # One process that looks often: a new one for each look takes longer than the whole training.
+    saved = amazon.run([sys.executable, "-c", AWAIT_CHECKPOINT, f"s3://{bucket}/runs/f"], amazon.variables)
+    assert saved.returncode == 0 and driver.poll() is None, driver.communicate()
     os.killpg(driver.pid, signal.SIGKILL)  # nsenter has become the driver
     driver.communicate()
     assert "result.json" not in amazon.run([*listing, f"s3://{bucket}/runs/f"], amazon.variables).stdout

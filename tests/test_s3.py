@@ -426,6 +426,6 @@ def test_a_conversion_goes_on_when_its_server_was_killed_and_started_again(made,
             server.start()
             out, err = run.communicate(timeout=240)
         assert run.returncode == 0, out + err
-        summary = json.loads(out[out.rindex("\n{") :])
+        summary = json.loads(out[f"\n{out}".rindex("\n{") :])
         assert (summary["converted"], summary["failed"], summary["remaining"]) == (2000, 0, 0)
         assert {row["attempts"] for row in objects.newest("s3://killed/out").values()} == {1}

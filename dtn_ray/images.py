@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import struct
 import threading
 import warnings
@@ -32,6 +33,15 @@ SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo", ".webp"),
     *(".bmp", ".dib", ".gif", ".tif", ".tiff", ".heic", ".heics", ".heif", ".heifs", ".hif", ".avif", ".avifs"),
 )
+# What macOS, Windows, NAS systems and git keep in folders of photos: thumbnails and deleted files among it, with the
+# suffixes of photos. In small letters or large, since ZIP files and other systems change that.
+_FOLDERS = (
+    *("__MACOSX", r"\.AppleDouble", r"\.Trashes", r"\.Trash", r"\.Trash-\d+", r"\.Spotlight-V100", r"\.fseventsd"),
+    *("@eaDir", "#recycle", "@Recycle", r"\.@__thumb", r"\$RECYCLE\.BIN", "System Volume Information"),
+    *(r"\.thumbnails", r"\.git"),
+)
+_FILES = (r"\._[^/]*", r"\.DS_Store", r"(eh)?thumbs(_\w+)?\.db", r"desktop\.ini", r"\.directory", r"icon\r")
+LITTER_NAMES = rf"(?i)(^|/)(({'|'.join(_FOLDERS)})/|({'|'.join(_FILES)})$)"
 CONTENT_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 
 # What the threads of a process have decoded at once, or a bucket of large photos would take memory by the thread.
@@ -79,6 +89,11 @@ class Budget:
 
 
 _pixels = Budget(PIXELS_AT_ONCE)
+
+
+def is_photo_name(key: str) -> bool:
+    """Whether a key is called as a photo is: by its suffix, and not as what systems keep beside photos."""
+    return key.lower().endswith(SUFFIXES) and re.search(LITTER_NAMES, key) is None
 
 
 class TooManyPixels(ValueError):

@@ -21,6 +21,7 @@ from dtn_ray import parquet, storage
 from dtn_ray.bulk_job import BulkJob
 from dtn_ray.errors import UserError
 from dtn_ray.failures import CAUSES
+from dtn_ray.images import LITTER_NAMES
 from dtn_ray.ledger import DONE, Part, first_of_each_key, read_range
 from dtn_ray.left_out import LITTER, MATCH, MIN_SIZE, MODIFIED_SINCE, OTHER_SUFFIX, LeftOut
 from dtn_ray.repair import CUT_SHORT
@@ -42,16 +43,6 @@ STRETCHES = 64  # of the source, listed side by side
 SHARES = 256  # more tasks would burden the driver
 CHUNK = 50_000  # keys that are compared with the ledger at once
 SAMPLE = 32
-
-# What macOS, Windows, NAS systems and git keep in folders of photos: thumbnails and deleted files among it, with the
-# suffixes of photos. In small letters or large, since ZIP files and other systems change that.
-_FOLDERS = (
-    *("__MACOSX", r"\.AppleDouble", r"\.Trashes", r"\.Trash", r"\.Trash-\d+", r"\.Spotlight-V100", r"\.fseventsd"),
-    *("@eaDir", "#recycle", "@Recycle", r"\.@__thumb", r"\$RECYCLE\.BIN", "System Volume Information"),
-    *(r"\.thumbnails", r"\.git"),
-)
-_FILES = (r"\._[^/]*", r"\.DS_Store", r"(eh)?thumbs(_\w+)?\.db", r"desktop\.ini", r"\.directory", r"icon\r")
-NO_PHOTOS = rf"(?i)(^|/)(({'|'.join(_FOLDERS)})/|({'|'.join(_FILES)})$)"
 
 
 @dataclass
@@ -239,7 +230,7 @@ def _settled(job: BulkJob, known: pa.Table, images: pa.Table) -> pa.ChunkedArray
 
 def _photos(job: BulkJob, files: pa.Table, left_out: LeftOut) -> pa.Table:
     """Those of some files that are photos by their name; the others are counted."""
-    litter = pc.call_function("match_substring_regex", [files["key"]], pc.MatchSubstringOptions(NO_PHOTOS))
+    litter = pc.call_function("match_substring_regex", [files["key"]], pc.MatchSubstringOptions(LITTER_NAMES))
     left_out.add_keys(LITTER, files.filter(litter)["key"])
     files = files.filter(pc.call_function("invert", [litter]))
     suffixes = tuple(suffix.lower() for suffix in job.suffixes)

@@ -25,7 +25,7 @@ from dtn_ray.cluster import connect
 from dtn_ray.config import Run, SuperResolution, fingerprint
 from dtn_ray.data.order import step_seed, worker_slice
 from dtn_ray.errors import UserError
-from dtn_ray.images import SUFFIXES, photo
+from dtn_ray.images import SUFFIXES, is_photo_name, photo
 from dtn_ray.metrics import TrainingMetrics
 from dtn_ray.models.srcnn import SRCNN, degrade, rgb_to_ycbcr
 from dtn_ray.progress import Progress
@@ -73,7 +73,7 @@ def read_luminances(uri: str, least: int) -> Luminances:
     Images that cannot be read, or with a side of less than `least` pixels, are named in a warning and left out. Raises
     UserError where none is left.
     """
-    keys = [key for key in storage.list_keys(uri) if key.lower().endswith(SUFFIXES)]
+    keys = list(filter(is_photo_name, storage.list_keys(uri)))
     found: Luminances = {}
     for i in range(0, len(keys), FILES_AT_ONCE):
         part = keys[i : i + FILES_AT_ONCE]

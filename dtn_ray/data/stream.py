@@ -19,7 +19,7 @@ from PIL import Image
 from dtn_ray import storage
 from dtn_ray.data import layouts
 from dtn_ray.errors import UserError
-from dtn_ray.images import SUFFIXES, photo
+from dtn_ray.images import is_photo_name, photo
 
 IMAGES_PER_BLOCK = 256  # decoded at once: 18 MB at 152 pixels
 FILES_AT_ONCE = 256
@@ -132,7 +132,7 @@ def find_people(uri: str) -> list[Rows]:
     keys = storage.list_keys(uri)
     if uris := _parquet_files(uri, keys):
         return [*_row_groups(uri, uris, WITH_IDENTITY)]
-    keys = sorted(key for key in keys if key.lower().endswith(SUFFIXES) and "/" in key and layouts.is_data(key))
+    keys = sorted(key for key in keys if is_photo_name(key) and "/" in key)
     if not keys:
         raise UserError(f"{uri}: neither Parquet files there nor folders of images, one for each person")
     order = np.random.default_rng(0).permutation(len(keys))

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -138,8 +139,13 @@ def causes() -> Iterator[None]:
         cause: BaseException | None = error.cause
         while cause and not isinstance(cause, UserError):
             cause = cause.__cause__
+        # Pickling drops what an exception was raised from; the text of Ray's error still has it.
+        told = str(cause) if cause else "".join(re.findall(rf"^{_NAME}: (.*)$", str(error), re.MULTILINE)[:1])
         # Ray Data adds lines of advice of its own.
-        raise UserError(str(cause).splitlines()[0]) if cause else error from None
+        raise UserError(told.splitlines()[0]) if told else error from None
+
+
+_NAME = re.escape(f"{UserError.__module__}.{UserError.__qualname__}")
 
 
 def quiet_ray_data() -> None:

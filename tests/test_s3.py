@@ -422,7 +422,7 @@ def test_a_conversion_goes_on_when_its_server_was_killed_and_started_again(made,
             while not objects.images("s3://killed/out") and run.poll() is None:
                 time.sleep(0.2)
             server.kill()
-            time.sleep(6)
+            time.sleep(3)  # and it needs some seconds to serve again what it has
             server.start()
             out, err = run.communicate(timeout=240)
         assert run.returncode == 0, out + err

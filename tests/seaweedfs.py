@@ -40,7 +40,7 @@ class SeaweedFS:
             "-ip.bind=127.0.0.1",
             "-master.telemetry=false",
             "-master.volumeSizeLimitMB=256",
-            "-volume.max=200",
+            "-volume.max=2000",  # each bucket takes seven
             "-filer",
             "-s3",
             # Their ports are always the same: a second server on the machine would not start.

@@ -225,7 +225,7 @@ def test_images_that_do_not_serve_are_named_and_left_out(tmp_path, capsys):
     assert {*found["sub/good.png"].flat} == {81}
     warnings = capsys.readouterr().out
     assert f"{tmp_path}/small.png: left out: 40×29 pixels, and 30×30 are the least" in warnings
-    assert "cut.png: left out: damaged" in warnings and "empty.jpg: left out: empty file" in warnings
+    assert "cut.png: left out: the file is cut short" in warnings and "empty.jpg: left out: empty file" in warnings
     assert warnings.count("warning: ") == 3
 
 

@@ -74,7 +74,7 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
     if not is_s3(uri):
         return fs.LocalFileSystem(), absolute(uri)
     path = absolute(uri).removeprefix("s3://").strip("/")
-    _, key = _bucket_and_key(f"s3://{path}")
+    _, key = bucket_and_key(f"s3://{path}")
     if key and not _plain(key):
         raise UserError(
             f"{uri}: an empty folder name (//), one of dots alone or a control character; photos can be read from "
@@ -124,9 +124,6 @@ def bucket_and_key(uri: str) -> tuple[str, str]:
     """Of a URI of S3; the key may be empty, or begin with a slash."""
     bucket, _, key = uri[uri.index("://") + 3 :].partition("/")
     return bucket, key
-
-
-_bucket_and_key = bucket_and_key
 
 
 def join(uri: str, *names: str) -> str:
@@ -246,7 +243,7 @@ def _not_listed(uri: str, error: Exception) -> UserError:
 
 
 def _pages_s3(uri: str, stretch: Stretch) -> Iterator[pa.Table]:
-    bucket, prefix = _bucket_and_key(uri.rstrip("/") + "/")
+    bucket, prefix = bucket_and_key(uri.rstrip("/") + "/")
     folder = prefix + stretch.folder
 
     def table(objects: list[dict[str, Any]]) -> pa.Table:
@@ -328,7 +325,7 @@ def stretches(uri: str, parts: int) -> list[Stretch]:
 
 def _open_folder(uri: str, folder: str, parts: int) -> tuple[list[Stretch], list[str]]:
     """Stretches of the entries of a folder, and the folders in it that are not among them."""
-    bucket, prefix = _bucket_and_key(uri.rstrip("/") + "/")
+    bucket, prefix = bucket_and_key(uri.rstrip("/") + "/")
     pages = list(islice(_list(bucket, prefix + folder, folders_apart=True), FOLDER_PAGES + 1))
     if len(pages) <= FOLDER_PAGES:
         names = {each["Prefix"][len(prefix + folder) : -1] for page in pages for each in page.get("CommonPrefixes", ())}
@@ -373,7 +370,7 @@ def read_bytes(uri: str) -> bytes:
     """The whole content of a file. Raises OSError where it is absent or the store fails, of S3 a Refused."""
     if not is_s3(uri):
         return local_files.read(local_path(uri))
-    bucket, key = _bucket_and_key(uri)
+    bucket, key = bucket_and_key(uri)
     try:
         if _plain(key):
             return obstore.get(_store(bucket), key).bytes().to_bytes()
@@ -392,7 +389,7 @@ def read_many(uris: Sequence[str]) -> list[bytes | Refused]:
             return refused(uri, error)
 
     async def fetch(uri: str) -> bytes | Refused:
-        bucket, key = _bucket_and_key(uri)
+        bucket, key = bucket_and_key(uri)
         if not _plain(key):
             return await asyncio.to_thread(read, uri)
         try:
@@ -444,7 +441,7 @@ def write_many(files: Sequence[NewFile], scratch: str | None = None) -> list[Ref
         return None
 
     async def send(file: NewFile) -> Refused | None:
-        bucket, key = _bucket_and_key(file.uri)
+        bucket, key = bucket_and_key(file.uri)
         if not _plain(key):
             return await asyncio.to_thread(write, file)
         try:
@@ -478,7 +475,7 @@ def _write(file: NewFile, scratch: str | None = None) -> None:
 
 
 def _put(file: NewFile) -> None:
-    bucket, key = _bucket_and_key(file.uri)
+    bucket, key = bucket_and_key(file.uri)
     try:
         if _plain(key):
             obstore.put(_store(bucket), key, file.content, attributes=_attributes(file))
@@ -501,7 +498,7 @@ def stat(uri: str) -> tuple[str | None, int, int | None]:
     """
     if not is_s3(uri):
         return local_files.stat(local_path(uri))
-    bucket, key = _bucket_and_key(uri)
+    bucket, key = bucket_and_key(uri)
     try:
         head = s3_client().head_object(Bucket=bucket, Key=key)
     except (ClientError, BotoCoreError) as error:
@@ -546,7 +543,7 @@ def read_versioned(uri: str) -> Versioned:
 
 
 def _read_versioned_s3(uri: str) -> Versioned:
-    bucket, key = _bucket_and_key(uri)
+    bucket, key = bucket_and_key(uri)
     left = BODY_ATTEMPTS
     while True:
         left -= 1
@@ -619,7 +616,7 @@ def _swap_s3(uri: str, version: str | None, content: bytes) -> str | None:
 
 def _put_if(uri: str, condition: dict[str, str], content: bytes) -> str | None:
     """The version written; None if the store says that the condition does not hold."""
-    bucket, key = _bucket_and_key(uri)
+    bucket, key = bucket_and_key(uri)
     try:
         return _bare(s3_client().put_object(Bucket=bucket, Key=key, Body=content, **condition)["ETag"])
     except ClientError as error:
@@ -680,7 +677,7 @@ def delete(uri: str) -> None:
     """Deletes a file; one that is gone already is no error. Raises UserError if the store refuses."""
     try:
         if is_s3(uri):
-            bucket, key = _bucket_and_key(uri)
+            bucket, key = bucket_and_key(uri)
             s3_client().delete_object(Bucket=bucket, Key=key)  # pyarrow would leave an empty object for the folder
         else:
             Path(resolve(uri)[1]).unlink(missing_ok=True)

@@ -425,7 +425,7 @@ def test_a_conversion_goes_on_when_its_server_was_killed_and_started_again(made,
             killed = time.monotonic()
             time.sleep(4)
             server.start()
-            while not objects.answers():
+            while not objects.answers("s3://killed/in/0000.png"):
                 time.sleep(0.2)
             absent = time.monotonic() - killed
             out, err = run.communicate(timeout=240)

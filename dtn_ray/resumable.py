@@ -38,7 +38,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
-from dtn_ray import storage
+from dtn_ray import ray_train_console, storage
 from dtn_ray.cluster import connect, telling_shortages, worker_resources
 from dtn_ray.config import Run, from_dict, to_dict
 from dtn_ray.errors import UserError, changes
@@ -54,6 +54,7 @@ def report(metrics: dict[str, Any], write: Callable[[Path], None] | None = None)
 
     The checkpoint is uploaded while training goes on.
     """
+    ray_train_console.quiet_reports()
     if write is None:
         ray.train.report(metrics)
         return
@@ -141,6 +142,7 @@ def run_training(
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
         ),
     )
+    ray_train_console.prepare()
     try:
         with telling_shortages(resources, run.min_workers or run.workers):
             result = trainer.fit()

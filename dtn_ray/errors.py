@@ -2,9 +2,17 @@
 
 from typing import Any
 
+from dtn_ray.display import line
+
 
 class UserError(ValueError):
-    """Bad input. The message names the file or setting, what is wrong with it and what to do; jobs print it alone."""
+    """Bad input. The message names the file or setting, what is wrong with it and what to do; jobs print it alone.
+
+    It is cleaned as a line of text (display.py), so parts of it may come from anywhere.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(line(message))
 
 
 def changes(before: Any, after: Any, prefix: str = "") -> list[str]:

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dtn_ray import storage
+from dtn_ray.display import line
 from dtn_ray.errors import UserError
 from dtn_ray.storage import NoConditionalWrites, Versioned
 
@@ -216,8 +217,8 @@ def _skew(now: float, began: float, ended: float) -> float:
 def _warn(uri: str, skew: float) -> None:
     how = "behind" if skew > 0 else "ahead of"
     print(
-        f"warning: this machine's clock is {abs(skew):.0f} s {how} that of the store of {uri}. The lease goes by the "
-        "store's clock; but S3 refuses requests once clocks are 15 minutes apart, and an older version of dtn-ray "
+        f"warning: this machine's clock is {abs(skew):.0f} s {how} that of the store of {line(uri)}. The lease goes by "
+        "the store's clock; but S3 refuses requests once clocks are 15 minutes apart, and an older version of dtn-ray "
         "would take over a lease that is alive. Set this machine's clock (NTP).",
         file=sys.stderr,
     )

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from dtn_ray import storage
 from dtn_ray.bulk_job import BulkJob
+from dtn_ray.display import line
 from dtn_ray.failures import IMAGE, MODEL, STORE
 from dtn_ray.images import CONTENT_TYPES, encode
 from dtn_ray.keys import output_key
@@ -28,6 +29,7 @@ NO_FACE: Row = {"status": "no face", "reason": "no face was found"}
 # What one thread fetches at once: enough for the store to be busy, in memory that large photos do not fill.
 OBJECTS_AT_ONCE = 64
 BYTES_AT_ONCE = 16 << 20
+LONGEST_REASON = 500  # characters
 
 
 @dataclass
@@ -284,4 +286,4 @@ def source_uri(source: str, key: str) -> str:
 
 def failure(cause: str, reason: str) -> Row:
     """The outcome of an object that failed; `cause`: of failures.CAUSES."""
-    return {"status": "failed", "cause": cause, "reason": " ".join(reason.split())[:500]}
+    return {"status": "failed", "cause": cause, "reason": line(" ".join(reason.split()), LONGEST_REASON)}

@@ -14,6 +14,7 @@ from botocore import exceptions as boto
 from obstore.exceptions import InvalidPathError
 
 from dtn_ray.failures import ARCHIVED, DENIED, GONE, NAME, STORE
+from dtn_ray.redact import redact
 
 # Error codes of Amazon's S3 and of those that follow it. All others, known or not, are the store's own failures: what
 # is wrong with the credentials or the clock (ExpiredToken, InvalidAccessKeyId, SignatureDoesNotMatch,
@@ -76,6 +77,7 @@ def refused(uri: str, error: Exception, *, writing: bool = False) -> Refused:
     if isinstance(error, Refused):
         return error
     cause, reason, detail = _explained(error)
+    reason, detail = redact(reason), redact(detail)
     if writing and cause != NAME:
         # OUT is the user's own place, where what is denied can be permitted, for all objects alike.
         cause, reason = STORE, "there is no such folder" if cause == GONE else reason

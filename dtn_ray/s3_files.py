@@ -11,6 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from obstore.exceptions import BaseError
 from pyarrow import fs
 
+from dtn_ray.redact import redact
 from dtn_ray.s3 import client, store
 
 READ_AHEAD = 8 << 20  # bytes, of a file that is read from its beginning to its end
@@ -112,7 +113,7 @@ class _Errors:
             raise FileNotFoundError(f"s3://{self.path}: no such object") from error
         if isinstance(error, ClientError | BotoCoreError | BaseError):
             text = str(error).partition("\n\nDebug source")[0]
-            raise OSError(f"s3://{self.path}: {text}") from error
+            raise OSError(f"s3://{self.path}: {redact(text)}") from error
 
 
 def _split(path: str) -> tuple[str, str]:

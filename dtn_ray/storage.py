@@ -34,6 +34,7 @@ from pyarrow import fs
 
 from dtn_ray import local_files
 from dtn_ray.errors import UserError
+from dtn_ray.redact import HIDDEN
 from dtn_ray.refusals import Refused, refused
 from dtn_ray.s3 import advice as _advice
 from dtn_ray.s3 import client as s3_client
@@ -121,8 +122,14 @@ def _local(uri: str) -> str:
 
 
 def bucket_and_key(uri: str) -> tuple[str, str]:
-    """Of a URI of S3; the key may be empty, or begin with a slash."""
+    """Of a URI of S3; the key may be empty, or begin with a slash. Raises UserError where it holds credentials."""
     bucket, _, key = uri[uri.index("://") + 3 :].partition("/")
+    if "@" in bucket or (":" in bucket and not bucket.startswith("arn:")):
+        place = uri.rpartition("@")[2] if "@" in uri else "…"  # a secret key may hold a slash
+        raise UserError(
+            f"s3://{HIDDEN}@{place}: no credentials in a URI, where others see them: give s3://bucket/prefix, and set "
+            "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
     return bucket, key
 
 

@@ -24,6 +24,7 @@ from dtn_ray import checkpoint, storage
 from dtn_ray.cluster import connect
 from dtn_ray.config import Run, SuperResolution, fingerprint
 from dtn_ray.data.order import step_seed, worker_slice
+from dtn_ray.display import line
 from dtn_ray.errors import UserError
 from dtn_ray.images import SUFFIXES, is_photo_name, photo
 from dtn_ray.metrics import TrainingMetrics
@@ -87,7 +88,7 @@ def read_luminances(uri: str, least: int) -> Luminances:
                     raise ValueError(f"{width}×{height} pixels, and {least}×{least} are the least that serve here")
                 found[key] = _luminance(pixels)
             except (OSError, ValueError) as error:
-                print(f"warning: {storage.join(uri, key)}: left out: {error}", flush=True)
+                print(f"warning: {line(storage.join(uri, key))}: left out: {line(error)}", flush=True)
     if not found:
         others = f"no file ends in {', '.join(SUFFIXES)}"
         there = f"none of {len(keys)} can be used (the warnings above say why)" if keys else others

@@ -55,8 +55,8 @@ def chat(text: object) -> str:
 
 
 def label(text: object) -> str:
-    """The value of a label of metrics."""
-    return line(text, LONGEST_LABEL)
+    """The value of a label of metrics; Ray takes ASCII alone."""
+    return _shortened(line(text, LONGEST_LABEL).encode("ascii", "backslashreplace").decode(), LONGEST_LABEL)
 
 
 def clean_streams() -> None:
@@ -96,6 +96,6 @@ def _shortened(text: str, longest: int, characters: int | None = None) -> str:
     """A text with its middle left out, if it is longer; `characters`: of the text that it is made of."""
     if len(text) <= longest:
         return text
-    middle = f" … ({max(characters or 0, len(text)):,} characters) … "
+    middle = f" ... ({max(characters or 0, len(text)):,} characters) ... "
     kept = longest - len(middle)
     return text[: kept - kept // 3] + middle + text[len(text) - kept // 3 :]

@@ -4,6 +4,7 @@ What the last good run left below OUT (summary.json, report.html) stays as it is
 """
 
 import json
+import logging
 import socket
 import sys
 import threading
@@ -28,6 +29,8 @@ from dtn_ray.errors import UserError
 from dtn_ray.metrics import JobMetrics
 from dtn_ray.redact import redact, redact_all, remember_url
 from dtn_ray.secret_options import secret
+
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its warnings tell a webhook's path
 
 J = TypeVar("J", bound=BulkJob)
 
@@ -90,7 +93,8 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, UserError):
         return str(error)
     # Ray's errors hold the tracebacks of its tasks, and end in the reason.
-    return line(traceback.format_exception_only(error)[-1].strip().splitlines()[-1])
+    text = redact("".join(traceback.format_exception_only(error)).strip())  # before it is cut
+    return line(text.splitlines()[-1])
 
 
 def _write(out: str, record: dict[str, Any]) -> None:

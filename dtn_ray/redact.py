@@ -41,23 +41,27 @@ PATTERNS = [
     (r"\bAWS4-[\w-]+\s+\d{8}T\d{6}Z\s+\d{8}/\S+\s+[0-9a-f]{64}\b", HIDDEN),
     # user:password@ of a URL. A password may hold slashes where somebody forgot to write them as %2F; S3's keys do.
     (r"(s3[an]?://)(?!arn:)[^\s/@:]++:[^\s@]*+@", rf"\1{HIDDEN}@"),
-    (r"(://)(?:(?:[^\s/?#@]*+@)+|(?!arn:|\[)[^\s/@:]++:(?!\d{1,5}(?:[/?#\s]|\Z))[^\s@]*+@)", rf"\1{HIDDEN}@"),
+    (r"(s3[an]?://)(?!arn:)[^\s/@:]++:[^\s:]\S*", rf"\1{HIDDEN}"),
+    (
+        r"(://)(?:(?:[^\s/?#@]*+@)+|(?!arn:|\[)[^\s/@:]++:(?!\d{1,5}(?:[/?#\s]|\Z))[^\s@]*+@(?:[^\s/?#@]*+@)*)",
+        rf"\1{HIDDEN}@",
+    ),
     # A webhook's path is its secret.
-    (r"(https?://)(?=[^\s\"'<>]{0,2000}hook)([^\s/?#\"'<>]*+)[/?#][^\s\"'<>]*+", rf"\1\2/{HIDDEN}"),
+    (r"(https?://)(?=[^\s\"'<>]{0,2000}hook)([^\s/?#\"'<>]*+)[/?#][^\s\"'<>\\]*+", rf"\1\2/{HIDDEN}"),
     # The query of a URL.
-    (r"(https?://[^\s?#\"'<>]*+)[?#][^\s\"'<>]*?(?=[:;,.)\]]*+(?:[\s\"'<>]|\Z))", rf"\1?{HIDDEN}"),
-    (r"([?&](?:sig|signature|token|access_token|api_?key|key|password|secret)=)[^&\s\"'<>]+", rf"\1{HIDDEN}"),
+    (r"(https?://[^\s?#\"'<>\\]*+)[?#][^\s\"'<>\\]*?(?=[:;,.)\]]*+(?:[\s\"'<>\\]|\Z))", rf"\1?{HIDDEN}"),
+    (r"([?&](?:sig|signature|token|access_token|api_?key|key|password|secret)=)[^&\s\"'<>\\]+", rf"\1{HIDDEN}"),
     # Parameters and headers, as in `name=value`, `name: value`, `"name": "value"`.
     (
         r"\b(X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|GoogleAccessId|SecretAccessKey|"
         r"SessionToken|aws_(?:secret_access_key|session_token)|x-amz-[\w-]*customer-key)"
-        r"([\"']?\s*(?:[=:]|%3D)\s*(?:b?[\"'])?)[^\s&\"'<>,;]+",
+        r"([\"']?\s*(?:[=:]|%3D)\s*(?:b?[\"'])?)[^\s&\"'<>,;\\]+",
         rf"\1\2{HIDDEN}",
     ),
-    (r"\b(Credential|Signature)=[^\s&\"'<>,;]+", rf"\1={HIDDEN}"),
+    (r"\b(Credential|Signature)=[^\s&\"'<>,;\\]+", rf"\1={HIDDEN}"),
     (
         r"\b((?:x-ray-|proxy-)?authorization|(?:set-)?cookie)([\"']?\s*[=:]\s*(?:b?[\"'])?)"
-        r"(?:(?:Basic|Bearer|Digest|Negotiate|Token|AWS|AWS4-[\w-]+)\s+)?[^\s\"',;}]+",
+        r"(?:(?:Basic|Bearer|Digest|Negotiate|Token|AWS|AWS4-[\w-]+)\s+)?[^\s\"',;}\\]+",
         rf"\1\2{HIDDEN}",
     ),
     (r"\b(Basic|Bearer)\s+(?=[^\s\"']*\d)[A-Za-z0-9+/_.~=-]{8,}", rf"\1 {HIDDEN}"),
@@ -65,7 +69,10 @@ PATTERNS = [
 ]
 _compiled = [(re.compile(pattern, re.IGNORECASE | re.DOTALL), hidden) for pattern, hidden in PATTERNS]
 # Most texts hold none of these, and need no closer look.
-_suspect = re.compile(r"[=:<]|(?i:aws4-|basic\s|bearer\s)|AKIA|ASIA")
+_suspect = re.compile(
+    r"://|[=<]|AKIA|ASIA|(?i:aws4-|basic\s|bearer\s|authorization|cookie|token|accesskey|customer-key|\b[0-9a-f]{64}\b|"
+    r"-payload)"
+)
 _remembered = dict[str, None]()
 REMEMBERED = 100  # the latest: credentials of roles are renewed for as long as a job runs
 
@@ -126,7 +133,8 @@ def _values() -> list[str]:
 
 def _passwords(url: str) -> Iterator[str]:
     """The password of a URL, with or without a scheme, as it stands there and as it is meant."""
-    userinfo, at, _ = url.partition("://")[2 if "://" in url else 0].rpartition("@")
-    password = userinfo.partition(":")[2]
-    if at and password:
+    rest = url.partition("://")[2 if "://" in url else 0]
+    userinfo, at, _ = rest.rpartition("@")
+    password = (userinfo if at else rest).partition(":")[2]
+    if at or not re.match(r"\d+(/|$)|.*\]", password):  # without an @ it should be a port, or of an IPv6 address
         yield from {password, unquote(password)}

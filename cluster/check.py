@@ -37,7 +37,7 @@ PLACEHOLDERS = {
     "OPERATOR@EXAMPLE.ORG": "who is told when a night fails",
 }
 LEFT = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, PLACEHOLDERS))})(?![\w-])")
-TOKEN = "(umask 077; ray get-auth-token --generate) makes one"
+TOKEN = "(umask 077; ray get-auth-token --generate >/dev/null) makes one"
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 YAML = (".yaml", ".yml")
 WORLD = {"0.0.0.0/0", "::/0"}

@@ -37,6 +37,10 @@ trap 'exit 129' HUP
 
 # In ~/.ray/auth_token, for this user alone, unless one is there.
 token=$(umask 077; ray get-auth-token --generate 2>&1) || { echo "$token" >&2; exit 1; }
+file=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}
+if [[ -z ${RAY_AUTH_TOKEN:-} && -n $(find -L "$file" -perm /077 2>/dev/null) ]]; then
+    echo "warning: $file is open to other users of this machine, who can run jobs as you: chmod 600 $file" >&2
+fi
 
 export RAY_idle_worker_killing_time_threshold_ms=60000  # or a stream's readers, which pause, import all anew
 node() {  # name, agent's port, metrics' port, options of ray start

@@ -16,10 +16,11 @@ from fault_proxy import Plan
 from files import encode
 from objects import Objects
 from PIL import Image
+from ray.tune.execution import class_cache
 from test_metrics import wait_for
 from test_webhook import JOBS, last_run, receiving
 
-from dtn_ray import outcome
+from dtn_ray import outcome, search
 from dtn_ray.conversion import Conversion
 from dtn_ray.display import line
 from dtn_ray.errors import UserError
@@ -262,6 +263,15 @@ def test_an_error_crosses_processes_clean():
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
     assert str(error) == "https://photos.s3.us-west-2.amazonaws.com/2026/a.png?***\\n\\x1b[1m"
     assert str(UserError(str(error))) == str(error)
+
+
+def test_the_trials_of_a_search_are_given_no_keys(monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(name, SECRET)
+    with search._known_to_trials("127.0.0.1:6379"):
+        actor = class_cache._ActorClassCache().get(type("Trial", (), {}))
+    variables = actor._default_options["runtime_env"]["env_vars"]
+    assert variables["RAY_ADDRESS"] == "127.0.0.1:6379" and SECRET not in variables.values()
 
 
 # The webhook's URL by the name of what holds it

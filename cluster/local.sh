@@ -36,8 +36,11 @@ trap 'exit 143' TERM
 trap 'exit 129' HUP
 
 # In ~/.ray/auth_token, for this user alone, unless one is there.
-token=$(umask 077; ray get-auth-token --generate 2>&1) || { echo "$token" >&2; exit 1; }
-file=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}
+token=$(umask 077; ray get-auth-token --generate 2>&1) || {
+    echo "error: no token for Ray (${token##*$'\n'}): set HOME, or RAY_AUTH_TOKEN_PATH to a file that holds one" >&2
+    exit 2
+}
+file=${RAY_AUTH_TOKEN_PATH:-${HOME:-}/.ray/auth_token}
 if [[ -z ${RAY_AUTH_TOKEN:-} && -n $(find -L "$file" -perm /077 2>/dev/null) ]]; then
     echo "warning: $file is open to other users of this machine, who can run jobs as you: chmod 600 $file" >&2
 fi

@@ -55,7 +55,7 @@ def chat(text: object) -> str:
 
 
 def label(text: object) -> str:
-    """The value of a label of metrics; Ray takes ASCII alone."""
+    """The value of a label of metrics, or of a header of HTTP: ASCII alone."""
     return _shortened(line(text, LONGEST_LABEL).encode("ascii", "backslashreplace").decode(), LONGEST_LABEL)
 
 

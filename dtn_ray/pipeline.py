@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from dtn_ray import storage
 from dtn_ray.bulk_job import BulkJob
-from dtn_ray.display import line
+from dtn_ray.display import LONGEST_LABEL, label, line
 from dtn_ray.failures import IMAGE, MODEL, STORE
 from dtn_ray.images import CONTENT_TYPES, encode
 from dtn_ray.keys import output_key
@@ -82,7 +82,9 @@ class Pipeline(ABC):
 
     def metadata(self, file: Row) -> dict[str, str]:
         """What an output's object tells of itself on S3."""
-        return {"source-version": file["version"] or ""}
+        version = file["version"] or ""  # an inventory's may be anything, a header's value may not
+        fits = version.isascii() and version.isprintable() and len(version) <= LONGEST_LABEL
+        return {"source-version": version if fits else label(version)}
 
     def shard_row(self, file: Row, number: int, picture: Picture, content: bytes) -> Row:
         """What a shard keeps of one picture beside its bytes; `number` counts the pictures of a file from 0."""

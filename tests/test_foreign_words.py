@@ -4,11 +4,13 @@ import json
 import os
 import re
 import sys
+import uuid
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from objects import Objects
 from test_webhook import last_run, receiving
 
 from dtn_ray import super_resolution
@@ -109,6 +111,21 @@ def test_column_names_in_an_error(made, tmp_path, call):
     pq.write_table(pa.table({f"image{CLEAR}": [b"1"]}), tmp_path / "faces/a.parquet")
     code, _, stderr = call(f"pretrain faces {tmp_path}/faces --storage {tmp_path}/runs")
     assert code == 2 and stderr.count("\n") == 1 and not RAW.search(stderr)
+
+
+def test_a_version_in_a_list_becomes_no_header(made, tmp_path, call, s3_server, monkeypatch):
+    for name, value in s3_server.items():
+        monkeypatch.setenv(name, value)
+    objects, out = Objects(s3_server), f"words-{uuid.uuid4().hex[:12]}"
+    objects.client.create_bucket(Bucket=out)
+    etag = "\u00e9\r\nx-amz-acl: public-read" + "\x1b" * 3000
+    pq.write_table(pa.table({"key": ["a.png"], "etag": [etag]}), tmp_path / "list.parquet")
+    code, _, stderr = call(f"convert {made}/dtn {made}/photos s3://{out} --inventory {tmp_path}/list.parquet")
+    assert code == 0, stderr
+    (key,) = (key for key in objects.keys(f"s3://{out}") if key.endswith("a.png.png"))
+    metadata = objects.client.head_object(Bucket=out, Key=key)["Metadata"]
+    assert metadata["source-version"].startswith(r"\xe9\r\nx-amz-acl: public-read\x1b")
+    assert len(metadata["source-version"]) <= 200
 
 
 def test_warnings_of_trainings(tmp_path, capsys):

@@ -114,8 +114,8 @@ def test_column_names_in_an_error(made, tmp_path, call):
 
 
 def test_a_version_in_a_list_becomes_no_header(made, tmp_path, call, s3_server, monkeypatch):
-    for name, value in s3_server.items():
-        monkeypatch.setenv(name, value)
+    for variable, value in s3_server.items():
+        monkeypatch.setenv(variable, value)
     objects, out = Objects(s3_server), f"words-{uuid.uuid4().hex[:12]}"
     objects.client.create_bucket(Bucket=out)
     etag = "\u00e9\r\nx-amz-acl: public-read" + "\x1b" * 3000

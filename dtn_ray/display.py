@@ -66,14 +66,17 @@ def clean_streams() -> None:
     """
     for stream in ("stdout", "stderr"):
         if not isinstance(getattr(sys, stream), CleanStream):
-            setattr(sys, stream, CleanStream(getattr(sys, stream)))
+            setattr(sys, stream, CleanStream(getattr(sys, stream), stream))
 
 
 class CleanStream:
-    """A text stream, cleaned."""
+    """A text stream, cleaned. Pickled, it is what another process has under this name of `sys`."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, name: str) -> None:
+        self._stream, self._name = stream, name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _stream_named, (self._name,)
 
     def write(self, text: str) -> int:
         shown = redact(text)
@@ -86,6 +89,10 @@ class CleanStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def _stream_named(name: str) -> Any:
+    return getattr(sys, name)
 
 
 def _escaped(character: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 import sys
 import uuid
@@ -162,3 +163,4 @@ def test_the_last_resort_lets_colours_and_progress_through(capsys):
     assert not RAW.search(cleaned) and cleaned.endswith(" http://***@store") and "owned" in cleaned
     assert stderr == "half \\udc83\n"
     assert sys.stdout.isatty() is False and sys.stdout.encoding
+    assert pickle.loads(pickle.dumps(sys.stdout)) is sys.stdout

@@ -242,6 +242,34 @@ cli.run(job)
     assert not NEVER.search(re.sub(r"^.*(raise|warning\(|warn\().*$", "", done.stderr, flags=re.MULTILINE))
 
 
+def test_what_ray_prints_of_its_workers_is_cleaned_too():
+    script = f"""
+import time
+import ray
+from dtn_ray import cli, cluster
+
+@ray.remote
+def task():
+    print("a worker says http://me:pass-word@store \x1b]0;owned\x07", flush=True)
+    raise RuntimeError({SIGNED!r})
+
+def job():
+    cluster.connect()
+    try:
+        ray.get(task.remote())
+    finally:
+        time.sleep(3)  # for Ray to bring the worker's lines
+
+cli.run(job)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, env=environment)
+    printed = done.stdout + done.stderr
+    assert done.returncode == 1 and "a worker says http://***@store \\x1b]0;owned\\x07" in printed, printed
+    assert "RuntimeError: https://photos.s3.us-west-2.amazonaws.com/2026/a.png?***" in done.stderr
+    assert not NEVER.search(printed) and "\x1b]" not in printed
+
+
 def test_a_run_that_fails_in_any_way_tells_none(made, tmp_path):
     def fail(job: Conversion) -> dict:
         assert job.webhook == "", "who works has no need of it"

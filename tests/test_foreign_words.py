@@ -120,9 +120,11 @@ def test_a_version_in_a_list_becomes_no_header(made, tmp_path, call, s3_server, 
         monkeypatch.setenv(variable, value)
     objects, out = Objects(s3_server), f"words-{uuid.uuid4().hex[:12]}"
     objects.client.create_bucket(Bucket=out)
+    photo = Path(made, "photos/a.png").read_bytes()
+    objects.put(f"s3://{out}/in", {"a.png": photo})
     etag = "\u00e9 x-amz-acl: public-read" + "\x1b" * 3000
-    (tmp_path / "list.csv").write_text(f'key,etag\na.png,"{etag}"\n')
-    code, _, stderr = call(f"convert {made}/dtn {made}/photos s3://{out} --inventory {tmp_path}/list.csv")
+    (tmp_path / "list.csv").write_text(f'key,etag,size\na.png,"{etag}",{len(photo)}\n')
+    code, _, stderr = call(f"convert {made}/dtn s3://{out}/in s3://{out}/out --inventory {tmp_path}/list.csv")
     assert code == 0, stderr
     (key,) = (key for key in objects.keys(f"s3://{out}") if key.endswith("a.png.png"))
     metadata = objects.client.head_object(Bucket=out, Key=key)["Metadata"]

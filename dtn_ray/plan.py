@@ -195,7 +195,7 @@ def sift(job: BulkJob, filters: Filters, ledger: list[Part], files: pa.Table, wo
         content = parquet.encode(todo.cast(WORK)) if work else b""
         plan.work = [(parquet.name(work, content) if work else "", len(todo))]
         if work:
-            storage.write_bytes(plan.work[0][0], content)
+            storage.write_bytes(plan.work[0][0], content, root=job.out)
     return plan
 
 

@@ -64,7 +64,8 @@ def _foreign(out: str, name: str) -> UserError:
 
 def is_marked(out: str) -> bool:
     """Whether OUT carries the mark. Raises UserError if the store refuses."""
-    return is_record(storage.join(out, MARK), MARKED)
+    uri = storage.join(out, MARK)
+    return not _is_link(uri) and is_record(uri, MARKED)
 
 
 def mark(out: str) -> None:
@@ -103,18 +104,15 @@ def refuse_foreign(out: str, record: str, fields: Collection[str], others: Itera
 
 def is_foreign(uri: str, fields: Collection[str]) -> bool:
     """Whether something stands in the place of a JSON file of ours that is none; a link does not, and is replaced."""
-    if not storage.is_s3(uri) and local_writes.is_link(storage.local_path(uri)):
-        return False
-    return storage.exists(uri) and not is_record(uri, fields)
+    return not _is_link(uri) and storage.exists(uri) and not is_record(uri, fields)
+
+
+def _is_link(uri: str) -> bool:
+    return not storage.is_s3(uri) and local_writes.is_link(storage.local_path(uri))
 
 
 def is_record(uri: str, fields: Collection[str]) -> bool:
-    """Whether a file, and no link to one, is a JSON object with such fields.
-
-    Raises UserError if the store refuses.
-    """
-    if not storage.is_s3(uri) and local_writes.is_link(storage.local_path(uri)):
-        return False
+    """Whether a file is a JSON object with such fields. Raises UserError if the store refuses."""
     try:
         if storage.stat(uri)[1] > LARGEST_RECORD:
             return False

@@ -739,7 +739,7 @@ def copy_folder(source: str, destination: str, root: str | None = None, *, overw
         name = path.removeprefix(from_path).lstrip("/")
         if not overwrite and exists(join(destination, name)):
             return
-        with from_fs.open_input_stream(path) as file:
+        with from_fs.open_input_stream(path, compression=None) as file:  # by default, a .gz would be decompressed
             local_writes.copy(above, f"{folder}/{name}", file)
 
     found = from_fs.get_file_info(fs.FileSelector(from_path, recursive=True))

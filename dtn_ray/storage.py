@@ -224,14 +224,17 @@ class Stretch:
         return (not self.after or name > self.after) and (self.until is None or name <= self.until)
 
 
-def list_pages(uri: str, stretch: Stretch | None = None, odd: local_files.Odd | None = None) -> Iterator[pa.Table]:
+def list_pages(
+    uri: str, stretch: Stretch | None = None, odd: local_files.Odd | None = None, out: str | None = None
+) -> Iterator[pa.Table]:
     """The files below a folder or prefix, or a stretch of them, as tables of the schema LISTING, in the store's order.
 
-    What is no file in a local folder, or cannot be read, is told to `odd`. Holds a page at a time (of a local folder,
+    What is no file in a local folder, cannot be read, or is a link into `out`, the job's own results, is told to `odd`.
+    Holds a page at a time (of a local folder,
     the names in it). Raises UserError if the store refuses, and without `odd` for any folder that cannot be read.
     """
     try:
-        yield from _pages_s3(uri, stretch or Stretch()) if is_s3(uri) else _pages_local(uri, odd)
+        yield from _pages_s3(uri, stretch or Stretch()) if is_s3(uri) else _pages_local(uri, odd, out)
     except (OSError, ValueError, ClientError, BotoCoreError) as error:
         raise _not_listed(uri, error) from error
 
@@ -296,8 +299,8 @@ def _storage_class(listed: Mapping[str, Any]) -> str | None:
     return f"{listed['StorageClass']} (restored)" if restored else listed.get("StorageClass")
 
 
-def _pages_local(uri: str, odd: local_files.Odd | None) -> Iterator[pa.Table]:
-    files = local_files.walk(local_path(uri), odd)
+def _pages_local(uri: str, odd: local_files.Odd | None, out: str | None) -> Iterator[pa.Table]:
+    files = local_files.walk(local_path(uri), odd, out and not is_s3(out) and local_path(out) or None)
     while page := list(islice(files, PAGE)):
         # Times are numbers here, since Python's end with the year 9999.
         yield pa.Table.from_pylist([dict(zip(LISTING.names[:4], file, strict=True)) for file in page], LISTING)

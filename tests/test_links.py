@@ -155,6 +155,18 @@ def test_a_link_among_the_shards_stays(job, tmp_path):
     assert link.is_symlink() and shard.exists()
 
 
+def test_links_in_IN_never_lead_to_the_job_s_own_results(job, tmp_path):
+    out, (model,) = tmp_path / "out", (tmp_path / "out").glob("*/images")
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others/mine.png").write_bytes(photo(30))
+    (tmp_path / "others/out").symlink_to(out)
+    for name, target in (("out", out), ("deep/images", model), ("others", tmp_path / "others")):
+        (tmp_path / "in" / name).symlink_to(target)
+    summary = convert(job)
+    assert (summary["images"], summary["done_before"], summary["converted"]) == (4, 3, 1)
+    assert sorted(summary["left_out"]["results"]["first"]) == ["deep/images", "others/out", "out"]
+
+
 def test_OUT_itself_may_be_a_link_and_lie_below_one(made, tmp_path):
     storage.write_bytes(f"{tmp_path}/in/a.png", photo(1))
     (tmp_path / "disk/there").mkdir(parents=True)

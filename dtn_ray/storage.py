@@ -230,8 +230,8 @@ def list_pages(
     """The files below a folder or prefix, or a stretch of them, as tables of the schema LISTING, in the store's order.
 
     What is no file in a local folder, cannot be read, or is a link into `out`, the job's own results, is told to `odd`.
-    Holds a page at a time (of a local folder,
-    the names in it). Raises UserError if the store refuses, and without `odd` for any folder that cannot be read.
+    Holds a page at a time (of a local folder, the names in it). Raises UserError if the store refuses, and without
+    `odd` for any folder that cannot be read.
     """
     try:
         yield from _pages_s3(uri, stretch or Stretch()) if is_s3(uri) else _pages_local(uri, odd, out)
@@ -300,7 +300,7 @@ def _storage_class(listed: Mapping[str, Any]) -> str | None:
 
 
 def _pages_local(uri: str, odd: local_files.Odd | None, out: str | None) -> Iterator[pa.Table]:
-    files = local_files.walk(local_path(uri), odd, out and not is_s3(out) and local_path(out) or None)
+    files = local_files.walk(local_path(uri), odd, (out and not is_s3(out) and local_path(out)) or None)
     while page := list(islice(files, PAGE)):
         # Times are numbers here, since Python's end with the year 9999.
         yield pa.Table.from_pylist([dict(zip(LISTING.names[:4], file, strict=True)) for file in page], LISTING)

@@ -178,6 +178,19 @@ def test_OUT_itself_may_be_a_link_and_lie_below_one(made, tmp_path):
     assert (tmp_path / "link").is_symlink() and (tmp_path / "disk/out").is_symlink()
 
 
+@pytest.mark.parametrize("out", ["out", "./out/", "~/out", "file://HERE/a%20b", "HERE//out", "deep/../out"])
+def test_OUT_may_be_written_in_any_way(made, tmp_path, monkeypatch, out):
+    storage.write_bytes(f"{tmp_path}/in/a.png", photo(1))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deep").mkdir()
+    job = Conversion(f"{made}/dtn", "in", out.replace("HERE", str(tmp_path)), sheet=1)
+    assert told(job) == ""
+    folder = tmp_path / ("a b" if "%" in out else "out")
+    assert len(list(folder.glob("*/images/a.png.png"))) == 1 and (folder / ".dtn-ray/mark.json").is_file()
+    assert convert(job)["done_before"] == 1
+
+
 @pytest.mark.parametrize("target", ["mine", "nowhere", "lease.json"])
 def test_a_lease_that_is_a_link_is_nobodys(tmp_path, target):
     (tmp_path / "mine").write_text("mine")

@@ -120,7 +120,7 @@ def is_record(uri: str, fields: Collection[str]) -> bool:
     except Refused as error:
         if error.cause == GONE:
             return False
-        raise UserError(f"{uri}: cannot be read: {error}") from error
+        raise UserError(f"cannot be read: {error}") from error
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(record, dict) and record.keys() >= set(fields)

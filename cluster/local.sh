@@ -68,6 +68,6 @@ Two nodes of $cpus CPUs. In another terminal:
 export RAY_AUTH_MODE=token RAY_API_SERVER_ADDRESS=http://$jobs
 ray job submit --working-dir . -- python jobs/train.py --steps 100 --workers 2 --name two-nodes --storage $folder/runs
 
-Ctrl-C here ends both nodes and removes $folder.
+Ctrl-C here ends both nodes and removes $folder, with the run in it.
 TEXT
 wait "${nodes[@]}"

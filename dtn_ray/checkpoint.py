@@ -27,6 +27,7 @@ from dtn_ray.config import Experiment, FacePretraining, Pretraining, SuperResolu
 from dtn_ray.data import CHANNELS
 from dtn_ray.dtn import DTN, FrozenF, Moments
 from dtn_ray.errors import UserError
+from dtn_ray.local_writes import replacing
 from dtn_ray.models.digits import DigitD, DigitF, DigitG
 from dtn_ray.models.faces import DeepFace, FaceD, FaceG
 from dtn_ray.models.imported import ImportedF
@@ -44,9 +45,11 @@ def save(folder: str | Path, kind: str, config: Config, networks: dict[str, nn.M
     folder.mkdir(parents=True, exist_ok=True)
     for name, network in networks.items():
         if isinstance(network, FrozenF) and isinstance(network.network, ImportedF):
-            (folder / "f.onnx").write_bytes(network.network.content)
+            with replacing(folder / "f.onnx") as path:
+                path.write_bytes(network.network.content)
         weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-        save_file(weights, folder / f"{name}.safetensors")
+        with replacing(folder / f"{name}.safetensors") as path:
+            save_file(weights, path)
     manifest = {
         "format": FORMAT,
         "kind": kind,
@@ -56,7 +59,8 @@ def save(folder: str | Path, kind: str, config: Config, networks: dict[str, nn.M
         "networks": {name: digest(network) for name, network in networks.items()},
         **facts,
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
+    with replacing(folder / MANIFEST) as path:
+        path.write_text(json.dumps(manifest, indent=2))
 
 
 def _preprocessing(config: Config) -> dict[str, Any]:
@@ -280,7 +284,8 @@ def _network_f(folder: Path, experiment: Experiment, manifest: dict[str, Any]) -
 
 def save_optimizers(folder: Path, optimizers: dict[str, torch.optim.Optimizer]) -> None:
     """Writes the optimisers' states into one file of tensors and plain values."""
-    torch.save({name: optimizer.state_dict() for name, optimizer in optimizers.items()}, folder / "optimizers.pt")
+    with replacing(folder / "optimizers.pt") as path:
+        torch.save({name: optimizer.state_dict() for name, optimizer in optimizers.items()}, path)
 
 
 def load_optimizers(folder: Path, optimizers: dict[str, torch.optim.Optimizer]) -> None:

@@ -13,6 +13,7 @@ from dtn_ray import display
 OTHER_SUFFIX, LITTER = "other_suffix", "litter"
 MATCH, MIN_SIZE, MODIFIED_SINCE = "match", "min_size", "modified_since"
 UNREADABLE, LOOP, SPECIAL, GONE = "unreadable", "link_loop", "special", "gone"
+RESULTS = "results"
 FOLDER, OUTSIDE, UNSAFE, BAD_LINE = "folder", "outside", "unsafe", "bad_line"
 
 REASONS = {
@@ -23,6 +24,7 @@ REASONS = {
     MODIFIED_SINCE: "do not pass --modified-since",
     UNREADABLE: "are folders or files that cannot be read",
     LOOP: "are links to themselves or to a folder that they lie in",
+    RESULTS: "are folders of OUT, which links in IN lead to",
     SPECIAL: "are neither files nor folders but sockets, pipes or devices",
     GONE: "vanished while they were listed, or are links to nothing",
     FOLDER: "are folders that the list names",

@@ -27,6 +27,7 @@ from dtn_ray.cluster import connect, has_cluster
 from dtn_ray.display import chat, line
 from dtn_ray.errors import UserError
 from dtn_ray.metrics import JobMetrics
+from dtn_ray.ownership import FIELDS, LAST_RUN, is_foreign, is_marked
 from dtn_ray.redact import redact, redact_all, remember_url
 from dtn_ray.secret_options import secret
 
@@ -98,13 +99,16 @@ def _reason(error: BaseException) -> str:
 
 
 def _write(out: str, record: dict[str, Any]) -> None:
-    """Writes OUT/last-run.json; not where there is no OUT, or the store, of which the run has complained, is silent."""
+    """Writes OUT/last-run.json; not where there is no OUT, or the store, of which the run has complained, is silent.
+
+    Nor over a file of this name that is not ours, which an OUT without our mark may hold.
+    """
 
     def write() -> None:
         with suppress(UserError):
-            if storage.exists(out):
-                content = json.dumps(record, indent=2).encode()
-                storage.write_bytes(storage.join(out, "last-run.json"), content, "application/json")
+            uri = storage.join(out, LAST_RUN)
+            if storage.exists(out) and (not is_foreign(uri, FIELDS[LAST_RUN]) or is_marked(out)):
+                storage.write_bytes(uri, json.dumps(record, indent=2).encode(), "application/json")
 
     thread = threading.Thread(target=write, daemon=True)
     thread.start()

@@ -205,7 +205,8 @@ class Pipeline(ABC):
     def _new_file(
         self, output: str, content: bytes, content_type: str | None, metadata: Mapping[str, str]
     ) -> storage.NewFile:
-        return storage.NewFile(storage.join(self.job.out, output), content, content_type, metadata)
+        out = self.job.out
+        return storage.NewFile(storage.join(out, output), content, content_type, metadata, root=out)
 
     def _put(self, files: list[storage.NewFile]) -> list[Row | None]:
         """Writes below OUT, unless for a dry run; for each file, the failure if it fails."""

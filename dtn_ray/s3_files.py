@@ -60,6 +60,8 @@ class S3Files(fs.FileSystemHandler):
         pass
 
     def delete_dir(self, path: str) -> None:
+        if not _split(path)[1]:
+            raise OSError(f"s3://{path}: a whole bucket is not deleted")
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(self.delete_file, [each.path for each in _below(path, True) if not isinstance(each, str)]))
 

@@ -35,7 +35,7 @@ from dtn_ray.metrics import TrainingMetrics
 from dtn_ray.models.layers import synchronise_batch_norm
 from dtn_ray.pretrain import pretrain
 from dtn_ray.progress import Progress
-from dtn_ray.resumable import Finished, of_all_workers, report, run_training, use_assigned_cpus
+from dtn_ray.resumable import Finished, check_folder, of_all_workers, report, run_training, use_assigned_cpus
 from dtn_ray.streaming import CPUS_TO_READ, Streamed
 
 if TYPE_CHECKING:
@@ -163,6 +163,7 @@ def _prepare_digits(experiment: Experiment, run: Run) -> Prepared:
         )
     name = run.name or f"dtn-{experiment.data.source}-{experiment.data.target}-{fingerprint(experiment)}"
     inner = replace(run, storage=storage.join(run.storage, name))
+    check_folder(inner.storage)
 
     # f and the judge: given, or trained first inside this run's folder.
     given = {
@@ -320,7 +321,7 @@ def _loop(settings: dict[str, Any]) -> None:
             progress.update(done, found)
             metrics |= found
             board.flush()
-            storage.copy_folder(logs, storage.join(settings["folder"], "tensorboard"))
+            storage.copy_folder(logs, storage.join(settings["folder"], "tensorboard"), root=settings["folder"])
             facts = settings["facts"] | metrics | {"stages": [*before, (workers, done - start)]}
             report(metrics, partial(_save, experiment, trainer, g_convert, judge, facts))
     if board is not None:

@@ -21,6 +21,11 @@ def changes(before: Any, after: Any, prefix: str = "") -> list[str]:
     Configurations are dicts of plain values, as JSON keeps them; a setting that one lacks counts as None there.
     """
     if not isinstance(before, dict) or not isinstance(after, dict):
-        return [] if before == after else [f"{prefix.rstrip('.')}: {before} → {after}"]
+        return [] if before == after else [f"{prefix.rstrip('.')}: {_short(before)} → {_short(after)}"]
     keys = sorted(before.keys() | after.keys())
     return [change for key in keys for change in changes(before.get(key), after.get(key), f"{prefix}{key}.")]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from dtn_ray import ownership, storage
+from dtn_ray import json_files, ownership, storage
 from dtn_ray.bulk import Bulk, run
 from dtn_ray.errors import UserError, changes
 from dtn_ray.faces import detector_file
@@ -33,7 +33,7 @@ def ingest(job: Ingestion) -> dict[str, Any]:
     detector = detector_file(job.detector)
     record = storage.join(job.out, Ingester.folder, "ingestion.json")
     if storage.exists(record):
-        before = json.loads(storage.read_bytes(record))
+        before = json_files.read_object(record)
         if before != settings:
             old, new = ({name: each.get(name) for name in SETTINGS} for each in (before, settings))
             changed = ", ".join(changes(old, new))

@@ -27,6 +27,7 @@ from dtn_ray.errors import UserError
 from dtn_ray.storage import NoConditionalWrites, Versioned
 
 LONGEST = 86_400.0  # seconds
+LARGEST = 1 << 16  # bytes of a record; what is longer is nobody's
 GRANULARITY = 5.0  # seconds by which times that a store tells may be apart from those that its clock gave us
 SETTLE = 1.0  # seconds after which two writers without conditions see who was the last
 ATTEMPTS = 3  # to take a lease that others take and give back meanwhile
@@ -231,7 +232,7 @@ def _monotonic() -> float:
 def _parse(content: bytes) -> dict[str, Any]:
     """The record; an empty one where it is absent or nobody's."""
     with contextlib.suppress(ValueError, RecursionError):
-        record = json.loads(content)
+        record = json.loads(content[:LARGEST])
         if isinstance(record, dict):
             return record
     return {}

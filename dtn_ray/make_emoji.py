@@ -18,7 +18,7 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
-from dtn_ray import storage
+from dtn_ray import json_files, storage
 from dtn_ray.cluster import connect
 from dtn_ray.emoji import Expression, check, draw, licence
 from dtn_ray.errors import UserError, changes
@@ -69,7 +69,7 @@ def make_emoji(job: EmojiSet) -> dict[str, Any]:
     refuse_foreign(job.out, "emoji.json", ("style", "licence"), ["sheet.png", *map(_name, numbers)])
     record = storage.join(job.out, "emoji.json")
     if storage.exists(record):
-        before = {"options": {}} | json.loads(storage.read_bytes(record))  # old sets' records lack them, and have out
+        before = {"options": {}} | json_files.read_object(record)  # old sets' records lack them, and have out
         before.pop("out", None)
         if before != about:
             raise UserError(f"{record}: another set is there ({', '.join(changes(before, about))}); choose another OUT")
@@ -86,14 +86,10 @@ def make_emoji(job: EmojiSet) -> dict[str, Any]:
 def _options(job: EmojiSet) -> dict[str, Any]:
     if job.options is None:
         return {}
-    if not storage.exists(job.options):
-        raise UserError(f"--options {job.options}: no such file")
     try:
-        options = json.loads(storage.read_bytes(job.options))
-    except ValueError as error:
-        raise UserError(f"--options {job.options}: not JSON ({error})") from error
-    if not isinstance(options, dict):
-        raise UserError(f"--options {job.options}: must be an object, {{option: value}}")
+        options = json_files.read_object(job.options)
+    except UserError as error:
+        raise UserError(f"--options {error}") from error
     check(job.style, options)
     return options
 

@@ -1,12 +1,13 @@
 """f for faces: known networks and those brought along, with what each sees of an aligned face."""
 
 import hashlib
-import json
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+import torch
+from pydantic import TypeAdapter
+from torch import nn
 
-from dtn_ray import onnx_files, storage
+from dtn_ray import json_files, onnx_files, storage
 from dtn_ray.errors import UserError
 from dtn_ray.models.imported import Eye, ImportedF
 
@@ -45,17 +46,30 @@ def build(content: bytes, eye: Eye, uri: str) -> ImportedF:
     """The network of an ONNX file's content. Raises UserError naming `uri` where it does not serve."""
     try:
         return ImportedF(content, eye)
-    except ValueError as error:
-        raise UserError(f"{uri}: {error}") from error
+    except Exception as error:  # a network may raise anything where it is odd
+        raise UserError(f"{uri}: {' '.join(str(error).split())[:500] or type(error).__name__}") from error
+
+
+@torch.no_grad()
+def check(f: nn.Module, size: int, uri: str) -> None:
+    """Raises UserError naming `uri` where f, or a judge, gives the same for all pictures, or no numbers.
+
+    `size`: pixels of the side of the pictures.
+    """
+    pictures = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    features = f.represent(pictures)  # type: ignore[operator]
+    if not features.isfinite().all():
+        raise UserError(f"{uri}: it gives numbers that are not finite; its training diverged")
+    if torch.equal(features, features[:1].expand_as(features)):
+        raise UserError(f"{uri}: it gives the same for every picture; train it anew")
 
 
 def eye_of(values: Any, uri: str) -> Eye:
     """An eye from plain values. Raises UserError naming `uri` and each field that does not fit."""
     try:
-        return TypeAdapter(Eye).validate_python(values)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise UserError(f"{uri}: not what a network sees: {problems}") from error
+        return json_files.fit(Eye, values)
+    except UserError as error:
+        raise UserError(f"{uri}: not what a network sees: {error}") from error
 
 
 def _declared(uri: str) -> Eye:
@@ -64,7 +78,4 @@ def _declared(uri: str) -> Eye:
             f"{uri}: missing; it must tell what the network beside it sees of an aligned face, as in "
             '{"size": 112, "crop": [0.1, 0.1, 0.8], "low": -1, "high": 1}'
         )
-    try:
-        return eye_of(json.loads(storage.read_bytes(uri)), uri)
-    except ValueError as error:
-        raise UserError(f"{uri}: not JSON ({error})") from error
+    return eye_of(json_files.read(uri), uri)

@@ -39,7 +39,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
-from dtn_ray import ray_train_console, storage
+from dtn_ray import json_files, ray_train_console, run_result, storage
 from dtn_ray.cluster import connect, telling_shortages, worker_resources
 from dtn_ray.config import Run, from_dict, to_dict
 from dtn_ray.errors import UserError, changes
@@ -212,7 +212,7 @@ def _checkpoints(state: Any) -> Iterator[Any]:
 def finish(folder: str, checkpoint: str, metrics: dict[str, Any]) -> Finished:
     """Enters the outcome of a run; `checkpoint`: its place below `folder`, which stands for it from now on."""
     outcome = {"checkpoint": checkpoint, "metrics": metrics}
-    storage.write_bytes(storage.join(folder, "result.json"), json.dumps(outcome, indent=2).encode())
+    storage.write_bytes(storage.join(folder, run_result.NAME), json.dumps(outcome, indent=2).encode())
     return Finished(folder, storage.join(folder, checkpoint), metrics)
 
 
@@ -221,7 +221,10 @@ def earlier(folder: str, identity: dict[str, Any]) -> Finished | None:
     record = storage.join(folder, RECORD)
     if not storage.exists(record):
         return None
-    before, now = json.loads(storage.read_bytes(record)), _plain(identity)
+    try:
+        before, now = json_files.read_object(record), _plain(identity)
+    except UserError as error:
+        raise UserError(f"{error}; whose run it is cannot be told: choose another --name, or delete it") from error
     for name, value in identity.items():
         if is_dataclass(value) and name in before:
             with suppress(UserError):  # what cannot be read is another one
@@ -231,11 +234,13 @@ def earlier(folder: str, identity: dict[str, Any]) -> Finished | None:
             f"{folder} holds a run with other settings ({', '.join(changes(before, now))}): choose another --name, or "
             "delete it"
         )
-    result = storage.join(folder, "result.json")
-    if not storage.exists(result):
+    if not storage.exists(storage.join(folder, run_result.NAME)):
         return None
-    outcome = json.loads(storage.read_bytes(result))
-    return Finished(folder, storage.join(folder, outcome["checkpoint"]), outcome["metrics"], resumed=True)
+    try:
+        checkpoint, metrics = run_result.read(folder)
+    except UserError as error:
+        raise UserError(f"{error}; delete it, and the same command goes on from the last checkpoint") from error
+    return Finished(folder, checkpoint, metrics, resumed=True)
 
 
 def _plain(identity: dict[str, Any]) -> dict[str, Any]:

@@ -388,7 +388,8 @@ def _report(
     complete = [each for each in trials if each.state == "complete"]
     best = min(complete, key=lambda each: each.objective)
     unbeaten = front(complete)
-    of_own = [each for each in trials if each.weights == own and each.checkpoint]
+    # Weights that are not finite load no more.
+    of_own = [each for each in trials if each.weights == own and each.checkpoint and math.isfinite(each.L_const)]
     shown = {each.name: each for each in [*of_own, best, *unbeaten]}
     shown = dict(list(shown.items())[:SHOWN])
     judge = ray.remote(_judge).options(num_cpus=1, num_gpus=int(run.gpu))

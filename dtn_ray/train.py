@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from dtn_ray import checkpoint, data, losses, storage
 from dtn_ray.cluster import connect
-from dtn_ray.config import Experiment, ModelConfig, Run, classifier_of, fingerprint
+from dtn_ray.config import Experiment, ModelConfig, Run, check, classifier_of, fingerprint
 from dtn_ray.data import stream
 from dtn_ray.data.augment import augment
 from dtn_ray.data.bad_rows import BadRows
@@ -102,6 +102,7 @@ def prepare(experiment: Experiment, run: Run) -> Ready:
         raise UserError(f"--exaggeration {model.exaggeration} must be above 0; 1 exaggerates nothing")
     if model.binary and (experiment.loss.beta or experiment.loss.d2 == "gan"):
         raise UserError("--binary is the baseline of Sec. 3, which has no L_TID: it needs --beta 0 and --d2 mse")
+    check(experiment)
     prepared = (_prepare_faces if model.kind == "faces" else _prepare_digits)(experiment, run)
     f = _in_its_unit(prepared, model)
     of_t, of_s = (
@@ -177,7 +178,7 @@ def _prepare_digits(experiment: Experiment, run: Run) -> Prepared:
         "s_images": len(s),
         "t_images": len(t),
         "f": f_manifest["config"],
-        "f_test_error": f_manifest["metrics"].get("test_error"),
+        "f_test_error": f_manifest.get("metrics", {}).get("test_error"),
         "f_digest": checkpoint.digest(f),
         "judge": judge_manifest["config"],
     }
@@ -427,4 +428,4 @@ def _restore(folder: Path, trainer: DTNTrainer) -> list[tuple[int, int]]:
         if network is not None:
             checkpoint.load_weights(network, folder, name)
     checkpoint.load_optimizers(folder, trainer.optimizers)
-    return [(workers, steps) for workers, steps in checkpoint.read_manifest(folder, "dtn")["stages"]]
+    return [(workers, steps) for workers, steps in checkpoint.read_manifest(folder, "dtn", ("stages",))["stages"]]

@@ -3,14 +3,19 @@
 import math
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from dtn_ray.models import onnx_reader
+
+
+Place = Annotated[float, Field(ge=-2, le=2)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -21,9 +26,9 @@ class Eye:
     side fits photos of 152 pixels and emoji of 64 alike.
     """
 
-    size: int
+    size: Annotated[int, Field(ge=1, le=1024)]
     """Pixels of the square that the network takes."""
-    crop: tuple[float, float, float] = (0.0, 0.0, 1.0)
+    crop: tuple[Place, Place, Annotated[float, Field(gt=0, le=4)]] = (0.0, 0.0, 1.0)
     """Left, top and side of what it sees, as fractions of the picture's side."""
     low: float = -1.0
     """Value of black."""
@@ -31,7 +36,7 @@ class Eye:
     """Value of white."""
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Taken off each channel after that, in the order that the network takes them …"""
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
     """… and by this each is divided."""
     bgr: bool = False
     """Blue first, as networks trained with OpenCV take it."""
@@ -107,8 +112,12 @@ def _checked(network: nn.Module, images: Tensor) -> int:
     """How many features it gives. Raises ValueError where they are not finite, or do not depend on each image."""
     images = images.detach().requires_grad_()
     found = network.requires_grad_(False)(images).flatten(1)
+    if not found.is_floating_point():
+        raise ValueError(f"gives numbers of type {found.dtype}, through which no gradient passes; export it in float32")
     if not found.isfinite().all():
         raise ValueError("gives infinite numbers, or none, for pictures of noise; see that low, high, mean and std fit")
+    if torch.equal(found, found[:1].expand_as(found)):
+        raise ValueError("gives the same for every picture, so it cannot guide g")
     if not found.requires_grad:
         raise ValueError("no gradient passes through it, so it cannot guide g; export it in floating point")
     weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(0), device="cpu")

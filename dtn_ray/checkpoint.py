@@ -345,7 +345,8 @@ def load_trained(uri: str, weights: str = "convert") -> Trained:
             raise UserError(f"{folder}/{MANIFEST}: config: {error}") from error
         load_weights(dtn.f, folder, "f")
         load_weights(dtn.g, folder, "g_convert" if weights == "convert" else "g")
-        dtn.D, dtn.D2 = _if_there(dtn.D, folder, "D") or nn.Module(), dtn.D2 and _if_there(dtn.D2, folder, "D2")
+        dtn.D = _if_there(dtn.D, folder, "D")
+        dtn.D2 = dtn.D2 and _if_there(dtn.D2, folder, "D2")
         if manifest.get("judge"):
             settings = _settings(folder, Pretraining, manifest, "judge")
             with unfilled():
@@ -355,9 +356,9 @@ def load_trained(uri: str, weights: str = "convert") -> Trained:
     return Trained(dtn.eval(), judge, experiment, manifest)
 
 
-def _if_there(network: nn.Module, folder: Path, name: str) -> nn.Module | None:
-    """A network that is not needed to convert, and may have been left out of a copy."""
-    return load_weights(network, folder, name) if (folder / f"{name}.safetensors").exists() else None
+def _if_there(network: nn.Module, folder: Path, name: str) -> nn.Module:
+    """A network that is not needed to convert, and may have been left out of a copy; then one without layers."""
+    return load_weights(network, folder, name) if (folder / f"{name}.safetensors").exists() else nn.Module()
 
 
 def _empty_f(network: nn.Module, experiment: Experiment) -> FrozenF:

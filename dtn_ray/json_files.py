@@ -142,9 +142,13 @@ def _refuse_unknown(cls: type, values: Any, prefix: str = "") -> None:
 
 def _problems(error: ValidationError) -> str:
     errors = error.errors(include_url=False, include_input=False, include_context=False)
-    told = [f"{_shown('.'.join(map(str, each['loc'])) or 'content')}: {each['msg'][:300]}" for each in errors[:TOLD]]
+    told = [_problem(".".join(map(str, each["loc"])), each["msg"][:300]) for each in errors[:TOLD]]
     more = [f"and {len(errors) - TOLD} more"] if len(errors) > TOLD else []
     return "; ".join(told + more)
+
+
+def _problem(name: str, message: str) -> str:
+    return f"{_shown(name)}: {message}" if name else message
 
 
 def _shown(name: str) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dtn_ray import checkpoint, onnx_files, storage
 from dtn_ray.errors import UserError
+from dtn_ray.models.allowance import allowance
 from dtn_ray.models.srcnn import upscale
 
 FACTORS = (1, 2, 3, 4)
@@ -47,8 +48,9 @@ def load(uri: str) -> SuperResolver:
         network, config, manifest = checkpoint.load_srcnn(uri)
         return SuperResolver(network, uri, manifest["networks"]["srcnn"], tuple(sorted(config.factors)))
     content = onnx_files.read(uri)
-    imported = _imported(content, uri)
-    channels, enlarges = _tried(imported, uri)
+    with allowance(len(content)):
+        imported = _imported(content, uri)
+        channels, enlarges = _tried(imported, uri)
     factors = (2, 3, 4) if enlarges == 1 else (enlarges,)
     return SuperResolver(imported, uri, hashlib.sha256(content).hexdigest(), factors, channels, enlarges)
 

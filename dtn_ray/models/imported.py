@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from dtn_ray.models.allowance import allowance
+
 if TYPE_CHECKING:
     from dtn_ray.models import onnx_reader
 
@@ -85,12 +87,17 @@ class ImportedF(nn.Module):
 
         super().__init__()
         self.content, self.eye = content, eye
+        with allowance(len(content), eye.size**2):
+            self._read(onnx_reader)
+        self.register_load_state_dict_pre_hook(_forget_weights)
+
+    def _read(self, onnx_reader: Any) -> None:
+        content, eye = self.content, self.eye
         images = torch.rand(3, 3, eye.size, eye.size, generator=torch.Generator().manual_seed(0), device="cpu")
         images = eye.values(2 * images - 1)
         read = onnx_reader.read(content, images, eye.bgr, eye.output)
         self.features, self.digest = _checked(read.whole(read.reading.network), images), read.reading.digest
         self.network = _without_state(_simplified(read, images))
-        self.register_load_state_dict_pre_hook(_forget_weights)
 
     def __reduce__(self) -> tuple[type["ImportedF"], tuple[bytes, Eye]]:
         return ImportedF, (self.content, self.eye)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from dtn_ray.models import onnx_graph
+from dtn_ray.models.allowance import is_exceeded
 from dtn_ray.models.onnx_graph import CONTROL_FLOW, Declared
 
 GREY = (0.299, 0.587, 0.114)
@@ -255,4 +256,6 @@ def _digest(network: nn.Module) -> bytes:
 
 
 def _line(error: Exception) -> str:
+    if is_exceeded(error):
+        return "it takes far more memory than a network of its size should"
     return " ".join(str(error).split())[:300] or type(error).__name__

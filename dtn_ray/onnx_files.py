@@ -5,6 +5,8 @@ import os
 from dtn_ray import storage
 from dtn_ray.errors import UserError
 
+LONGEST = 250
+"""Characters of the name of a file with weights."""
 SHARED = 64 << 20
 """Bytes that tensors may take besides twice what their files have: some share theirs, and a few bytes become many."""
 LIMIT = 2**31 - 1
@@ -74,8 +76,16 @@ def read_alone(uri: str) -> bytes:
 def _checked(location: str, uri: str) -> str:
     """Where a network says that weights are. Only files in its own folder, or below, are read."""
     parts = location.split("/")
-    if not location.isprintable() or "\\" in location or ":" in location or {"", "..", "."} & {*parts[1:], parts[0]}:
-        raise UserError(f"{uri}: its weights are in {location!r}, which is no file in its folder; export it anew")
+    if (
+        len(location) > LONGEST
+        or not location.isprintable()
+        or "\\" in location
+        or ":" in location
+        or {"", "..", "."} & {*parts[1:], parts[0]}
+    ):
+        raise UserError(
+            f"{uri}: its weights are in {location[:LONGEST]!r}, which is no file in its folder; export it anew"
+        )
     return location
 
 

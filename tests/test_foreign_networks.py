@@ -91,7 +91,7 @@ def test_a_network_in_a_checkpoint_that_refers_to_files_is_refused(tmp_path: Pat
         (lambda e: e.update(location="../w.bin"), "no file in its folder"),
         (lambda e: e.update(location="/etc/passwd"), "no file in its folder"),
         (lambda e: e.update(location="w.bin\0"), "no file in its folder"),
-        (lambda e: e.update(location="x" * 100_000), "is missing|too long"),
+        (lambda e: e.update(location="x" * 100_000), "no file in its folder"),
         (lambda e: e.pop("location"), "no file in its folder|in another file"),
         (lambda e: e.update(offset="-1"), "too short"),
         (lambda e: e.update(length="-8"), "too short"),
@@ -99,7 +99,7 @@ def test_a_network_in_a_checkpoint_that_refers_to_files_is_refused(tmp_path: Pat
         (lambda e: e.update(length=str(1 << 62)), "too short"),
         (lambda e: e.update(offset="9" * 5000), "tells no place"),
         (lambda e: e.update(length="many"), "tells no place"),
-        (lambda e: e.update(length="4"), "cannot be used here|cannot be read"),
+        (lambda e: e.update(length="4"), "cannot reshape"),
     ],
     ids=["up", "absolute", "NUL", "long", "none", "before", "negative", "beyond", "huge", "digits", "text", "few"],
 )
@@ -122,7 +122,7 @@ def test_weights_in_what_is_no_file_are_refused(tmp_path: Path) -> None:
     path = beside(tmp_path)
     (tmp_path / "w.bin").unlink()
     os.mkfifo(tmp_path / "w.bin")
-    refused(path, r"w\.bin: cannot be read: .*[Nn]ot a file")
+    refused(path, r"w\.bin, which is missing|w\.bin: cannot be read: .*[Nn]ot a file")
     (tmp_path / "w.bin").unlink()
     (tmp_path / "w.bin").mkdir()
     refused(path, r"w\.bin: cannot be read: .*directory")
@@ -166,17 +166,17 @@ def with_end(*nodes: onnx.NodeProto, **constants: Any) -> onnx.ModelProto:
 
 SENSELESS = {
     "NaN": (lambda: with_end(node("Sub", "z z", "o"), node("Div", "o o", "y")), "infinite numbers"),
-    "infinite": (lambda: with_end(node("Mul", "z c", "y"), c=np.float32(3e38) * np.ones(8, np.float32)), "infinite"),
+    "infinite": (lambda: with_end(node("Mul", "z k", "y"), k=np.float32(3e38) * np.ones(8, np.float32)), "infinite"),
     "constant": (
-        lambda: with_end(node("Mul", "z c", "m"), node("Add", "m one", "y"), c=[1e-30], one=[1.0]),
+        lambda: with_end(node("Mul", "z k", "m"), node("Add", "m one", "y"), k=[1e-30], one=[1.0]),
         "the same",
     ),
-    "zeros": (lambda: with_end(node("Mul", "z c", "y"), c=[0.0]), "gives the same for every picture"),
+    "zeros": (lambda: with_end(node("Mul", "z k", "y"), k=[0.0]), "gives the same for every picture"),
     "integers": (
         lambda: with_end(node("Cast", "z", "y", to=TensorProto.INT64)),
         "type torch.int64|cannot be read|same",
     ),
-    "booleans": (lambda: with_end(node("Greater", "z c", "y"), c=[0.0]), "type torch.bool|cannot be read|same"),
+    "booleans": (lambda: with_end(node("Greater", "z k", "y"), k=[0.0]), "type torch.bool|cannot be read|same"),
 }
 
 

@@ -123,10 +123,10 @@ def _checked(network: nn.Module, images: Tensor) -> int:
         raise ValueError(f"gives numbers of type {found.dtype}, through which no gradient passes; export it in float32")
     if not found.isfinite().all():
         raise ValueError("gives infinite numbers, or none, for pictures of noise; see that low, high, mean and std fit")
-    if torch.equal(found, found[:1].expand_as(found)):
-        raise ValueError("gives the same for every picture, so it cannot guide g")
     if not found.requires_grad:
         raise ValueError("no gradient passes through it, so it cannot guide g; export it in floating point")
+    if torch.equal(found, found[:1].expand_as(found)):
+        raise ValueError("gives the same for every picture, so it cannot guide g")
     weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(0), device="cpu")
     [gradient] = torch.autograd.grad((found * weights).sum(), images)
     if not gradient.isfinite().all() or not gradient.flatten(1).any(1).all():

@@ -238,7 +238,7 @@ for path in json.loads(sys.argv[1]):
 """
 SIDE = 20_000
 LARGE = {
-    "filled": [node("ConstantOfShape", "shape", "o"), node("ReduceMean", "o", "m"), node("Add", "x m", "e")],
+    "filled": [node("ConstantOfShape", "lengths", "o"), node("ReduceMean", "o", "m"), node("Add", "x m", "e")],
     "repeated": [node("Expand", "x wide", "o"), node("ReduceMean", "o", "m", axes=[4]), node("Add", "x m", "e")],
     "tiled": [node("Tile", "x times", "o"), node("ReduceMean", "o", "m"), node("Add", "x m", "e")],
     "padded": [node("Pad", "x pads", "o"), node("ReduceMean", "o", "m"), node("Add", "x m", "e")],
@@ -252,7 +252,7 @@ LARGE = {
 
 def test_small_networks_take_no_large_memory(tmp_path: Path) -> None:
     constants = {
-        "shape": [1, SIDE, SIDE],
+        "lengths": [1, SIDE, SIDE],
         "wide": [1, 3, 1, 1, SIDE * 100],
         "times": [1, 1, 512, 512],
         "pads": [0, 0, 0, 0, 0, 0, SIDE, SIDE],

@@ -49,9 +49,11 @@ def _load(path: Path) -> Any:
         raise ValueError(f"{size:,} bytes; it may have {LARGEST:,}")
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-    # torch neither compresses records nor lets them overlap, but reads files that do: a few bytes may become many.
-    if any(each.compress_type != zipfile.ZIP_STORED for each in entries) or sum(e.file_size for e in entries) > size:
-        raise ValueError("not written by torch.save")
+        # torch neither compresses records nor lets them overlap, but reads files that do: few bytes may become many.
+        if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > size:
+            raise ValueError("not written by torch.save")
+        if (broken := archive.testzip()) is not None:  # torch does not compare their checksums
+            raise ValueError(f"the checksum of {broken} is wrong")
     return torch.load(path, weights_only=True, map_location="cpu")
 
 

@@ -285,7 +285,7 @@ def run(kind: str, folder: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_mutated_files_load_or_are_refused(kind: str, tmp_path: Path) -> None:
     command = [sys.executable, __file__, kind, str(tmp_path)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-5000:]
     outcomes = json.loads(done.stdout.splitlines()[-1])
     assert outcomes["loaded"] + outcomes["refused"] == CASES

@@ -31,7 +31,7 @@ from dtn_ray.bounds import AtLeastOne, Count
 from dtn_ray.config import Experiment, FacePretraining, Pretraining, SuperResolution, T, from_dict, to_dict
 from dtn_ray.data import CHANNELS
 from dtn_ray.dtn import DTN, FrozenF, Moments
-from dtn_ray.errors import UserError
+from dtn_ray.errors import UserError, reason
 from dtn_ray.local_writes import replacing
 from dtn_ray.models.digits import DigitD, DigitF, DigitG
 from dtn_ray.models.faces import DeepFace, FaceD, FaceG
@@ -222,8 +222,7 @@ def load_weights(network: nn.Module, folder: Path, name: str) -> nn.Module:
         former = "network.network." if imported else None
         network.load_state_dict(weights.read(path, network.state_dict(), digests[name], former), assign=empty)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:400]
-        raise UserError(f"{path}: missing, damaged or not of this network ({reason})") from error
+        raise UserError(f"{path}: missing, damaged or not of this network ({reason(error)})") from error
     return network
 
 

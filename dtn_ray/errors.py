@@ -15,6 +15,12 @@ class UserError(ValueError):
         super().__init__(line(message))
 
 
+def reason(error: BaseException, longest: int = 400) -> str:
+    """What an error of another library says, in one line of so many characters, without control characters."""
+    text = " ".join(str(error).split())[:longest] or type(error).__name__
+    return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
 def changes(before: Any, after: Any, prefix: str = "") -> list[str]:
     """In which settings two configurations differ, as "name: before → after", sorted; names of nested ones are dotted.
 

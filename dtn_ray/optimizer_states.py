@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dtn_ray.errors import UserError
+from dtn_ray.errors import UserError, reason
 
 LARGEST = 8 << 30
 """Bytes of the file: twice a network's."""
@@ -35,9 +35,8 @@ def read(path: Path, optimizers: dict[str, Optimizer]) -> dict[str, dict[str, An
             for problem in _problems(states[name], optimizer):
                 raise ValueError(f"{name}: {problem}")
     except Exception as error:  # torch, its unpickler and zipfile have no common one
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
-            f"{path}: cannot go on from it: missing, damaged or of another training ({reason}); begin anew under "
+            f"{path}: cannot go on from it: missing, damaged or of another training ({reason(error)}); begin anew under "
             "another --name"
         ) from error
     return states

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from dtn_ray import json_files, onnx_files, storage
-from dtn_ray.errors import UserError
+from dtn_ray.errors import UserError, reason
 from dtn_ray.models.imported import Eye, ImportedF
 
 # By the SHA-256 of their ONNX file: name and eye. Crops were chosen by LFW pairs told apart (docs/faces.md).
@@ -47,7 +47,7 @@ def build(content: bytes, eye: Eye, uri: str) -> ImportedF:
     try:
         return ImportedF(content, eye)
     except Exception as error:  # a network may raise anything where it is odd
-        raise UserError(f"{uri}: {' '.join(str(error).split())[:500] or type(error).__name__}") from error
+        raise UserError(f"{uri}: {reason(error)}") from error
 
 
 @torch.no_grad()

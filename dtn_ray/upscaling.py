@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dtn_ray import checkpoint, onnx_files, storage
-from dtn_ray.errors import UserError
+from dtn_ray.errors import UserError, reason
 from dtn_ray.models.allowance import allowance
 from dtn_ray.models.srcnn import upscale
 
@@ -61,7 +61,7 @@ def _imported(content: bytes, uri: str) -> nn.Module:
     try:
         return onnx_reader.convert(content)
     except Exception as error:  # a network may raise anything where it is odd
-        raise UserError(f"{uri}: {' '.join(str(error).split())[:500] or type(error).__name__}") from error
+        raise UserError(f"{uri}: {reason(error)}") from error
 
 
 def _tried(network: nn.Module, uri: str) -> tuple[int, int]:
@@ -72,7 +72,7 @@ def _tried(network: nn.Module, uri: str) -> tuple[int, int]:
             (enlarges,) = set(_trials(network, channels))
             return channels, enlarges
         except Exception as error:  # a network may raise anything where it does not fit
-            problems.append(f"{channels} channel{'s' * (channels > 1)}: {' '.join(str(error).split())[:200]}")
+            problems.append(f"{channels} channel{'s' * (channels > 1)}: {reason(error, 200)}")
     raise UserError(
         f"{uri}: not a super-resolution network: it must take N×1×H×W or N×3×H×W of any N, H and W, and give the same, "
         f"or 2 to 4 times as large. Tried with {'; with '.join(problems)}"

@@ -36,8 +36,8 @@ def read(path: Path, optimizers: dict[str, Optimizer]) -> dict[str, dict[str, An
                 raise ValueError(f"{name}: {problem}")
     except Exception as error:  # torch, its unpickler and zipfile have no common one
         raise UserError(
-            f"{path}: cannot go on from it: missing, damaged or of another training ({reason(error)}); begin anew under "
-            "another --name"
+            f"{path}: cannot go on from it: missing, damaged or of another training ({reason(error)}); begin anew "
+            "under another --name"
         ) from error
     return states
 

@@ -279,3 +279,19 @@ def test_a_super_resolver_that_gives_no_numbers_is_refused(tmp_path: Path) -> No
     nodes = [node("Sub", "x x", "o"), node("Div", "o o", "y")]
     path = written(tmp_path, model(nodes, ("N", 3, "H", "W")))
     refused(path, "not a super-resolution network: .*not finite", upscaling.load)
+
+
+def test_a_network_that_fails_leaves_no_traceback_on_the_console(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    nodes = [node("Concat", "x W", "e", axis=1), conv("e"), *head()]
+    path = written(tmp_path, model(nodes, opset=18, **WEIGHTS))
+    refused(path, r"f\.onnx: does not take images")
+    refused(path, "not a super-resolution network", upscaling.load)
+    assert capfd.readouterr().err == ""
+
+
+def test_names_in_a_network_do_not_reach_the_terminal_raw(tmp_path: Path) -> None:
+    network = model([conv(), *head()], **WEIGHTS)
+    network.graph.node[0].domain = "\x1b[2J\x07"
+    refused(written(tmp_path, network), r"f\.onnx: has the operation \\x1b\[2J\\x07's Conv")

@@ -4,6 +4,7 @@ CASES of each kind, always the same: bytes flipped, files cut, values of JSON ex
 edited. They run in one process of their own, which tells each case's outcome and its peak memory.
 """
 
+import copy
 import io
 import json
 import random
@@ -89,7 +90,7 @@ def exchange(content: bytes, chance: random.Random) -> bytes:
                 )
             holder[path[-1]] = json.loads(json.dumps(other))
         else:
-            holder[path[-1]] = chance.choice(ODD)
+            holder[path[-1]] = copy.deepcopy(chance.choice(ODD))
     return json.dumps(values).encode()
 
 

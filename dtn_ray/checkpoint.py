@@ -140,12 +140,15 @@ def _fetch(uri: str, folder: Path) -> None:
     named = [f"{name}.safetensors" for name in NETWORKS if isinstance(digests, dict) and name in digests]
     filesystem, path = storage.resolve(uri)
     for file, largest in [*((name, weights.LARGEST) for name in named), ("f.onnx", onnx_files.LIMIT)]:
-        [found] = filesystem.get_file_info([f"{path}/{file}"])
-        if found.type != fs.FileType.File:
-            continue  # who needs it says so
-        if found.size > largest:
-            raise UserError(f"{storage.join(uri, file)}: {found.size:,} bytes; it may have {largest:,}")
-        fs.copy_files(found.path, str(folder / file), source_filesystem=filesystem)
+        try:
+            [found] = filesystem.get_file_info([f"{path}/{file}"])
+            if found.type != fs.FileType.File:
+                continue  # who needs it says so
+            if found.size > largest:
+                raise UserError(f"{storage.join(uri, file)}: {found.size:,} bytes; it may have {largest:,}")
+            fs.copy_files(found.path, str(folder / file), source_filesystem=filesystem)
+        except OSError as error:
+            raise UserError(f"{storage.join(uri, file)}: cannot be read: {reason(error)}") from error
 
 
 def read_manifest(folder: Path, kind: str, needs: tuple[str, ...] = ()) -> dict[str, Any]:

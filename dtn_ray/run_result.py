@@ -8,6 +8,7 @@ from dtn_ray import json_files, storage
 from dtn_ray.errors import UserError
 
 NAME = "result.json"
+LONGEST = 1000  # characters of a checkpoint's name
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def read(folder: str) -> tuple[str, dict[str, Any]]:
 
 def _below(folder: str, name: str) -> bool:
     """Whether a name means a folder below another, not through .. and not through a link."""
-    if not name.isprintable() or "\\" in name or {"", ".", ".."} & {*name.split("/")}:
+    if len(name) > LONGEST or not name.isprintable() or "\\" in name or {"", ".", ".."} & {*name.split("/")}:
         return False
     if storage.is_s3(folder):
         return True

@@ -1,6 +1,7 @@
 """Ray Train: trains the DTN (Sec. 4), data-parallel, resumable at any step."""
 
 import copy
+import math
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -220,7 +221,10 @@ def _in_its_unit(prepared: Prepared, model: ModelConfig) -> FrozenF:
 
     def of(images: np.ndarray) -> Moments:
         parts = [images[i : i + AT_ONCE] for i in range(0, len(images), AT_ONCE)]
-        return moments(prepared.f, map(to_float, tqdm(parts, "measuring f", delay=5, mininterval=5)))
+        found = moments(prepared.f, map(to_float, tqdm(parts, "measuring f", delay=5, mininterval=5)))
+        if not 0 < found.scale < math.inf:
+            raise UserError(f"f gives the same for all images, or numbers that are not finite: {found.scale} apart")
+        return found
 
     if feature_scale == "unit":
         return FrozenF(prepared.f, of(prepared.s).scale)

@@ -333,7 +333,20 @@ def test_a_run_that_was_moved_is_still_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../other", "{tmp}/other", "checkpoint_1/../../other", "", ".", "a//b", "s3://b/c", "file:///x", "a\0b", 3]
+    "name",
+    [
+        "../other",
+        "{tmp}/other",
+        "checkpoint_1/../../other",
+        "",
+        ".",
+        "a//b",
+        "s3://b/c",
+        "file:///x",
+        "a\0b",
+        "é" * 5000,
+        3,
+    ],
 )
 def test_a_result_leads_to_no_folder_outside_of_its_run(name: Any, tmp_path: Path) -> None:
     write_classifier(tmp_path / "other")

@@ -46,6 +46,8 @@ def build(content: bytes, eye: Eye, uri: str) -> ImportedF:
     """The network of an ONNX file's content. Raises UserError naming `uri` where it does not serve."""
     try:
         return ImportedF(content, eye)
+    except ImportError:
+        raise  # a fault of ours
     except Exception as error:  # a network may raise anything where it is odd
         raise UserError(f"{uri}: {reason(error)}") from error
 

@@ -60,6 +60,8 @@ def _imported(content: bytes, uri: str) -> nn.Module:
 
     try:
         return onnx_reader.convert(content)
+    except ImportError:
+        raise  # a fault of ours
     except Exception as error:  # a network may raise anything where it is odd
         raise UserError(f"{uri}: {reason(error)}") from error
 

@@ -4,6 +4,7 @@ import hashlib
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from pydantic import TypeAdapter
 from torch import nn
 
@@ -58,7 +59,11 @@ def check(f: nn.Module, size: int, uri: str) -> None:
 
     `size`: pixels of the side of the pictures.
     """
-    pictures = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    generator = torch.Generator().manual_seed(0)
+    # Spots of many sizes, and plain black and white: a small network may take any fine noise for the same.
+    spots = [torch.rand(1, 3, side, side, generator=generator) * 2 - 1 for side in (2, 3, 5, 8, size)]
+    plain = [torch.full((1, 3, 1, 1), value) for value in (-1.0, 1.0)]
+    pictures = torch.cat([F.interpolate(each, size) for each in (*spots, *plain)])
     features = f.represent(pictures)  # type: ignore[operator]
     if not features.isfinite().all():
         raise UserError(f"{uri}: it gives numbers that are not finite; its training diverged")

@@ -186,7 +186,7 @@ ELEMENTS = (
 @pytest.mark.parametrize(
     ("message", "elements"), [("The signature does not match", ELEMENTS), (f"We signed {CANONICAL} and {TO_SIGN}", "")]
 )
-@pytest.mark.parametrize("methods", ["GET", "HEAD|PUT"])
+@pytest.mark.parametrize("methods", ["GET", "PUT"])
 def test_a_store_s_error_that_repeats_what_was_signed(
     made, photos, tmp_path, call, store, monkeypatch, methods, message, elements
 ):

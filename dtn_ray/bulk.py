@@ -218,10 +218,10 @@ def _plan(job: BulkJob, ledger: list[Part], work: str | None) -> Plan:
     for part in _sift_inventory(job, ledger, work) if job.inventory else list_source(job, ledger, work, apply):
         plan.merge(part)
     if not plan.photos:
-        where = f"--inventory {job.inventory}: no images below {job.source} in it" if job.inventory else ""
+        where = f"--inventory {job.inventory}: no images below {job.source} in it"
         raise UserError(
-            f"{where or f'{job.source}: no images there'}, by their suffixes. Check the place, or set --suffixes. "
-            f"What is there: {plan.left_out.told() or 'nothing'}"
+            f"{where if job.inventory else f'{job.source}: no images there'}. A file counts as an image by its suffix: "
+            f"check the place, or set --suffixes. Found there: {plan.left_out.told() or 'nothing'}"
         )
     return plan
 

@@ -39,7 +39,7 @@ class BulkJob:
     """Only keys that end so, in small letters or large; '' takes all, whatever they are called, except what systems
     keep beside photos (._*, Thumbs.db, __MACOSX/, @eaDir/, …)."""
     match: str = ""
-    """Only keys in which this regular expression is found."""
+    """Only keys in which this regular expression (RE2's syntax) is found."""
     min_size: int = 0
     """Only objects of so many bytes or more."""
     modified_since: str = ""

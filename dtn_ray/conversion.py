@@ -47,8 +47,8 @@ class Conversion(BulkJob):
     """… a checkpoint of jobs/super_resolution.py, or another network as ONNX."""
 
     person: str = ""
-    """Regular expression whose first group (or whole match) in the key tells who is in the photo: also write one image
-    of each person, that of the photo with the lowest score (Eq. 8)."""
+    """Regular expression (RE2's syntax) whose first group, or whole match, in the key tells who is in the photo: also
+    write one image of each person, that of the photo with the lowest score (Eq. 8)."""
     people: str | None = None
     """The same by a table: a Parquet or CSV file (local or s3://) with columns key, as below IN, and person."""
 

@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import re
 
 import pyarrow as pa
 
 from dtn_ray.errors import UserError
 from dtn_ray.faces import YUNET, FaceFinder, detector_file
 from dtn_ray.ingestion import Ingestion
-from dtn_ray.keys import person_of
+from dtn_ray.patterns import Pattern
 from dtn_ray.pipeline import NO_FACE, Found, Picture, Pipeline, Row
 from dtn_ray.shards import FACE, SCHEMA
 
@@ -22,10 +21,8 @@ def identity(job: Ingestion) -> str:
         raise UserError(f"--size {job.size} must lie between 16 and 2048")
     if not 0 <= job.confidence <= 1:
         raise UserError(f"--confidence {job.confidence} must lie between 0 and 1")
-    try:
-        re.compile(job.identity)
-    except re.error as error:
-        raise UserError(f"--identity {job.identity}: not a regular expression: {error}") from error
+    if job.identity:
+        Pattern("--identity", job.identity)
     settings = [YUNET, job.faces, job.confidence, job.min_face, job.size, job.format, job.identity]
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
@@ -41,7 +38,7 @@ class Ingester(Pipeline):
     ) -> None:
         """`detector`: YuNet's file, where it is at hand."""
         super().__init__(job, FACES_AT_ONCE, scratch, cpus)
-        self.format, self.pattern = job.format, job.identity and re.compile(job.identity)
+        self.format, self.pattern = job.format, Pattern("--identity", job.identity) if job.identity else None
         self.finder = FaceFinder(
             detector or detector_file(job.detector),
             job.max_pixels,
@@ -59,5 +56,5 @@ class Ingester(Pipeline):
     def shard_row(self, file: Row, number: int, picture: Picture, content: bytes) -> Row:
         row = super().shard_row(file, number, picture, content) | {"face": number, **(picture.face or {})}
         if self.pattern:
-            row["identity"] = person_of(self.pattern, file["key"])
+            row["identity"] = self.pattern.person(file["key"])
         return row

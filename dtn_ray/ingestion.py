@@ -29,4 +29,5 @@ class Ingestion(BulkJob):
     format: Literal["jpeg", "png"] = "jpeg"
     """Of the aligned faces: JPEG of quality 95, or PNG, four times as large, for emoji."""
     identity: str = ""
-    """Regular expression whose first group (or whole match) in the key tells who is in the photo: column identity."""
+    """Regular expression (RE2's syntax) whose first group, or whole match, in the key tells who is in the photo: column
+    identity."""

@@ -7,6 +7,18 @@ MAX_NAME = 230  # bytes of a file name; local filesystems end at 255, and a file
 MAX_KEY = 800  # bytes; S3 ends at 1024, of which OUT's own prefix takes some
 
 
+LEADS_OUT = r"(^|/)\.\.(/|$)"
+"""`leads_out` as a regular expression for many keys at once."""
+
+
+def leads_out(key: str) -> bool:
+    """Whether a key has a component `..`, so that it may name something outside the folder that it is relative to.
+
+    In a bucket it would be a name like any other; but proxies and gateways resolve it, so there it is not read either.
+    """
+    return ".." in key and ".." in key.split("/")
+
+
 def output_key(key: str, format: str = "png", number: int = 0) -> str:
     """`<key>.<format>`, made safe as a local path and as an S3 key; other keys have other outputs.
 
@@ -39,9 +51,3 @@ def _folder(name: str, format: str) -> str:
     if name in (".", ".."):
         return name.replace(".", "%2E")
     return f"{name}%2F" if not name or name.lower().endswith(f".{format}") else name
-
-
-def person_of(pattern: re.Pattern[str], key: str) -> str | None:
-    """Who is in the photo of a key: the pattern's first group, or whole match, where it is found; None for nobody."""
-    match = pattern.search(key)
-    return match and match[1 if pattern.groups else 0]

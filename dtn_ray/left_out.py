@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -28,8 +29,8 @@ REASONS = {
     SPECIAL: "are neither files nor folders but sockets, pipes or devices",
     GONE: "vanished while they were listed, or are links to nothing",
     FOLDER: "are folders that the list names",
-    OUTSIDE: "are outside IN",
-    UNSAFE: "lead out of IN",
+    OUTSIDE: "lie outside IN, and are not read",
+    UNSAFE: "lead out of IN, by .. or a path, and are not read",
     BAD_LINE: "are lines of the list that cannot be read",
 }
 """For each reason what its entries are or do, as the report says it."""
@@ -103,7 +104,7 @@ class LeftOut:
     def _add(self, reason: str, count: int, names: Iterable[str]) -> None:
         self.counts[reason] += count
         kept = self.names.setdefault(reason, [])
-        kept += [_short(name) for name in names][: NAMES - len(kept)]
+        kept += map(_short, islice(names, NAMES - len(kept)))
 
     def _forget(self) -> None:
         if len(self.suffixes) > SUFFIXES:

@@ -11,6 +11,7 @@ import os
 import stat as modes
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 from dtn_ray.left_out import GONE, LOOP, RESULTS, SPECIAL, UNREADABLE
@@ -19,6 +20,8 @@ Odd = Callable[[str, str], None]
 """Is told of an entry that is no file, by reason (left_out.REASONS) and name."""
 File = tuple[str, str, int, int]
 """Key, version, size in bytes, and time of change in µs since 1970."""
+
+Identity = tuple[int, int]  # device and number of a folder
 
 LONGEST_PATH = 4000  # bytes; Linux takes no path of more than 4,095 in one call
 LONGEST_KEY = 1 << 16  # characters; what lies deeper is not listed
@@ -98,7 +101,6 @@ def walk(folder: str, odd: Odd | None = None, out: str | None = None) -> Iterato
 
 
 Note = Callable[[str, str, OSError | None], None]
-Identity = tuple[int, int]  # device and number of a folder
 Entry = tuple[str, tuple[int, int] | None]  # a file with size and time of change in ns; a folder (name/)
 
 
@@ -139,6 +141,40 @@ def _add(entry: os.DirEntry[str], entries: list[Entry], prefix: str, note: Note)
         entries.append((f"{name}/", None))
     else:
         note(SPECIAL, f"{prefix}{name}", None)
+
+
+class Walked:
+    """Which folders `walk` lists below a folder: links are followed to anywhere, but to no folder that they lie in.
+
+    What a key names there is read only where the walk would find it, too.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder.rstrip("/")
+        self.above = {*_folders_above(folder or "/")}
+        self._identity = lru_cache(1 << 14)(self._identity_of)
+        self.lists = lru_cache(1 << 14)(self._lists)
+
+    def _lists(self, folder: str) -> bool:
+        """Whether the walk comes to a folder, by its key without a slash at the end; True if it is absent."""
+        above, end = {*self.above, self._identity("")}, 0
+        while end < len(folder):
+            end = folder.find("/", end + 1) % (len(folder) + 1)
+            identity = self._identity(folder[:end])
+            if identity is None:
+                return True
+            if identity in above:
+                return False
+            above.add(identity)
+        return True
+
+    def _identity_of(self, folder: str) -> Identity | None:
+        try:
+            with _reach(f"{self.folder}/{name_of(folder)}") as (name, parent):
+                found = os.stat(name, dir_fd=parent)
+        except (OSError, ValueError):
+            return None
+        return found.st_dev, found.st_ino
 
 
 def _reason(error: OSError) -> str:

@@ -38,7 +38,8 @@ J = TypeVar("J", bound=BulkJob)
 COUNTS = ("images", "done_before", "converted", "no_face", "faces", "failed", "remaining")
 
 # Kubernetes sends SIGKILL half a minute after SIGTERM; all that is told fits in between.
-WAIT = 3.0  # seconds for a webhook's connection, and as many for its answer
+WAIT = 3.0  # seconds for a webhook's connection, and as many for each part of its answer …
+WAIT_FOR_WEBHOOK = 10.0  # … and for all tries together, whatever its server or the network does
 RETRIES = 2
 WAIT_FOR_STORE = 10.0
 
@@ -140,6 +141,23 @@ def _warn_if_seen(webhook: str) -> None:
 
 
 def _post(webhook: str, host: str, record: dict[str, Any]) -> None:
+    """Tells a webhook. Waits no longer than WAIT_FOR_WEBHOOK; what fails, or takes longer, is a warning."""
+    problem = f"no whole answer within {WAIT_FOR_WEBHOOK:g} s"
+
+    def send() -> None:
+        nonlocal problem
+        problem = _sent(webhook, record)
+
+    # Time-outs of sockets are for each read, and looking up a name has none: only a thread can be left behind.
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    thread.join(WAIT_FOR_WEBHOOK)
+    if problem:
+        print(f"warning: --webhook: {host} was not told how the run ended: {problem}", file=sys.stderr)
+
+
+def _sent(webhook: str, record: dict[str, Any]) -> str:
+    """Tells a webhook; returns what is wrong, or nothing."""
     retries = Retry(
         RETRIES,
         backoff_factor=0.5,
@@ -154,11 +172,9 @@ def _post(webhook: str, host: str, record: dict[str, Any]) -> None:
         try:
             # Its answer is not read, and not followed elsewhere.
             with session.post(webhook, json=record, timeout=WAIT, stream=True, allow_redirects=False) as answer:
-                problem = "" if 200 <= answer.status_code < 300 else f"HTTP status {answer.status_code}"
-        except (OSError, ValueError) as error:  # requests' own are OSErrors; their texts hold the URL
-            problem = type(error).__name__
-    if problem:
-        print(f"warning: --webhook: {host} was not told how the run ended: {problem}", file=sys.stderr)
+                return "" if 200 <= answer.status_code < 300 else f"HTTP status {answer.status_code}"
+        except Exception as error:  # whatever a server can make a library raise; the texts of requests hold the URL
+            return type(error).__name__
 
 
 def _export(job: BulkJob, outcome: str, seconds: float) -> None:

@@ -22,13 +22,17 @@ from dtn_ray.cluster import causes, connect, quiet_ray_data
 from dtn_ray.conversion import Conversion
 from dtn_ray.errors import UserError
 from dtn_ray.images import CONTENT_TYPES
-from dtn_ray.keys import output_key, person_of
+from dtn_ray.keys import output_key
 from dtn_ray.ledger import Ledger, Part, read_range
+from dtn_ray.patterns import Pattern
 
 CHOSEN = pa.schema(
     {"person": pa.string(), "key": pa.string(), "output": pa.string(), "score": pa.float32(), "photos": pa.int64()}
 )
 NAME = re.compile(r"[0-9a-f]{32}\.parquet")  # of a part of the table
+PEOPLE = pa.schema({"key": pa.string(), "person": pa.string()})
+ROWS_AT_ONCE = 500  # of --people, whose values may be of any length before they are looked at
+LONGEST = 1 << 16  # bytes of a key or a person
 TASK_CPUS = 0.5
 
 
@@ -45,36 +49,55 @@ def who(job: Conversion) -> Who:
     if job.people:
         _table(job.people)
         return partial(_by_table, job.people)
-    try:
-        return partial(_by_pattern, re.compile(job.person))
-    except re.error as error:
-        raise UserError(f"--person {job.person}: not a regular expression: {error}") from error
+    return partial(_by_pattern, Pattern("--person", job.person))
 
 
-def _by_pattern(pattern: re.Pattern[str], keys: pa.ChunkedArray) -> pa.Array:
-    return pa.array([person_of(pattern, key) for key in keys.to_pylist()], pa.string())
+def _by_pattern(pattern: Pattern, keys: pa.ChunkedArray) -> pa.Array:
+    return pa.array([pattern.person(key) for key in keys.to_pylist()], pa.string())
 
 
 def _by_table(uri: str, keys: pa.ChunkedArray) -> pa.Array:
     near = (pc.field("key") >= keys[0]) & (pc.field("key") <= keys[-1])
     try:
-        rows = _table(uri).to_table(columns=["key", "person"], filter=near)
-        found = pc.call_function("index_in", [keys], pc.SetLookupOptions(rows["key"]))
-        return rows["person"].cast(pa.string()).take(found)
+        # One batch at a time: readers ahead would hold many.
+        options: Any = {"batch_size": ROWS_AT_ONCE, "use_threads": False, "batch_readahead": 1, "fragment_readahead": 1}
+        batches = _table(uri).scanner(columns=PEOPLE.names, filter=near, **options).to_batches()
+        rows = pa.Table.from_batches([_wanted(uri, batch, keys) for batch in batches], PEOPLE)
+        found = pc.call_function("index_in", [keys], pc.SetLookupOptions(rows["key"].combine_chunks()))
+        return rows["person"].combine_chunks().take(found.combine_chunks())
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"--people {uri}: cannot be read: {error}") from error
 
 
+def _wanted(uri: str, batch: pa.RecordBatch, keys: pa.ChunkedArray) -> pa.RecordBatch:
+    """The rows of some keys, of the schema PEOPLE."""
+    columns = list[pa.Array]()
+    for name in PEOPLE.names:
+        column = batch[name]
+        values = column.dictionary if pa.types.is_dictionary(column.type) else column.cast(pa.string())
+        longest = pc.call_function("max", [pc.call_function("binary_length", [values])]).as_py() or 0
+        if longest > LONGEST:
+            raise UserError(f"--people {uri}: a {name} of {longest} bytes; at most {LONGEST} can be meant")
+        columns.append(column.cast(pa.string()))
+    found = pc.call_function("is_in", [columns[0]], pc.SetLookupOptions(keys.combine_chunks()))
+    return pa.RecordBatch.from_arrays(columns, schema=PEOPLE).filter(found)
+
+
 def _table(uri: str) -> dataset.Dataset:
     filesystem, path = storage.resolve(uri)
+    # A value that many rows share is held once, however long it is.
+    read = dataset.ParquetReadOptions(dictionary_columns={*PEOPLE.names})
+    format: Any = "csv" if uri.endswith(".csv") else dataset.ParquetFileFormat(read_options=read)
     try:
-        table = dataset.dataset(path, filesystem=filesystem, format="csv" if uri.endswith(".csv") else "parquet")
+        table = dataset.dataset(path, filesystem=filesystem, format=format)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"--people {uri}: neither a Parquet nor a CSV file that can be read: {error}") from error
-    missing = {"key", "person"} - {*table.schema.names}
+    missing = {*PEOPLE.names} - {*table.schema.names}
     if missing:
         names = ", ".join(table.schema.names)
         raise UserError(f"--people {uri}: no column {' and '.join(sorted(missing))}, only {names}")
+    if pa.types.is_dictionary(table.schema.field("key").type):
+        return table
     keys = pa.field("key", pa.string())
     return table.replace_schema(pa.schema([keys if each.name == "key" else each for each in table.schema]))
 
@@ -102,7 +125,11 @@ def choose(job: Conversion, ledger: Ledger, folder: str) -> dict[str, Any]:
     def write(chosen: pa.Table) -> pa.Table:
         files = []
         for row in chosen.to_pylist():
-            content = storage.read_bytes(storage.join(job.out, row["output"]))
+            output = storage.join(job.out, row["output"] or "")
+            try:
+                content = storage.read_bytes(output)
+            except OSError as why:
+                raise UserError(f"{output}: the ledger names this image, which cannot be read: {why}") from why
             uri = storage.join(people, "images", output_key(row["person"], job.format))
             files.append(storage.NewFile(uri, content, CONTENT_TYPES[job.format], root=job.out))
         for error in storage.write_many(files):

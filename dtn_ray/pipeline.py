@@ -13,9 +13,9 @@ import pyarrow as pa
 from dtn_ray import storage
 from dtn_ray.bulk_job import BulkJob
 from dtn_ray.display import LONGEST_LABEL, label, line
-from dtn_ray.failures import IMAGE, MODEL, STORE
+from dtn_ray.failures import IMAGE, MODEL, NAME, STORE
 from dtn_ray.images import CONTENT_TYPES, encode
-from dtn_ray.keys import output_key
+from dtn_ray.keys import leads_out, output_key
 from dtn_ray.ledger import SCHEMA
 from dtn_ray.refusals import Refused
 from dtn_ray.repair import IN_PART, Truncated, completed
@@ -128,18 +128,20 @@ class Pipeline(ABC):
         return outcomes
 
     def _read(self, files: list[Row]) -> list[Found]:
-        limit, too_large = self.job.max_bytes, dict[int, Row]()
+        limit, refused = self.job.max_bytes, dict[int, Row]()
         for i, file in enumerate(files):
             if (file["size"] or 0) > limit:
-                too_large[i] = failure(IMAGE, f"{file['size']} bytes, more than the limit of {limit}")
-        wanted = [file for i, file in enumerate(files) if i not in too_large]
+                refused[i] = failure(IMAGE, f"{file['size']} bytes, more than the limit of {limit}")
+            elif leads_out(file["key"]):
+                refused[i] = failure(NAME, "leads out of IN")
+        wanted = [file for i, file in enumerate(files) if i not in refused]
         contents = storage.read_many([source_uri(self.job.source, file["key"]) for file in wanted])
         # It waits, or fetching would run ahead of decoding, and fill the memory with large photos.
-        return self.decoders.submit(self._decode, files, contents, too_large).result()
+        return self.decoders.submit(self._decode, files, contents, refused).result()
 
-    def _decode(self, files: list[Row], contents: list[bytes | Refused], too_large: dict[int, Row]) -> list[Found]:
+    def _decode(self, files: list[Row], contents: list[bytes | Refused], refused: dict[int, Row]) -> list[Found]:
         rest = iter(contents)
-        return [too_large.get(i) or self._find(file, next(rest)) for i, file in enumerate(files)]
+        return [refused.get(i) or self._find(file, next(rest)) for i, file in enumerate(files)]
 
     def _find(self, file: Row, content: bytes | Refused) -> Found:
         if isinstance(content, Refused):

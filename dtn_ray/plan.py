@@ -4,7 +4,6 @@ Neither is ever held whole. The source is listed in stretches, side by side; who
 of the same keys beside it, and writes what is left to do as Parquet files, the work list.
 """
 
-import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -22,8 +21,10 @@ from dtn_ray.bulk_job import BulkJob
 from dtn_ray.errors import UserError
 from dtn_ray.failures import CAUSES
 from dtn_ray.images import LITTER_NAMES
+from dtn_ray.keys import LEADS_OUT
 from dtn_ray.ledger import DONE, Part, first_of_each_key, read_range
-from dtn_ray.left_out import LITTER, MATCH, MIN_SIZE, MODIFIED_SINCE, OTHER_SUFFIX, LeftOut
+from dtn_ray.left_out import LITTER, MATCH, MIN_SIZE, MODIFIED_SINCE, OTHER_SUFFIX, UNSAFE, LeftOut
+from dtn_ray.patterns import Pattern
 from dtn_ray.repair import CUT_SHORT
 from dtn_ray.tally import Tally
 
@@ -85,16 +86,13 @@ class Plan:
 class Filters:
     """A job's filters, checked. Raises UserError for one that cannot be meant."""
 
-    pattern: re.Pattern[str]
+    pattern: Pattern | None
     min_size: int
     since: datetime | None
 
     @classmethod
     def of(cls, job: BulkJob) -> "Filters":
-        try:
-            pattern = re.compile(job.match)
-        except re.error as error:
-            raise UserError(f"--match {job.match}: not a regular expression: {error}") from error
+        pattern = Pattern("--match", job.match) if job.match else None
         since = None
         if job.modified_since:
             try:
@@ -111,9 +109,8 @@ class Filters:
             left_out.add_keys(reason, photos.filter(pc.call_function("invert", [mask]))["key"])
             return photos.filter(mask)
 
-        if self.pattern.pattern:
-            matches = [self.pattern.search(key) is not None for key in photos["key"].to_pylist()]
-            photos = keep(photos, pa.array(matches, pa.bool_()), MATCH)
+        if self.pattern:
+            photos = keep(photos, self.pattern.found_in(photos["key"]), MATCH)
         # What an inventory does not tell, and no store knows, is to be tried, and to fail with its reason.
         if self.min_size > 0:
             large = pc.call_function("greater_equal", [photos["size"], pa.scalar(self.min_size, pa.int64())])
@@ -229,10 +226,16 @@ def _settled(job: BulkJob, known: pa.Table, images: pa.Table) -> pa.ChunkedArray
 
 
 def _photos(job: BulkJob, files: pa.Table, left_out: LeftOut) -> pa.Table:
-    """Those of some files that are photos by their name; the others are counted."""
-    litter = pc.call_function("match_substring_regex", [files["key"]], pc.MatchSubstringOptions(LITTER_NAMES))
-    left_out.add_keys(LITTER, files.filter(litter)["key"])
-    files = files.filter(pc.call_function("invert", [litter]))
+    """Those of some files that are photos by their name and lie in IN; the others are counted."""
+
+    def without(files: pa.Table, pattern: str, reason: str) -> pa.Table:
+        found = pc.call_function("match_substring_regex", [files["key"]], pc.MatchSubstringOptions(pattern))
+        if not pc.call_function("any", [found]).as_py():
+            return files
+        left_out.add_keys(reason, files.filter(found)["key"])
+        return files.filter(pc.call_function("invert", [found]))
+
+    files = without(without(files, LEADS_OUT, UNSAFE), LITTER_NAMES, LITTER)
     suffixes = tuple(suffix.lower() for suffix in job.suffixes)
     named = pa.array([key.lower().endswith(suffixes) for key in files["key"].to_pylist()], pa.bool_())
     left_out.add_keys(OTHER_SUFFIX, files.filter(pc.call_function("invert", [named]))["key"])

@@ -87,7 +87,7 @@ def pairs(
             content = read_image(uri, shards, int(number), format) if number else storage.read_bytes(uri)
             after = Image.open(io.BytesIO(content))
             after.load()
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError, AttributeError):  # a ledger that others wrote may name no output
             return None
         return row, source, after
 

@@ -5,7 +5,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import posixpath
 import re
 import stat as stat_modes
 import time
@@ -33,7 +32,9 @@ from obstore.exceptions import BaseError
 from pyarrow import fs
 
 from dtn_ray import local_files, local_writes
+from dtn_ray.display import name as shown
 from dtn_ray.errors import UserError
+from dtn_ray.keys import leads_out
 from dtn_ray.redact import HIDDEN
 from dtn_ray.refusals import Refused, refused
 from dtn_ray.s3 import advice as _advice
@@ -135,12 +136,23 @@ def bucket_and_key(uri: str) -> tuple[str, str]:
 
 
 def join(uri: str, *names: str) -> str:
-    """Appends path components to a URI; those of file:// become a path, since a % in a name stands for itself."""
-    return posixpath.join(_plain_uri(uri), *names)
+    """Appends names to a URI; one of file:// becomes a path, since a % in a name stands for itself.
+
+    What comes out lies below the URI, whoever wrote the names: one that begins with a slash does not replace what
+    stands before it. Raises UserError for a name with a component `..`.
+    """
+    joined = _plain_uri(uri)
+    for name in names:
+        if leads_out(name):
+            raise UserError(f"{uri}: {shown(name)} leads out of it")
+        joined += name if joined.endswith("/") or not joined else f"/{name}"
+    return joined
 
 
 def child(uri: str, key: str) -> str:
-    """A file below a folder, by its key in LISTING; unlike for `join`, a key may begin with a slash."""
+    """A file below a folder, by its key in LISTING, which may begin with a slash. Raises UserError as `join` does."""
+    if leads_out(key):
+        raise UserError(f"{uri}: {shown(key)} leads out of it")
     return f"{_plain_uri(uri).rstrip('/')}/{key if is_s3(uri) else local_files.name_of(key)}"
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dtn_ray import display
 from dtn_ray.repair import IN_PART
 
 SAMPLE = 256
@@ -61,7 +62,7 @@ class Tally:
         for row in failed.select(["cause", "reason", "key"]).to_pylist():
             other.reasons[row["cause"] or "", re.sub(r"\d+", "…", row["reason"] or "")] += 1
             if len(other.failures) < FAILURES:
-                other.failures[row["key"]] = row["reason"] or ""
+                other.failures[display.name(row["key"])] = row["reason"] or ""
         found = np.digitize(converted["score"].drop_null().to_numpy(zero_copy_only=False), EDGES)
         other.scores = np.bincount(found, minlength=len(EDGES) + 1)
         priorities = np.random.default_rng([seed, len(converted)]).random(len(converted))

@@ -15,15 +15,28 @@ INT64 = 2**63 - 1
 UNITS = ((10**17, Decimal("0.001")), (10**14, Decimal(1)), (10**11, Decimal(1000)), (0, Decimal(1_000_000)))
 
 
+LONGEST = 100  # characters of a number or time
+
+
 class Microseconds(int):
     """A time in µs since 1970, whatever its size."""
+
+
+def truth(value: Any) -> bool | None:
+    """A truth value: True, "true", 1, "0"; None for nothing. Raises ValueError for anything else."""
+    if _is_nothing(value):
+        return None
+    text = str(value).strip().lower()
+    if text not in ("true", "1", "false", "0"):
+        raise ValueError(f"{value} is neither true nor false")
+    return text in ("true", "1")
 
 
 def whole(value: Any) -> int | None:
     """A number of bytes: 829, "829", "829.0", 829.0, "1e3"; None for nothing. Raises ValueError for anything else."""
     if _is_nothing(value):
         return None
-    text = str(value).strip()
+    text = _text(value)
     number = int(text) if re.fullmatch(r"[+]?\d{1,19}", text) else float(text)
     if isinstance(number, float):
         if not number.is_integer():
@@ -44,7 +57,7 @@ def microseconds(value: Any) -> int | None:
         return max(-INT64, min(int(value), INT64))
     if _is_nothing(value):
         return None
-    text = str(value).strip()
+    text = _text(value)
     if re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", text) and not re.fullmatch(
         r"\d{8}", text
     ):  # 20260131 is a date
@@ -65,6 +78,13 @@ def microseconds(value: Any) -> int | None:
             raise ValueError(f"{value} is no time") from error
     time = time if time.tzinfo else time.replace(tzinfo=UTC)
     return (time - EPOCH) // timedelta(microseconds=1)
+
+
+def _text(value: Any) -> str:
+    text = str(value).strip()
+    if len(text) > LONGEST:
+        raise ValueError(f"{len(text)} characters are no number or time")
+    return text
 
 
 def _is_nothing(value: Any) -> bool:

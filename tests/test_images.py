@@ -314,8 +314,8 @@ def test_a_folder_named_like_an_image_is_none(made, tmp_path):
     ("name", "reason"),
     [
         ("gone", "gone: no such folder or prefix"),
-        ("empty", "empty: no images there, by their suffixes"),
-        ("texts", "texts: no images there, by their suffixes"),
+        ("empty", "empty: no images there"),
+        ("texts", "texts: no images there"),
         ("texts/a.txt", "a.txt: no such folder or prefix"),
     ],
 )

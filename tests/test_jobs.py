@@ -128,7 +128,7 @@ def test_pretraining_options(job, monkeypatch):
         ("pretrain --batch-size 10 --workers 3", "--batch-size 10 does not divide among --workers 3"),
         ("pretrain --workers 0", "--workers"),
         ("convert {made}/dtn {made}/gone {out}", "gone: no such folder or prefix"),
-        ("convert {made}/dtn {made}/texts {out}", r"texts: no images there, by their suffixes.*1 have another suffix"),
+        ("convert {made}/dtn {made}/texts {out}", r"texts: no images there.*1 have another suffix"),
         ("convert {made}/gone {made}/photos {out}", "gone: no checkpoint here"),
         ("convert {made}/classifier {made}/photos {out}", r"kind 'classifier'; .*jobs/train\.py"),
         ("convert {made}/dtn {made}/photos {made}/photos", "photos lies inside the source"),

@@ -220,3 +220,73 @@ def test_a_run_stopped_by_sigterm_tells_so(made, tmp_path):
     (told,) = server.bodies
     assert told["outcome"] == "stopped" and last_run(tmp_path / "out") == told
     assert not list(tmp_path.glob("out/*/summary.json"))
+
+
+@pytest.mark.parametrize(
+    "kind", ["a byte a second", "continues for ever", "headers for ever", "a huge answer", "elsewhere"]
+)
+def test_no_server_holds_a_job_up(failing, monkeypatch, kind):
+    monkeypatch.setattr("dtn_ray.outcome.WAIT_FOR_WEBHOOK", 5.0)
+    end = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        with connection:
+            connection.recv(65536)
+            try:
+                if kind == "a huge answer":
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n")
+                while not end.is_set():
+                    if kind == "a byte a second":
+                        connection.sendall(b"H")
+                    elif kind == "continues for ever":
+                        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    elif kind == "headers for ever":
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100)
+                    else:
+                        connection.sendall(b"x" * 65536)
+                        continue
+                    end.wait(0.5)
+            except OSError:
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while not end.is_set():
+                try:
+                    threading.Thread(target=answer, args=(server.accept()[0],), daemon=True).start()
+                except OSError:
+                    return
+
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/services/T0KEN"
+        if kind == "elsewhere":
+            with receiving(302) as redirecting:
+                warnings, seconds = failing(redirecting.url)
+                assert len(redirecting.requests) == 1, "not followed"
+        else:
+            warnings, seconds = failing(url)
+        end.set()
+    assert seconds < 30
+    if kind == "a huge answer":
+        assert warnings == [], "its status says that it was taken"
+    else:
+        (warning,) = warnings
+        assert warning.startswith("warning: --webhook: 127.0.0.1 was not told how the run ended")
+
+
+def test_a_name_that_nobody_resolves_holds_no_job_up(failing, monkeypatch):
+    monkeypatch.setattr("dtn_ray.outcome.WAIT_FOR_WEBHOOK", 2.0)
+    real, end = socket.getaddrinfo, threading.Event()
+
+    def hangs(host, *arguments, **options):
+        if host == "hooks.invalid":
+            end.wait(60)
+        return real(host, *arguments, **options)
+
+    monkeypatch.setattr("socket.getaddrinfo", hangs)
+    try:
+        (warning,), seconds = failing("https://hooks.invalid/services/T0KEN")
+    finally:
+        end.set()
+    assert warning.endswith("no whole answer within 2 s") and seconds < 30

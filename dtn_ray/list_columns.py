@@ -1,0 +1,30 @@
+"""What lists of objects call the columns of storage.LISTING."""
+
+import re
+from collections.abc import Sequence
+
+# In small letters without _, - and spaces; those of a CSV file are in its header or, for S3 Inventory, in the manifest.
+COLUMNS = {
+    "bucket": "bucket",
+    "key": "key",
+    "size": "size",
+    "etag": "version",
+    "version": "version",
+    "lastmodifieddate": "modified",
+    "lastmodified": "modified",
+    "modified": "modified",
+    "storageclass": "storage_class",
+    "islatest": "islatest",
+    "isdeletemarker": "isdeletemarker",
+}
+
+
+def column(name: str) -> str | None:
+    """The column of storage.LISTING (or of S3 Inventory's own) that a name stands for."""
+    return COLUMNS.get(re.sub(r"[\s_-]", "", name[:100]).lower())
+
+
+def places(names: Sequence[str]) -> dict[str, int]:
+    """Where each of these columns stands; of several that are called alike, the first."""
+    found = {column(name): i for i, name in reversed([*enumerate(names)])}
+    return {name: i for name, i in found.items() if name}

@@ -90,7 +90,7 @@ def read_image(uri: str, kind: str, number: int, format: str) -> bytes:
         with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True) as file:
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
-                if number < rows:
+                if 0 <= number < rows:
                     return file.read_row_group(group, ["image"])["image"][number].as_py()
                 number -= rows
     else:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
-from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError
 
 from dtn_ray.errors import UserError
@@ -47,6 +47,10 @@ def prepare(starts: bool) -> None:
         if not (path and _kept(path, token)):
             os.environ["RAY_AUTH_TOKEN"] = token
         loader.reset_cache()
+    if starts and "RAY_AUTH_MODE" not in os.environ:
+        # What Ray does by itself, and then warns of.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        Config.initialize("")
     if loader.has_token(ignore_auth_mode=True):
         remember(loader.get_raw_token(ignore_auth_mode=True))
 

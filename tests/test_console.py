@@ -7,7 +7,7 @@ import sys
 
 from clusters import ROOT
 
-NOISE = ("Traceback", "Error", "TrainingReport", "Checkpoint(")
+NOISE = ("Traceback", "Error", "TrainingReport", "Checkpoint(", "Token authentication")
 
 
 def test_a_training_beside_another_ray_prints_progress_and_its_result(ray_cluster, tmp_path):

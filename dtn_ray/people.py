@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import ray.data
 from pyarrow import dataset
 
-from dtn_ray import storage
+from dtn_ray import storage, tables
 from dtn_ray.cluster import causes, connect, quiet_ray_data
 from dtn_ray.conversion import Conversion
 from dtn_ray.errors import UserError
@@ -55,13 +55,29 @@ def _by_pattern(pattern: re.Pattern[str], keys: pa.ChunkedArray) -> pa.Array:
 
 
 def _by_table(uri: str, keys: pa.ChunkedArray) -> pa.Array:
-    near = (pc.field("key") >= keys[0]) & (pc.field("key") <= keys[-1])
     try:
-        rows = _table(uri).to_table(columns=["key", "person"], filter=near)
+        rows = _near(_table(uri), uri, keys[0].as_py(), keys[-1].as_py())
         found = pc.call_function("index_in", [keys], pc.SetLookupOptions(rows["key"]))
         return rows["person"].cast(pa.string()).take(found)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"--people {uri}: cannot be read: {error}") from error
+
+
+def _near(table: dataset.Dataset, uri: str, low: str, high: str) -> pa.Table:
+    """Rows of a --people table whose keys lie from `low` to `high`; of Parquet, row group by row group."""
+    near = (pc.field("key") >= low) & (pc.field("key") <= high)
+    if uri.endswith(".csv"):
+        return table.to_table(columns=["key", "person"], filter=near)
+    filesystem, _ = storage.resolve(uri)
+    found = [table.schema.empty_table().select(["key", "person"])]
+    for path in table.files:
+        with filesystem.open_input_file(path) as stream:
+            file = tables.Table(path, stream)
+            for group in range(len(file.rows)):
+                if file.may_hold(group, "key", low, high):
+                    rows = file.read(group, ["key", "person"]).select(["key", "person"])
+                    found.append(rows.cast(found[0].schema).filter(near))
+    return pa.concat_tables(found)
 
 
 def _table(uri: str) -> dataset.Dataset:

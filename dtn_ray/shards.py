@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dtn_ray import storage
+from dtn_ray import storage, tables
 
 SUFFIXES = {"parquet": "parquet", "webdataset": "tar"}
 SCHEMA = pa.schema({"key": pa.string(), "version": pa.string(), "score": pa.float32(), "image": pa.binary()})
@@ -58,12 +58,10 @@ def read_image(uri: str, kind: str, number: int, format: str) -> bytes:
     Raises OSError where the shard cannot be read, ValueError where the image is not in it.
     """
     if kind == "parquet":
-        filesystem, path = storage.resolve(uri)
-        with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True) as file:
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
+        with tables.opened(uri) as file:
+            for group, rows in enumerate(file.rows):
                 if number < rows:
-                    return file.read_row_group(group, ["image"])["image"][number].as_py()
+                    return file.read(group, ["image"])["image"][number].as_py()
                 number -= rows
     else:
         with tarfile.open(fileobj=io.BytesIO(storage.read_bytes(uri))) as tar:

@@ -41,5 +41,5 @@ bench: setup  ## benchmarks, as ratios in one run
 	$(BIN)/python benchmarks/convert.py
 	$(BIN)/python benchmarks/search.py
 
-clean:  ## remove .venv, runs and caches
-	rm -rf .venv runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+clean:  ## remove .venv and caches; runs stay
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

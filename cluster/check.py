@@ -23,6 +23,8 @@ import yaml
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.validate import ParamValidator
 
+from dtn_ray import display
+
 PLACEHOLDERS = {
     "REGISTRY": "where the image lies, as in 123456789012.dkr.ecr.us-west-2.amazonaws.com",
     "AMI_ID": "of the machine image, as in ami-0123456789abcdef0",
@@ -37,7 +39,7 @@ PLACEHOLDERS = {
     "OPERATOR@EXAMPLE.ORG": "who is told when a night fails",
 }
 LEFT = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, PLACEHOLDERS))})(?![\w-])")
-TOKEN = "(umask 077; ray get-auth-token --generate) makes one"
+TOKEN = "(umask 077; ray get-auth-token --generate >/dev/null) makes one"
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 YAML = (".yaml", ".yml")
 WORLD = {"0.0.0.0/0", "::/0"}
@@ -419,7 +421,7 @@ def main(arguments: list[str]) -> int:
         for line in check(path, job.offline):
             kind = "warning" if isinstance(line, Warn) else "error"
             errors += kind == "error"
-            print(f"{kind}: {path}: {line}", file=sys.stderr)
+            print(display.line(f"{kind}: {path}: {line}"), file=sys.stderr)
     if not errors:
         print(f"nothing wrong found in {', '.join(map(str, job.files))}")
     return 2 if errors else 0

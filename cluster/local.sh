@@ -36,7 +36,14 @@ trap 'exit 143' TERM
 trap 'exit 129' HUP
 
 # In ~/.ray/auth_token, for this user alone, unless one is there.
-token=$(umask 077; ray get-auth-token --generate 2>&1) || { echo "$token" >&2; exit 1; }
+token=$(umask 077; ray get-auth-token --generate 2>&1) || {
+    echo "error: no token for Ray (${token##*$'\n'}): set HOME, or RAY_AUTH_TOKEN_PATH to a file that holds one" >&2
+    exit 2
+}
+file=${RAY_AUTH_TOKEN_PATH:-${HOME:-}/.ray/auth_token}
+if [[ -z ${RAY_AUTH_TOKEN:-} && -n $(find -L "$file" -perm /077 2>/dev/null) ]]; then
+    echo "warning: $file is open to other users of this machine, who can run jobs as you: chmod 600 $file" >&2
+fi
 
 export RAY_idle_worker_killing_time_threshold_ms=60000  # or a stream's readers, which pause, import all anew
 node() {  # name, agent's port, metrics' port, options of ray start
@@ -61,6 +68,6 @@ Two nodes of $cpus CPUs. In another terminal:
 export RAY_AUTH_MODE=token RAY_API_SERVER_ADDRESS=http://$jobs
 ray job submit --working-dir . -- python jobs/train.py --steps 100 --workers 2 --name two-nodes --storage $folder/runs
 
-Ctrl-C here ends both nodes and removes $folder.
+Ctrl-C here ends both nodes and removes $folder, with the run in it.
 TEXT
 wait "${nodes[@]}"

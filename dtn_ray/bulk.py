@@ -4,21 +4,21 @@ Blocks between tasks carry pointers into the work list and outcomes, never pixel
 fetches, computes and writes (pipeline.py); of FEW objects, the driver does so itself. It enters what is finished into
 the ledger.
 
+OUT/.dtn-ray/        the mark of an OUT, and the work list of the run that works here (ownership.py)
 OUT/lease.json       held by the run that works here
 OUT/ledger/<name>/   which object was done, with what outcome
 OUT/<folder>/        what was made of them (images/ or shards/), summary.json, report.html, sheet.png
-OUT/work/            the work list of the run that works here
+
+What a run deletes and overwrites below OUT, docs/security.md lists.
 """
 
 import io
 import json
 import pickle
-import re
 import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
@@ -31,7 +31,7 @@ import ray.data
 from PIL import Image
 from tqdm import tqdm
 
-from dtn_ray import lease, report, storage
+from dtn_ray import lease, ownership, report, storage
 from dtn_ray.access import believed
 from dtn_ray.actor import Actor
 from dtn_ray.bulk_job import BulkJob
@@ -46,12 +46,13 @@ from dtn_ray.left_out import LeftOut
 from dtn_ray.metrics import JobMetrics
 from dtn_ray.pipeline import Pipeline, Row
 from dtn_ray.plan import Filters, Plan, list_source, once, sift
+from dtn_ray.shards import is_shard
 from dtn_ray.tally import Tally
 
 T = TypeVar("T")
 R = TypeVar("R")
 LISTED = storage.LISTING.append(pa.field("left_out", pa.binary()))
-WORK_NAME = re.compile("[0-9a-f]{32}")  # uuid4().hex: of a run's folder in OUT/work/
+RESULTS = ("images", "shards", "people", "people/images", "people/table")  # folders below that of a model
 Block = tuple[str, int, int]  # a file of the work list, its first row, the row after the last
 
 # Less than a core, so that tasks beside the actors find room: without it Ray Data stalls on a machine of two.
@@ -105,7 +106,7 @@ class Bulk:
 
     @property
     def ledger(self) -> Ledger:
-        return Ledger(storage.join(self.job.out, "ledger", self.identity[:12]))
+        return Ledger(storage.join(self.job.out, "ledger", self.identity[:12]), root=self.job.out)
 
 
 def run(bulk: Bulk) -> dict[str, Any]:
@@ -118,13 +119,14 @@ def run(bulk: Bulk) -> dict[str, Any]:
     """
     job, ledger, began = bulk.job, bulk.ledger, time.time()
     _check(job)
+    _check_out(bulk)
     if job.dry_run:
         plan = _plan(job, ledger.parts(), None)
         return _summary(bulk, plan, Tally()) | _estimate(bulk, plan)
-    with lease.hold(storage.join(job.out, "lease.json"), job.lease_seconds, not job.unconditional_lease) as held:
-        works = storage.join(job.out, "work")
-        _sweep(works)  # what runs that were killed have left
-        work = storage.join(works, uuid.uuid4().hex)
+    with lease.hold(storage.join(job.out, ownership.LEASE), job.lease_seconds, not job.unconditional_lease) as held:
+        ownership.mark(job.out)
+        ownership.sweep(job.out)  # what runs that were killed have left
+        work = ownership.scratch_folder(job.out)
         plan = _plan(job, ledger.parts(), work)
         if bulk.begin:
             bulk.begin()
@@ -132,7 +134,7 @@ def run(bulk: Bulk) -> dict[str, Any]:
             done = _run(bulk, plan, work, held) if plan.todo else Tally()
         finally:
             held.check()
-            _sweep(works)
+            ownership.sweep(job.out)
         ledger.compact(apply)
         held.check()
         if bulk.shards != "none":
@@ -178,17 +180,22 @@ def _check(job: BulkJob) -> None:
         )
 
 
+def _check_out(bulk: Bulk) -> None:
+    """Raises UserError where OUT holds what others wrote in the place of what this job writes, or links."""
+    out = bulk.job.out
+    for names in (
+        ["ledger"],
+        ["ledger", bulk.identity[:12]],
+        [bulk.folder],
+        *([bulk.folder, each] for each in RESULTS),
+    ):
+        storage.require_no_link(storage.join(out, *names))
+    ownership.check_out(out, bulk.folder)
+
+
 def _inside(out: str, source: str) -> bool:
     """Whether one URI lies at or below another."""
     return f"{storage.absolute(out).rstrip('/')}/".startswith(f"{storage.absolute(source).rstrip('/')}/")
-
-
-def _sweep(works: str) -> None:
-    """Deletes the work lists, and their folders on a local disk if nothing else is in them."""
-    keys = storage.list_keys(works)
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda key: storage.delete(storage.join(works, key)), keys))
-    storage.remove_empty_folders(works, WORK_NAME)
 
 
 def _sweep_shards(bulk: Bulk) -> None:
@@ -200,7 +207,9 @@ def _sweep_shards(bulk: Bulk) -> None:
         named |= {output.partition("#")[0].rpartition("/")[2] for output in outputs if output}
     for page in storage.list_pages(folder):
         for name in set(page["key"].to_pylist()) - named:
-            storage.delete(storage.join(folder, name))
+            uri = storage.join(folder, name)
+            if "/" not in name and is_shard(uri):
+                storage.delete(uri, root=bulk.job.out)
 
 
 def _plan(job: BulkJob, ledger: list[Part], work: str | None) -> Plan:
@@ -466,12 +475,11 @@ def _finish(bulk: Bulk, plan: Plan, done: Tally, seconds: float) -> dict[str, An
         buffer = io.BytesIO()
         contact_sheet([(before, after) for _, before, after in pairs]).save(buffer, format="png")
         summary["sheet"] = storage.join(folder, "sheet.png")
-        storage.write_bytes(summary["sheet"], buffer.getvalue(), "image/png")
+        storage.write_bytes(summary["sheet"], buffer.getvalue(), "image/png", root=job.out)
     summary["report"] = storage.join(folder, "report.html")
     ended = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = report.page(summary, whole, pairs, ended).encode(errors="backslashreplace")  # IN's name may be no UTF-8
-    storage.write_bytes(summary["report"], page, "text/html")
-    storage.write_bytes(
-        storage.join(folder, "summary.json"), json.dumps(summary, indent=2).encode(), "application/json"
-    )
+    storage.write_bytes(summary["report"], page, "text/html", root=job.out)
+    content = json.dumps(summary, indent=2).encode()
+    storage.write_bytes(storage.join(folder, "summary.json"), content, "application/json", root=job.out)
     return summary

@@ -62,7 +62,8 @@ class BulkJob:
     dry_run: bool = False
     """Count, and estimate the time from a few images; write nothing."""
     webhook: str = field(default="", repr=False)  # it may hold a token
-    """URL that is told by a POST of JSON how the run ended, well or not."""
+    """URL that is told by a POST of JSON how the run ended, well or not: env:NAME or file:PATH, a variable or a file
+    that holds it. A URL itself can be seen by others, in `ps` and in Ray's list of jobs."""
 
     @property
     def kind(self) -> str:

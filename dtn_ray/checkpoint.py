@@ -5,6 +5,9 @@ kind `dtn`: f, g (and its average), D, optimisers, the judge where there was one
 converting need.
 kind `face_network`: a DeepFace with its classifier.
 kind `super_resolution`: an SRCNN.
+
+None of it is believed before it is checked: the manifest by its schema, settings by their bounds, files of weights by
+their headers and then by the SHA-256 that the manifest has of each (docs/security.md).
 """
 
 import hashlib
@@ -14,28 +17,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from pyarrow import fs
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import dtn_ray
-from dtn_ray import perceptual, storage
+from dtn_ray import json_files, onnx_files, optimizer_states, perceptual, run_result, storage, weights
+from dtn_ray.bounds import AtLeastOne, Count
 from dtn_ray.config import Experiment, FacePretraining, Pretraining, SuperResolution, T, from_dict, to_dict
 from dtn_ray.data import CHANNELS
 from dtn_ray.dtn import DTN, FrozenF, Moments
-from dtn_ray.errors import UserError
+from dtn_ray.errors import UserError, reason
+from dtn_ray.local_writes import replacing
 from dtn_ray.models.digits import DigitD, DigitF, DigitG
 from dtn_ray.models.faces import DeepFace, FaceD, FaceG
 from dtn_ray.models.imported import ImportedF
+from dtn_ray.models.layers import unfilled
 from dtn_ray.models.srcnn import SRCNN
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"
 
+NETWORKS = ("f", "g", "g_ema", "g_convert", "D", "D2", "judge", "classifier", "face_network", "srcnn")
+
 Config = Experiment | Pretraining | FacePretraining | SuperResolution
+C = TypeVar("C", Experiment, Pretraining, FacePretraining, SuperResolution)
 
 
 def save(folder: str | Path, kind: str, config: Config, networks: dict[str, nn.Module], **facts: Any) -> None:
@@ -44,9 +54,11 @@ def save(folder: str | Path, kind: str, config: Config, networks: dict[str, nn.M
     folder.mkdir(parents=True, exist_ok=True)
     for name, network in networks.items():
         if isinstance(network, FrozenF) and isinstance(network.network, ImportedF):
-            (folder / "f.onnx").write_bytes(network.network.content)
+            with replacing(folder / "f.onnx") as path:
+                path.write_bytes(network.network.content)
         weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-        save_file(weights, folder / f"{name}.safetensors")
+        with replacing(folder / f"{name}.safetensors") as path:
+            save_file(weights, path)
     manifest = {
         "format": FORMAT,
         "kind": kind,
@@ -56,7 +68,8 @@ def save(folder: str | Path, kind: str, config: Config, networks: dict[str, nn.M
         "networks": {name: digest(network) for name, network in networks.items()},
         **facts,
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
+    with replacing(folder / MANIFEST) as path:
+        path.write_text(json.dumps(manifest, indent=2))
 
 
 def _preprocessing(config: Config) -> dict[str, Any]:
@@ -78,38 +91,73 @@ def digest(network: nn.Module) -> str:
     return sha.hexdigest()
 
 
+class Manifest(BaseModel):
+    """What a manifest must hold; other fields are facts for people, and pass. Settings have bounds of their own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: Annotated[str, Field(max_length=80)]
+    config: dict[str, Any]
+    preprocessing: dict[str, Any]
+    networks: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
+    """By name, the SHA-256 of the weights."""
+    step: Count = 0
+    stages: list[tuple[AtLeastOne, Count]] = []
+    """Numbers of workers and of steps."""
+    metrics: dict[str, Any] = {}
+    people: Annotated[int, Field(ge=0, le=1 << 24)] = 0
+
+
 @contextmanager
 def open_folder(uri: str) -> Iterator[Path]:
-    """A checkpoint as a local folder; one on S3 is copied to a temporary one.
+    """A checkpoint as a local folder; of one on S3, manifest and networks are copied to a temporary one.
 
-    Also takes a run's folder: it then opens the checkpoint that the run's result.json names.
-    Raises UserError where there is none.
+    Also takes a run's folder: it then opens the checkpoint that the run's result.json names, which must lie below it.
+    Raises UserError where there is none; errors raised within name files on S3 by their URIs.
     """
     if not storage.exists(storage.join(uri, MANIFEST)):
-        result = storage.join(uri, "result.json")
-        if not storage.exists(result):
-            raise UserError(f"{uri}: no checkpoint here (no {MANIFEST}, nor a finished run's result.json)")
+        if not storage.exists(storage.join(uri, run_result.NAME)):
+            raise UserError(f"{uri}: no checkpoint here (no {MANIFEST}, nor a finished run's {run_result.NAME})")
         try:
-            uri = storage.join(uri, json.loads(storage.read_bytes(result))["checkpoint"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{result}: damaged ({error}); name one of the run's checkpoints instead") from error
+            uri, _ = run_result.read(uri)
+        except UserError as error:
+            raise UserError(f"{error}; name one of the run's checkpoints instead") from error
     if not storage.is_s3(uri):
         yield Path(storage.resolve(uri)[1])
         return
     with tempfile.TemporaryDirectory() as folder:
-        storage.copy_folder(uri, folder)
-        yield Path(folder)
+        _fetch(uri, Path(folder))
+        try:
+            yield Path(folder)
+        except UserError as error:
+            raise UserError(str(error).replace(folder, uri.rstrip("/"))) from error
 
 
-def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
-    """The manifest of a local checkpoint. Raises UserError if it is of another kind or of a newer format."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        found, written = manifest["kind"], manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}/{MANIFEST}: not a readable checkpoint manifest ({error})") from error
-    if written != FORMAT:
-        raise UserError(f"{folder}: checkpoint format {written}, this version of dtn-ray reads format {FORMAT}")
+def _fetch(uri: str, folder: Path) -> None:
+    manifest = json_files.read_object(storage.join(uri, MANIFEST))
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    digests = manifest.get("networks")
+    named = [f"{name}.safetensors" for name in NETWORKS if isinstance(digests, dict) and name in digests]
+    filesystem, path = storage.resolve(uri)
+    for file, largest in [*((name, weights.LARGEST) for name in named), ("f.onnx", onnx_files.LIMIT)]:
+        try:
+            [found] = filesystem.get_file_info([f"{path}/{file}"])
+            if found.type != fs.FileType.File:
+                continue  # who needs it says so
+            if found.size > largest:
+                raise UserError(f"{storage.join(uri, file)}: {found.size:,} bytes; it may have {largest:,}")
+            fs.copy_files(found.path, str(folder / file), source_filesystem=filesystem)
+        except OSError as error:
+            raise UserError(f"{storage.join(uri, file)}: cannot be read: {reason(error)}") from error
+
+
+def read_manifest(folder: Path, kind: str, needs: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The manifest of a local checkpoint.
+
+    Raises UserError if it is damaged, of another kind or of a newer format, or lacks what it `needs` besides.
+    """
+    manifest = _manifest(folder)
+    found = manifest["kind"]
     if found != kind:
         made_by = {
             "dtn": "jobs/train.py",
@@ -120,24 +168,64 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
         raise UserError(
             f"{folder}: a checkpoint of kind {found!r}; here one of {made_by[kind]} (kind {kind!r}) is needed"
         )
+    for name in needs:
+        if name not in manifest:
+            raise UserError(f"{folder}/{MANIFEST}: {name}: missing")
+    return manifest
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    uri = f"{folder}/{MANIFEST}"
+    manifest = json_files.read_object(uri)
+    written = manifest.get("format")
+    if type(written) is not int:
+        raise UserError(f"{uri}: format: missing, or no number; is it a checkpoint's manifest?")
+    if written != FORMAT:
+        raise UserError(f"{folder}: checkpoint format {written}, this version of dtn-ray reads format {FORMAT}")
+    try:
+        json_files.fit(Manifest, manifest, finite=False)  # a training that diverged has metrics too
+    except UserError as error:
+        raise UserError(f"{uri}: {error}") from error
     return manifest
 
 
 def _settings(folder: Path, cls: type[T], manifest: dict[str, Any], key: str) -> T:
+    if key not in manifest:
+        raise UserError(f"{folder}/{MANIFEST}: {key}: missing")
     try:
         return from_dict(cls, manifest[key])
-    except (KeyError, UserError) as error:
+    except UserError as error:
         raise UserError(f"{folder}/{MANIFEST}: {key}: {error}") from error
 
 
+def _config(folder: Path, cls: type[C], manifest: dict[str, Any]) -> C:
+    """The settings that the checkpoint was trained with, which its preprocessing follows from."""
+    config = _settings(folder, cls, manifest, "config")
+    for name, value in _preprocessing(config).items():
+        found = manifest["preprocessing"].get(name)
+        if found != value:
+            raise UserError(f"{folder}/{MANIFEST}: preprocessing: {name} is {str(found)[:80]}, by its config {value}")
+    return config
+
+
 def load_weights(network: nn.Module, folder: Path, name: str) -> nn.Module:
-    """Fills a network from `name`.safetensors. Raises UserError where the file is absent, damaged or does not fit."""
+    """Fills a network, which may be `unfilled`, from `name`.safetensors.
+
+    Raises UserError where the file is absent or damaged, does not fit, or is not the one that the manifest was written
+    with.
+    """
     path = folder / f"{name}.safetensors"
+    digests = _manifest(folder)["networks"]
+    if name not in digests:
+        raise UserError(f"{folder}/{MANIFEST}: networks: no SHA-256 of {name}, without which {path.name} is not used")
+    imported = isinstance(network, FrozenF) and isinstance(network.network, ImportedF)
+    empty = any(value.is_meta for value in network.state_dict().values())
     try:
-        network.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{path}: missing, damaged or not of this network ({reason})") from error
+        # Checkpoints of former versions have an imported f's weights once more.
+        former = "network.network." if imported else None
+        network.load_state_dict(weights.read(path, network.state_dict(), digests[name], former), assign=empty)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: missing, damaged or not of this network ({reason(error)})") from error
     return network
 
 
@@ -145,9 +233,12 @@ def load_classifier(uri: str) -> tuple[DigitF, dict[str, Any]]:
     """f or a judge with its manifest, in eval mode. Raises UserError where the checkpoint does not serve."""
     with open_folder(uri) as folder:
         manifest = read_manifest(folder, "classifier")
-        network = build_classifier(_settings(folder, Pretraining, manifest, "config"))
+        config = _config(folder, Pretraining, manifest)
+        with unfilled():
+            network = build_classifier(config)
         load_weights(network, folder, "classifier")
-    return network.eval(), manifest
+    perceptual.check(network.eval(), 32, uri)
+    return network, manifest
 
 
 def load_face_network(uri: str, option: str = "--f") -> tuple[ImportedF | DeepFace, dict[str, Any]]:
@@ -163,11 +254,13 @@ def load_face_network(uri: str, option: str = "--f") -> tuple[ImportedF | DeepFa
         )
     with open_folder(uri) as folder:
         manifest = read_manifest(folder, "face_network")
-        config = _settings(folder, FacePretraining, manifest, "config")
-        network = build_deepface(config, manifest.get("people", 0))
+        config = _config(folder, FacePretraining, manifest)
+        with unfilled():
+            network = build_deepface(config, manifest.get("people", 0))
         load_weights(network, folder, "face_network")
     network.classifier = None
-    return network.eval(), {"name": "DeepFace", "config": manifest["config"]}
+    perceptual.check(network.eval(), network.size, uri)
+    return network, {"name": "DeepFace", "config": manifest["config"]}
 
 
 def build_deepface(config: FacePretraining, people: int) -> DeepFace:
@@ -179,8 +272,9 @@ def load_srcnn(uri: str) -> tuple[SRCNN, SuperResolution, dict[str, Any]]:
     """An SRCNN in eval mode, how it was trained, its manifest. Raises UserError where the checkpoint does not serve."""
     with open_folder(uri) as folder:
         manifest = read_manifest(folder, "super_resolution")
-        config = _settings(folder, SuperResolution, manifest, "config")
-        network = SRCNN(config.middle)
+        config = _config(folder, SuperResolution, manifest)
+        with unfilled():
+            network = SRCNN(config.middle)
         load_weights(network, folder, "srcnn")
     return network.eval(), config, manifest
 
@@ -196,7 +290,9 @@ def build_dtn(experiment: Experiment, f: FrozenF) -> DTN:
     if model.kind == "faces":
         g_of_faces = FaceG(f.network.features, width=model.width_g, upscaling=model.upscaling)  # type: ignore[arg-type]
         return DTN(f, g_of_faces, FaceD(width=model.width_D, size=model.size_D, norm=model.norm_D))
-    channels = CHANNELS[experiment.data.target]
+    if (target := experiment.data.target) not in CHANNELS:
+        raise UserError(f"--target {target}: no dataset of digits; there are {', '.join(CHANNELS)}")
+    channels = CHANNELS[target]
     g: nn.Module = DigitG(f.network.features, channels, model.width_g)  # type: ignore[arg-type]
     if not model.with_f:
         g = nn.Sequential(Encoder(DigitF(model.width_f)), DigitG(round(128 * model.width_f), channels, model.width_g))
@@ -241,17 +337,30 @@ def load_trained(uri: str, weights: str = "convert") -> Trained:
     """
     with open_folder(uri) as folder:
         manifest = read_manifest(folder, "dtn")
-        experiment = _settings(folder, Experiment, manifest, "config")
-        f = _empty_f(_network_f(folder, experiment, manifest), experiment)
-        load_weights(f, folder, "f")
-        dtn = build_dtn(experiment, f)
-        load_weights(dtn.g, folder, "g_convert" if weights == "convert" else "g")
+        experiment = _config(folder, Experiment, manifest)
+        network = _network_f(folder, experiment, manifest)
         judge = None
+        try:
+            with unfilled():
+                dtn = build_dtn(experiment, _empty_f(network, experiment))
+        except UserError as error:
+            raise UserError(f"{folder}/{MANIFEST}: config: {error}") from error
+        load_weights(dtn.f, folder, "f")
+        load_weights(dtn.g, folder, "g_convert" if weights == "convert" else "g")
+        dtn.D = _if_there(dtn.D, folder, "D")
+        dtn.D2 = dtn.D2 and _if_there(dtn.D2, folder, "D2")
         if manifest.get("judge"):
-            judge = build_classifier(_settings(folder, Pretraining, manifest, "judge"))
+            settings = _settings(folder, Pretraining, manifest, "judge")
+            with unfilled():
+                judge = build_classifier(settings)
             load_weights(judge, folder, "judge")
             judge.eval()
     return Trained(dtn.eval(), judge, experiment, manifest)
+
+
+def _if_there(network: nn.Module, folder: Path, name: str) -> nn.Module:
+    """A network that is not needed to convert, and may have been left out of a copy; then one without layers."""
+    return load_weights(network, folder, name) if (folder / f"{name}.safetensors").exists() else nn.Module()
 
 
 def _empty_f(network: nn.Module, experiment: Experiment) -> FrozenF:
@@ -266,25 +375,36 @@ def _empty_f(network: nn.Module, experiment: Experiment) -> FrozenF:
 
 
 def _network_f(folder: Path, experiment: Experiment, manifest: dict[str, Any]) -> nn.Module:
+    """f without its weights; but one brought along whole, as its file has it."""
+    uri = f"{folder}/{MANIFEST}"
     if experiment.model.kind == "digits":
-        return build_classifier(replace(_settings(folder, Pretraining, manifest, "f"), dropout=0.0))
-    if "config" in (manifest.get("f") or {}):
-        return build_deepface(_settings(folder, FacePretraining, manifest["f"], "config"), 0)
-    path = folder / "f.onnx"
-    try:
-        content, values = path.read_bytes(), manifest["f"]["eye"]
-    except (OSError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: missing, or {MANIFEST} does not tell what f sees ({error!r})") from error
-    return perceptual.build(content, perceptual.eye_of(values, f"{folder}/{MANIFEST}"), str(path))
+        settings = _settings(folder, Pretraining, manifest, "f")
+        with unfilled():
+            return build_classifier(replace(settings, dropout=0.0))
+    facts = manifest.get("f")
+    if not isinstance(facts, dict):
+        raise UserError(f"{uri}: f: missing; it must tell what f is")
+    if "config" in facts:
+        faces = _settings(folder, FacePretraining, facts, "config")
+        with unfilled():
+            return build_deepface(faces, 0)
+    eye, path = perceptual.eye_of(facts.get("eye"), f"{uri}: f.eye"), folder / "f.onnx"
+    content = onnx_files.read_alone(str(path))
+    if (digest := hashlib.sha256(content).hexdigest()) != facts.get("sha256"):
+        raise UserError(
+            f"{path}: not the network that this was trained with: it has the SHA-256 {digest}, by {MANIFEST} "
+            f"{str(facts.get('sha256'))[:64]}"
+        )
+    return perceptual.build(content, eye, str(path))
 
 
 def save_optimizers(folder: Path, optimizers: dict[str, torch.optim.Optimizer]) -> None:
     """Writes the optimisers' states into one file of tensors and plain values."""
-    torch.save({name: optimizer.state_dict() for name, optimizer in optimizers.items()}, folder / "optimizers.pt")
+    with replacing(folder / "optimizers.pt") as path:
+        torch.save({name: optimizer.state_dict() for name, optimizer in optimizers.items()}, path)
 
 
 def load_optimizers(folder: Path, optimizers: dict[str, torch.optim.Optimizer]) -> None:
-    """Fills the optimisers from that file, which may hold nothing but tensors and plain values."""
-    states = torch.load(folder / "optimizers.pt", weights_only=True, map_location="cpu")
-    for name, optimizer in optimizers.items():
-        optimizer.load_state_dict(states[name])
+    """Fills the optimisers from that file. Raises UserError where it is damaged, or of another training."""
+    for name, state in optimizer_states.read(folder / "optimizers.pt", optimizers).items():
+        optimizers[name].load_state_dict(state)

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from dtn_ray.display import clean_streams
 from dtn_ray.errors import UserError
+from dtn_ray.redact import redact_all
 
 TERMINATED = 128 + signal.SIGTERM
 
@@ -15,7 +17,9 @@ def run(job: Callable[[], dict[str, Any] | None]) -> None:
     """Calls a job and prints its result as JSON on the last lines; exits 0 only when it went well.
 
     A UserError is printed alone and exits 2. Ctrl-C and SIGTERM exit 130 and 143: every job resumes by its command.
+    From here on, what the process prints is cleaned (display.py).
     """
+    clean_streams()
     terminated = False
 
     def terminate(signum: int, frame: object) -> None:
@@ -39,4 +43,4 @@ def run(job: Callable[[], dict[str, Any] | None]) -> None:
             sys.exit(TERMINATED)
         raise
     if result is not None:
-        print(json.dumps(result, indent=2))
+        print(json.dumps(redact_all(result), indent=2))

@@ -29,7 +29,8 @@ from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ign
 from ray.exceptions import AuthenticationError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from dtn_ray import s3
+from dtn_ray import ray_token, s3
+from dtn_ray.display import line
 from dtn_ray.errors import UserError
 
 START_ATTEMPTS = 2  # a node also gives up for good where its agents take more than 15 s
@@ -44,14 +45,15 @@ def connect(trains: bool = False) -> None:
     `trains`: with a dashboard, which Ray Train asks for its state and warns each second where there is none. It takes
     ten seconds to start, which other jobs are spared. A process that does both must train, or say so, first.
 
-    Raises UserError where RAY_ADDRESS names no cluster that can be reached, or one that wants another token, and where
-    Ray does not start here.
+    Raises UserError where RAY_ADDRESS names no cluster that can be reached, or one that wants another token, where
+    RAY_AUTH_TOKEN_PATH names no token, and where Ray does not start here.
     """
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS") or read_ray_address() or "local"
     if address not in ("auto", "local"):
         _knock(address)
+    ray_token.prepare(starts=address == "local")
     if address == "local":
         # Nobody takes this machine away; the watcher is a process more, and its start prints an error of Ray's own.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
@@ -84,7 +86,7 @@ def connect(trains: bool = False) -> None:
                     "(/tmp, /dev/shm)? Its logs lie below /tmp/ray/session_latest/logs; the variable "
                     "RAY_raylet_start_wait_time_s allows it more seconds than 60"
                 ) from error
-            print(f"Ray did not start; trying again: {reason}", file=sys.stderr, flush=True)
+            print(f"Ray did not start; trying again: {line(reason)}", file=sys.stderr, flush=True)
 
 
 def _options_of_s3() -> dict[str, Any] | None:

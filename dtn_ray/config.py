@@ -1,14 +1,14 @@
 """The experiments as frozen dataclasses. These are the only list of options: the command lines are made from them."""
 
 import hashlib
-import json
-from dataclasses import dataclass, field, is_dataclass, replace
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
-from dtn_ray import losses
+from dtn_ray import json_files, losses
+from dtn_ray.bounds import AtLeastOne, Count, Features, NotNegative, Pixels, Seed, Share, Width
 from dtn_ray.data.augment import Augment
 from dtn_ray.dtn import LossConfig, OptimConfig
 from dtn_ray.errors import UserError
@@ -40,11 +40,11 @@ class DataConfig:
     """Classes left out when this run trains f itself (Sec. 5.1.1)."""
     augment_s: Augment = field(default_factory=Augment)
     """Random changes to the images of s in training; the paper, whose s has half a million images, makes none."""
-    validation: int = 512
+    validation: Count = 512
     """Images of s held out for validation (at most a tenth of s)."""
     download: bool = False
     """Fetch missing files with torchvision into --data-dir."""
-    size: int = 152
+    size: Pixels = 152
     """Pixels of the square that faces are scaled to."""
 
 
@@ -64,21 +64,21 @@ class ModelConfig:
     """Divide f's features by one number so that they have unit variance over s, or leave them as they are; per-domain:
     take each domain's own mean off, and divide by its own number; transport: and carry s's onto t's covariance, for a t
     that differs in few ways, such as drawn avatars."""
-    exaggeration: float = 1.0
+    exaggeration: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """How many times as far from their mean s's features are taken, in g's input and in L_CONST, as caricatures do it.
     Needs --feature-scale per-domain or transport; the paper has none."""
-    width_g: float = 1.0
+    width_g: Width = 1.0
     """Filters of g, relative to the paper's."""
-    width_D: float = 1.0
+    width_D: Width = 1.0
     """Filters of D, relative to the paper's."""
-    size_D: int = 152
+    size_D: Annotated[int, Field(ge=64, le=2048)] = 152
     """Pixels of the square that the faces' D sees."""
     norm_D: Norm = "batch"
     """Batch normalization in the faces' D, as in the paper, or none: it hides from D that G(x) is blurred, since each
     domain is a batch of its own."""
     upscaling: Upscaling = "transposed"
     """How the faces' g doubles its size: transposed convolutions, or repeated pixels and 3×3 convolutions."""
-    width_f: float = 1.0
+    width_f: Width = 1.0
     """Filters of f and the judge where this run trains them, relative to the paper's."""
     with_f: bool = True
     """G = g∘f; off is Table 1's "G does not contain f": an encoder of f's shape is learned with g from scratch."""
@@ -94,7 +94,7 @@ class Experiment:
     model: Annotated[ModelConfig, Unprefixed] = field(default_factory=ModelConfig)
     loss: Annotated[LossConfig, Unprefixed] = field(default_factory=LossConfig)
     optim: Annotated[OptimConfig, Unprefixed] = field(default_factory=OptimConfig)
-    seed: int = 0
+    seed: Seed = 0
     """Decides initialisation, the order of the data and all that is random."""
 
 
@@ -114,19 +114,19 @@ class Pretraining:
     """Classes left out of training (Sec. 5.1.1)."""
     download: bool = False
     """Fetch missing files with torchvision into --data-dir."""
-    width: float = 1.0
+    width: Width = 1.0
     """Filters, relative to the paper's."""
-    epochs: float = 40.0
+    epochs: NotNegative = 40.0
     """Passes over the training split."""
-    batch_size: int = 64
+    batch_size: AtLeastOne = 64
     """Images in one step over all workers."""
-    lr: float = 2e-3
+    lr: NotNegative = 2e-3
     """Highest learning rate of AdamW, on a one-cycle schedule."""
-    weight_decay: float = 0.05
+    weight_decay: NotNegative = 0.05
     """AdamW's weight decay."""
-    dropout: float = 0.3
+    dropout: Share = 0.3
     """Dropout before the classifier."""
-    label_smoothing: float = 0.05
+    label_smoothing: Share = 0.05
     """Label smoothing of the cross-entropy."""
     augment: Augment = field(
         default_factory=lambda: Augment(
@@ -136,7 +136,7 @@ class Pretraining:
     """Random changes to the training images; inverted colours make f useful on t as well as on s."""
     bf16: bool = False
     """Compute in bfloat16 where that is safe (autocast)."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides initialisation, the order of the data and all that is random."""
 
 
@@ -149,23 +149,23 @@ class FacePretraining:
     images with a subfolder for each person."""
     test_faces: str | None = None
     """Faces of the same layout to test on, best of people who are not in FACES; without, some of FACES are held out."""
-    held_out: int = 1000
+    held_out: Count = 1000
     """Faces held out where there are no --test-faces (at most a tenth); of --test-faces, so many are taken."""
-    width: float = 1.0
+    width: Width = 1.0
     """Filters and units, relative to the published network's, whose weights take 400 MB."""
-    features: int = 256
+    features: Features = 256
     """Numbers in f(x); the paper's f has 256."""
-    epochs: float = 15.0
+    epochs: NotNegative = 15.0
     """Passes over the faces."""
-    batch_size: int = 64
+    batch_size: AtLeastOne = 64
     """Images in one step over all workers."""
-    lr: float = 1e-3
+    lr: NotNegative = 1e-3
     """Highest learning rate of AdamW, on a one-cycle schedule."""
-    weight_decay: float = 0.05
+    weight_decay: NotNegative = 0.05
     """AdamW's weight decay."""
-    dropout: float = 0.5
+    dropout: Share = 0.5
     """Dropout after F7, as published."""
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     """Label smoothing of the cross-entropy."""
     augment: Augment = field(
         default_factory=lambda: Augment(
@@ -175,7 +175,7 @@ class FacePretraining:
     """Random changes to the training images."""
     bf16: bool = False
     """Compute in bfloat16 where that is safe (autocast)."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides initialisation, the order of the data and all that is random."""
 
 
@@ -187,21 +187,21 @@ class SuperResolution:
     """Folder or s3:// prefix of images to learn from; the published network's smaller set is T91."""
     test_images: str | None = None
     """Folder or s3:// prefix of images whose PSNR is reported, such as Set5."""
-    factors: tuple[int, ...] = (2,)
+    factors: Annotated[tuple[Annotated[int, Field(ge=2, le=4)], ...], Field(min_length=1)] = (2,)
     """How many times the network will enlarge: 2, 3 or 4; trained for several at once it is worse at each."""
     middle: Literal[1, 3, 5] = 5
     """Side of the second layer's filters: 9-1-5, 9-3-5 or 9-5-5, the published networks."""
-    steps: int = 12_000
+    steps: Count = 12_000
     """Steps of Adam; the paper took SGD with momentum, which needs 10⁸ patches and more."""
-    batch_size: int = 16
+    batch_size: AtLeastOne = 16
     """Patches in one step over all workers."""
-    patch: int = 48
+    patch: AtLeastOne = 48
     """Side of the square that a patch's loss is taken over, in pixels; what the network sees of it is larger."""
-    lr: float = 1e-3
+    lr: NotNegative = 1e-3
     """Highest learning rate, after a short warm-up; from there a cosine leads to 0."""
     bf16: bool = False
     """Compute in bfloat16 where that is safe (autocast), but for the last tenth of the steps."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides initialisation, the patches and all that is random."""
 
 
@@ -412,11 +412,14 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(cls: type[T], values: dict[str, Any]) -> T:
     """The configuration that `to_dict` wrote. Raises UserError naming each setting that does not fit."""
     try:
-        _refuse_unknown(cls, values)
-        return TypeAdapter(cls).validate_python(values)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise UserError(f"not a valid {cls.__name__}: {problems}") from error
+        return json_files.fit(cls, values)
+    except UserError as error:
+        raise UserError(f"not a valid {cls.__name__}: {error}") from error
+
+
+def check(config: Any) -> None:
+    """Raises UserError naming each setting out of its bounds (dtn_ray/bounds.py), as a command line may give it."""
+    from_dict(type(config), to_dict(config))
 
 
 def experiment_of(uri: str) -> Experiment:
@@ -425,22 +428,11 @@ def experiment_of(uri: str) -> Experiment:
 
     if not storage.exists(uri):
         raise UserError(f"{uri}: no such file, and no preset; presets are {', '.join(PRESETS)}")
+    values = json_files.read(uri)
     try:
-        return from_dict(Experiment, json.loads(storage.read_bytes(uri)))
-    except ValueError as error:
+        return from_dict(Experiment, values)
+    except UserError as error:
         raise UserError(f"{uri}: {error}") from error
-
-
-def _refuse_unknown(cls: type, values: Any, prefix: str = "", top: str = "") -> None:
-    """pydantic drops what a plain dataclass has no field for; a dropped setting would be another experiment."""
-    if not isinstance(values, dict):
-        return
-    kinds = get_type_hints(cls)
-    for name, value in values.items():
-        if name not in kinds:
-            raise UserError(f"not a valid {top or cls.__name__}: {prefix}{name}: no such setting")
-        if is_dataclass(kinds[name]):
-            _refuse_unknown(kinds[name], value, f"{prefix}{name}.", top or cls.__name__)
 
 
 def fingerprint(config: Any) -> str:

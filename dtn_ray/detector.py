@@ -1,6 +1,6 @@
 """Finds faces in pixels with YuNet: close-ups, faces upside-down and sideways, and panoramas included. No Ray."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,7 +147,7 @@ class Detector:
 
     def refine(self, pixels: np.ndarray, face: Face) -> Face:
         """The same face where the detector sees it better, in a part of the photo scaled to its liking."""
-        found = self._around(pixels, face, REFINED, face.turns, self.threshold)
+        found = self._around(pixels, face, REFINED, [face.turns], self.threshold)
         best = max(found, key=face.overlap, default=face)
         return best if face.overlap(best) > 0.3 else face
 
@@ -193,7 +193,7 @@ class Detector:
 
     def _right(self, pixels: np.ndarray, face: Face) -> Face:
         least, others = max(self._at_least(TURNED), face.score - NEARLY), {0, 1, 2, 3} - {face.turns}
-        seen = [each for turns in others for each in self._around(pixels, face, SMALL, turns, least)]
+        seen = self._around(pixels, face, SMALL, others, least)
         turned = [each for each in seen if each.turns != face.turns and face.overlap(each) > 0.1]
         return self.refine(pixels, max(turned, key=lambda each: each.score)) if turned else face
 
@@ -203,10 +203,10 @@ class Detector:
         Faces upside-down need no such look: nearly all of them are found as upright ones, and righted.
         """
         best = dict[int, float]()
-        for turns in (1, 3):
-            for tile, _ in _tiles(pixels):
-                scale = min(1 / 3, SIDEWAYS / max(tile.shape[:2]))
-                for face in self._detect(tile, scale, turns):
+        for tile, _ in _tiles(pixels):
+            small = _Scaled.of(tile, min(1 / 3, SIDEWAYS / max(tile.shape[:2])))
+            for turns in (1, 3):
+                for face in self._see(small, turns):
                     if face.score >= self._at_least(TURNED) and face.turns == turns:
                         best[turns] = max(face.score, best.get(turns, 0.0))
         return max(best, key=lambda turns: best[turns], default=0)
@@ -214,48 +214,73 @@ class Detector:
     def _at_least(self, score: float) -> float:
         return max(score, self.threshold)
 
-    def _around(self, pixels: np.ndarray, face: Face, across: int, turns: int, least: float) -> list[Face]:
-        """Faces of a score of `least` or more in the part of the photo around one, which comes `across` pixels wide."""
+    def _around(self, pixels: np.ndarray, face: Face, across: int, turns: Iterable[int], least: float) -> list[Face]:
+        """Faces of a score of `least` or more in the part of the photo around one, which comes `across` pixels wide.
+
+        They are told once for each number of quarter turns after which they are seen.
+        """
         left, top, width, height = face.box
         side = max(width, height)
         x, y = max(0, round(left + width / 2 - side)), max(0, round(top + height / 2 - side))
         part = pixels[y : y + round(2 * side), x : x + round(2 * side)]
         if not part.size:
             return []
-        corner = np.array([x, y])
-        seen = self._detect(part, min(1.0, across / face.width), turns)
+        corner, small = np.array([x, y]), _Scaled.of(part, min(1.0, across / face.width))
+        seen = [each for number in turns for each in self._see(small, number)]
         return [each.shifted(corner) for each in seen if each.score >= least]
 
     def _detect(self, pixels: np.ndarray, scale: float, turns: int = 0) -> list[Face]:
-        """What the detector sees in pixels scaled and then turned counterclockwise, told in those unturned, unscaled.
+        return self._see(_Scaled.of(pixels, scale), turns)
+
+    def _see(self, small: "_Scaled", turns: int) -> list[Face]:
+        """What the detector sees in scaled pixels turned counterclockwise, told in those unturned, unscaled.
 
         Those of a score below the threshold are hints at close-ups, no faces.
         """
-        halved, left = shrunk(pixels, scale, 0.5)
-        height, width = (max(1, round(side * left)) for side in halved.shape[:2])
+        height, width = small.pixels.shape[:2]
         try:
-            small = halved if left == 1 else cv2.resize(halved, (width, height), interpolation=cv2.INTER_LINEAR)
-            small = cv2.rotate(small, ROTATIONS[turns]) if turns else small
-            self.network.setInputSize((small.shape[1], small.shape[0]))
-            _, found = self.network.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
+            turned = cv2.rotate(small.pixels, ROTATIONS[turns]) if turns else small.pixels
+            self.network.setInputSize((turned.shape[1], turned.shape[0]))
+            _, found = self.network.detect(cv2.cvtColor(turned, cv2.COLOR_RGB2BGR))
         except cv2.error as error:
             raise ValueError(f"the face detector fails on {width}×{height} pixels: {error.err}") from error
         if found is None:
             return []
         wide = found[:, 2] > LARGE  # hints are of no use else, and take time
         found = found[(found[:, 14] >= self.threshold) | wide].astype(np.float64)
-        factors = left / scale * np.array([halved.shape[1] / width, halved.shape[0] / height])
         corners = np.stack([found[:, :2], found[:, :2] + found[:, 2:4]], axis=1)
-        corners = _unturned(corners, turns, width, height) * factors
-        landmarks = _unturned(found[:, 4:14].reshape(-1, 5, 2), turns, width, height) * factors
+        corners = _unturned(corners, turns, width, height) * small.factors
+        landmarks = _unturned(found[:, 4:14].reshape(-1, 5, 2), turns, width, height) * small.factors
         boxes = np.hstack([corners.min(1), np.ptp(corners, axis=1)]).tolist()
         return [Face(tuple(box), *rest) for box, *rest in zip(boxes, landmarks, found[:, 14].tolist(), strict=True)]
 
 
+@dataclass(frozen=True)
+class _Scaled:
+    """A photo or a part of one as the detector is shown it."""
+
+    pixels: np.ndarray
+    factors: np.ndarray
+    """By which its places become those of the photo: across, down."""
+
+    @classmethod
+    def of(cls, pixels: np.ndarray, scale: float) -> "_Scaled":
+        """Raises ValueError where OpenCV fails."""
+        halved, left = shrunk(pixels, scale, 0.5)
+        height, width = (max(1, round(side * left)) for side in halved.shape[:2])
+        try:
+            small = halved if left == 1 else cv2.resize(halved, (width, height), interpolation=cv2.INTER_LINEAR)
+        except cv2.error as error:
+            raise ValueError(f"{halved.shape[1]}×{halved.shape[0]} pixels cannot be scaled: {error.err}") from error
+        return cls(small, left / scale * np.array([halved.shape[1] / width, halved.shape[0] / height]))
+
+
 def _unturned(points: np.ndarray, turns: int, width: int, height: int) -> np.ndarray:
     """Points …×2 of a picture that was turned counterclockwise, where they were; it was W×H pixels before."""
+    if not turns:
+        return points
     x, y = points[..., 0], points[..., 1]
-    back = [(x, y), (width - y, x), (width - x, height - y), (y, height - x)]
+    back = {1: (width - y, x), 2: (width - x, height - y), 3: (y, height - x)}
     return np.stack(back[turns], axis=-1)
 
 

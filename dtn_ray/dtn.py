@@ -9,15 +9,17 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, update_bn
 
 from dtn_ray import losses
+from dtn_ray.bounds import AtLeastOne, Count, NotNegative, Share
 from dtn_ray.data.augment import Augment, augment
 from dtn_ray.models.layers import PerDomain
 
@@ -56,10 +58,10 @@ class LossConfig:
     r1: float = 0.0
     """Weight of D's gradient penalty on t (Mescheder et al. 2018), taken at each R1_EVERY-th update; the paper has
     none."""
-    warm_up: int = 0
+    warm_up: Count = 0
     """First steps in which g minimises L_TID and L_TV alone, and D rests: g draws t before it is told what to draw. The
     paper has none."""
-    ramp: int = 0
+    ramp: Count = 0
     """Steps after those in which α grows from 0 to its weight: a g whose images D tells from t at a glance is otherwise
     drawn to patterns that f alone sees. The paper has none."""
 
@@ -180,23 +182,23 @@ class DTN(nn.Module):
 class OptimConfig:
     """How L_G and L_D are minimised. The paper says Adam and no more; the rest is Radford et al.'s (2015) or ours."""
 
-    batch_size: int = 64
+    batch_size: AtLeastOne = 64
     """Images of s, and as many of t, in one step over all workers."""
-    steps: int = 6000
+    steps: Count = 6000
     """Training steps; each updates g once, and D once or as D_every says."""
-    D_every: int = 1
+    D_every: AtLeastOne = 1
     """Update D in each so-many-th step only, where it outruns g; the paper does not tell its ratio."""
-    lr_g: float = 2e-4
+    lr_g: NotNegative = 2e-4
     """Adam's learning rate for g."""
-    lr_D: float = 2e-4
+    lr_D: NotNegative = 2e-4
     """Adam's learning rate for D."""
-    beta1: float = 0.5
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Adam's β1, for g and D."""
     schedule: Schedule = "constant"
     """How both rates fall over the run: constant, linear to zero, or cosine to zero."""
     separate_batches: bool = True
     """Pass s, t and real images through batch norm one domain at a time."""
-    ema_decay: float = 0.0
+    ema_decay: Share = 0.0
     """Decay of the running average of g's weights that is kept beside g and used for conversion; 0 keeps none."""
     bf16: bool = False
     """Compute in bfloat16 where that is safe (autocast); weights and losses stay float32."""

@@ -39,7 +39,7 @@ SUFFIXES = (
 _FOLDERS = (
     *("__MACOSX", r"\.AppleDouble", r"\.Trashes", r"\.Trash", r"\.Trash-\d+", r"\.Spotlight-V100", r"\.fseventsd"),
     *("@eaDir", "#recycle", "@Recycle", r"\.@__thumb", r"\$RECYCLE\.BIN", "System Volume Information"),
-    *(r"\.thumbnails", r"\.git"),
+    *(r"\.thumbnails", r"\.git", r"\.dtn-ray"),
 )
 _FILES = (r"\._[^/]*", r"\.DS_Store", r"(eh)?thumbs(_\w+)?\.db", r"desktop\.ini", r"\.directory", r"icon\r")
 LITTER_NAMES = rf"(?i)(^|/)(({'|'.join(_FOLDERS)})/|({'|'.join(_FILES)})$)"

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from dtn_ray import storage
+from dtn_ray import json_files, ownership, storage
 from dtn_ray.bulk import Bulk, run
 from dtn_ray.errors import UserError, changes
 from dtn_ray.faces import detector_file
@@ -33,11 +33,17 @@ def ingest(job: Ingestion) -> dict[str, Any]:
     detector = detector_file(job.detector)
     record = storage.join(job.out, Ingester.folder, "ingestion.json")
     if storage.exists(record):
-        before = json.loads(storage.read_bytes(record))
+        before = json_files.read_object(record)
         if before != settings:
             old, new = ({name: each.get(name) for name in SETTINGS} for each in (before, settings))
             changed = ", ".join(changes(old, new))
             raise UserError(f"{record}: OUT was begun with other settings ({changed}); choose another OUT")
+    elif ownership.holds_files(storage.join(job.out, Ingester.folder)):
+        raise UserError(
+            f"{storage.join(job.out, Ingester.folder)}: holds files, and no ingestion.json says that they are an "
+            "ingestion's: nothing is overwritten. Choose another OUT, or move them elsewhere"
+        )
+    write = partial(storage.write_bytes, record, json.dumps(settings, indent=2).encode(), "application/json")
     bulk = Bulk(
         job,
         identity=settings["identity_of_settings"],
@@ -47,7 +53,7 @@ def ingest(job: Ingestion) -> dict[str, Any]:
         facts={},
         shards=Ingester.shards,
         format=job.format,
-        begin=partial(storage.write_bytes, record, json.dumps(settings, indent=2).encode(), "application/json"),
+        begin=partial(write, root=job.out),
     )
     return run(bulk)
 

@@ -22,10 +22,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dtn_ray import storage
+from dtn_ray.display import line
 from dtn_ray.errors import UserError
 from dtn_ray.storage import NoConditionalWrites, Versioned
 
 LONGEST = 86_400.0  # seconds
+LARGEST = 1 << 16  # bytes of a record; what is longer is nobody's
 GRANULARITY = 5.0  # seconds by which times that a store tells may be apart from those that its clock gave us
 SETTLE = 1.0  # seconds after which two writers without conditions see who was the last
 ATTEMPTS = 3  # to take a lease that others take and give back meanwhile
@@ -216,8 +218,8 @@ def _skew(now: float, began: float, ended: float) -> float:
 def _warn(uri: str, skew: float) -> None:
     how = "behind" if skew > 0 else "ahead of"
     print(
-        f"warning: this machine's clock is {abs(skew):.0f} s {how} that of the store of {uri}. The lease goes by the "
-        "store's clock; but S3 refuses requests once clocks are 15 minutes apart, and an older version of dtn-ray "
+        f"warning: this machine's clock is {abs(skew):.0f} s {how} that of the store of {line(uri)}. The lease goes by "
+        "the store's clock; but S3 refuses requests once clocks are 15 minutes apart, and an older version of dtn-ray "
         "would take over a lease that is alive. Set this machine's clock (NTP).",
         file=sys.stderr,
     )
@@ -230,7 +232,7 @@ def _monotonic() -> float:
 def _parse(content: bytes) -> dict[str, Any]:
     """The record; an empty one where it is absent or nobody's."""
     with contextlib.suppress(ValueError, RecursionError):
-        record = json.loads(content)
+        record = json.loads(content[:LARGEST])
         if isinstance(record, dict):
             return record
     return {}

@@ -8,6 +8,7 @@ other.
 """
 
 import contextlib
+import re
 import time
 import uuid
 from bisect import bisect_right
@@ -52,6 +53,7 @@ SCHEMA = pa.schema(
 )
 ADDED = ("faces", "storage_class")  # columns that parts of older versions lack
 DONE = ("converted", "no face")  # until the object changes
+NAME = re.compile(r"(part|set)-[0-9a-f]+(-[0-9a-f]+)*\.parquet")
 ROWS_PER_SET = 500_000
 ROWS_PER_GROUP = 25_000  # what a reader of a narrow range reads at least
 
@@ -78,14 +80,19 @@ class Part:
 
     @property
     def is_set(self) -> bool:
-        return "/set-" in self.uri
+        return self.name.startswith("set-")
+
+    @property
+    def name(self) -> str:
+        return self.uri.rpartition("/")[2]
 
 
 class Ledger:
     """The ledger in one folder or prefix, of one source and one model."""
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
+    def __init__(self, uri: str, root: str | None = None) -> None:
+        """`root`: OUT, below which no link is followed to write or delete; by default the ledger's own folder."""
+        self.uri, self.root = uri, root or uri
 
     def parts(self) -> list[Part]:
         """The files of the ledger; none where there is no ledger yet.
@@ -117,7 +124,7 @@ class Ledger:
         `apply` is `map`, or does the same on many machines; each call holds about ROWS_PER_SET rows. The old files are
         deleted once all the new ones are written: whatever a crash, or another writer, leaves behind reads the same.
         """
-        parts = self.parts()
+        parts = list(filter(self._is_ours, self.parts()))
         stale = [part for part in parts if not part.is_set]
         if not stale:
             return
@@ -135,7 +142,11 @@ class Ledger:
         ]
         list(apply(self._merge, jobs))
         with ThreadPoolExecutor(16) as pool:
-            list(pool.map(lambda part: storage.delete(part.uri), old))
+            list(pool.map(lambda part: storage.delete(part.uri, root=self.root), old))
+
+    def _is_ours(self, part: Part) -> bool:
+        """Whether a part has its name by `append` or `compact`; others, such as copies, are read and left alone."""
+        return part.uri == storage.join(self.uri, part.name) and NAME.fullmatch(part.name) is not None
 
     def _merge(self, job: tuple[Sequence[Part], str, str | None, str]) -> None:
         parts, low, below, name = job
@@ -145,7 +156,7 @@ class Ledger:
 
     def _write(self, stem: str, rows: pa.Table) -> None:
         content = parquet.encode(_complete(rows), ROWS_PER_GROUP)
-        storage.write_bytes(storage.join(self.uri, parquet.name(stem, content)), content)
+        storage.write_bytes(storage.join(self.uri, parquet.name(stem, content)), content, root=self.root)
 
 
 def read_range(parts: Iterable[Part], low: str = "", high: str | None = None, *, inclusive: bool = True) -> pa.Table:
@@ -242,6 +253,11 @@ def _opened(uri: str) -> Iterator[tables.Table]:
         if isinstance(error, UserError) and not isinstance(error, tables.Damaged):
             raise
         reason = " ".join(str(error).split())
+        if not NAME.fullmatch(uri.rpartition("/")[2]):
+            raise UserError(
+                f"{uri}: this cannot be read as a part of the ledger ({reason}), and its name is none of a part's: "
+                "move it elsewhere"
+            ) from error
         raise UserError(
             f"{uri}: this part of the ledger cannot be read ({reason}). If the store is well and it is "
             "damaged, delete it: what it told of is converted again."

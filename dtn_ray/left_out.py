@@ -8,9 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dtn_ray import display
+
 OTHER_SUFFIX, LITTER = "other_suffix", "litter"
 MATCH, MIN_SIZE, MODIFIED_SINCE = "match", "min_size", "modified_since"
 UNREADABLE, LOOP, SPECIAL, GONE = "unreadable", "link_loop", "special", "gone"
+RESULTS = "results"
 FOLDER, OUTSIDE, UNSAFE, BAD_LINE = "folder", "outside", "unsafe", "bad_line"
 
 REASONS = {
@@ -21,6 +24,7 @@ REASONS = {
     MODIFIED_SINCE: "do not pass --modified-since",
     UNREADABLE: "are folders or files that cannot be read",
     LOOP: "are links to themselves or to a folder that they lie in",
+    RESULTS: "are folders of OUT, which links in IN lead to",
     SPECIAL: "are neither files nor folders but sockets, pipes or devices",
     GONE: "vanished while they were listed, or are links to nothing",
     FOLDER: "are folders that the list names",
@@ -89,7 +93,7 @@ class LeftOut:
     def told(self) -> str:
         """On one line, for a message."""
         return "; ".join(
-            f"{self.counts[reason]} {REASONS[reason]}: {', '.join(map(_quoted, self.names[reason][:3]))}"
+            f"{self.counts[reason]} {REASONS[reason]}: {', '.join(map(display.name, self.names[reason][:3]))}"
             for reason in self._reasons()
         )
 
@@ -108,8 +112,3 @@ class LeftOut:
 
 def _short(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
-
-
-def _quoted(name: str) -> str:
-    """A name as one line of text, whatever is in it."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in name)

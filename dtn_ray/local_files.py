@@ -9,10 +9,11 @@ too, so that no two names share a key.
 import errno
 import os
 import stat as modes
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
-from dtn_ray.left_out import GONE, LOOP, SPECIAL, UNREADABLE
+from dtn_ray.left_out import GONE, LOOP, RESULTS, SPECIAL, UNREADABLE
 
 Odd = Callable[[str, str], None]
 """Is told of an entry that is no file, by reason (left_out.REASONS) and name."""
@@ -46,8 +47,10 @@ def name_of(key: str) -> str:
     return key if key.isascii() else key.translate(_UNESCAPED)
 
 
-def walk(folder: str, odd: Odd | None = None) -> Iterator[File]:
+def walk(folder: str, odd: Odd | None = None, out: str | None = None) -> Iterator[File]:
     """The files below a folder, in the order of their keys; links are followed, unless to a folder that they lie in.
+
+    Nor to `out`, the folder of the job's own results, or to one in it.
 
     What is no file, cannot be read or vanishes meanwhile is told to `odd`, and the rest goes on. Without `odd`, links
     to nothing, loops and special files are passed over. Holds the names of the folders that it is in. Yields nothing
@@ -60,7 +63,7 @@ def walk(folder: str, odd: Odd | None = None) -> Iterator[File]:
         elif error and reason == UNREADABLE:
             raise error
 
-    above = {*_folders_above(folder)}
+    above, own = {*_folders_above(folder)}, {*_identities([out] if out else [])}
     try:
         entries, identity = _entries(folder, "", above, note)
     except FileNotFoundError:
@@ -81,10 +84,14 @@ def walk(folder: str, odd: Odd | None = None) -> Iterator[File]:
         elif len(key) > LONGEST_KEY:
             note(UNREADABLE, key, OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)))
         else:
+            path = f"{folder}/{name_of(key[:-1])}"
             try:
-                entries, identity = _entries(f"{folder}/{name_of(key[:-1])}", key, above, note)
+                entries, identity = _entries(path, key, above, note)
             except OSError as error:
                 note(_reason(error), key[:-1] if error.errno == errno.ELOOP else key, error)
+                continue
+            if identity in own or (out and _leads_into(path, out)):
+                note(RESULTS, key[:-1])
                 continue
             above.add(identity)
             stack.append((key, iter(entries), identity))
@@ -142,14 +149,20 @@ def _reason(error: OSError) -> str:
 
 def _folders_above(folder: str) -> Iterator[Identity]:
     """The identities of the folders that a folder lies in: a link to one of them would lead back."""
-    path = os.path.realpath(folder)
-    while path != os.path.dirname(path):
-        path = os.path.dirname(path)
-        try:
+    yield from _identities(map(str, Path(os.path.realpath(folder)).parents))
+
+
+def _leads_into(path: str, folder: str) -> bool:
+    """Whether a path is a link to a folder or to what is in it."""
+    return os.path.islink(path) and f"{os.path.realpath(path)}/".startswith(f"{os.path.realpath(folder)}/")
+
+
+def _identities(folders: Iterable[str]) -> Iterator[Identity]:
+    """Of those folders that are there."""
+    for path in folders:
+        with suppress(OSError):
             found = os.stat(path)
-        except OSError:
-            continue
-        yield found.st_dev, found.st_ino
+            yield found.st_dev, found.st_ino
 
 
 def stat(path: str) -> tuple[str, int, int]:

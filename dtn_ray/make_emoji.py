@@ -18,12 +18,13 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
-from dtn_ray import storage, tables
+from dtn_ray import json_files, storage, tables
 from dtn_ray.cluster import connect
 from dtn_ray.emoji import Expression, check, draw, licence
 from dtn_ray.errors import UserError, changes
 from dtn_ray.faces import SIZE
 from dtn_ray.images import encode
+from dtn_ray.ownership import refuse_foreign
 
 EMOJI_PER_FILE = 1000
 EMOJI_PER_GROUP = 250  # small row groups, so that a stream shuffles well
@@ -64,33 +65,31 @@ def make_emoji(job: EmojiSet) -> dict[str, Any]:
     }
     # What is wrong with the settings is said here, not by every task.
     draw(job.style, "0", job.expression, job.size, **options)
+    numbers = range(-(-job.count // EMOJI_PER_FILE))
+    refuse_foreign(job.out, "emoji.json", ("style", "licence"), ["sheet.png", *map(_name, numbers)])
     record = storage.join(job.out, "emoji.json")
     if storage.exists(record):
-        before = {"options": {}} | json.loads(storage.read_bytes(record))  # old sets' records lack them, and have out
+        before = {"options": {}} | json_files.read_object(record)  # old sets' records lack them, and have out
         before.pop("out", None)
         if before != about:
             raise UserError(f"{record}: another set is there ({', '.join(changes(before, about))}); choose another OUT")
     storage.write_bytes(record, json.dumps(about, indent=2).encode(), "application/json")
     there = {*storage.list_keys(job.out)}
-    missing = [i for i in range(-(-job.count // EMOJI_PER_FILE)) if _name(i) not in there]
+    missing = [i for i in numbers if _name(i) not in there]
     with tqdm(total=job.count, initial=job.count - sum(_count(job, i) for i in missing), unit="emoji") as bar:
         for drawn in _draw_files(job, missing, options):
             bar.update(drawn)
     storage.write_bytes(storage.join(job.out, "sheet.png"), _sheet(job), "image/png")
-    return about | {"files": -(-job.count // EMOJI_PER_FILE), "sheet": storage.join(job.out, "sheet.png")}
+    return about | {"files": len(numbers), "sheet": storage.join(job.out, "sheet.png")}
 
 
 def _options(job: EmojiSet) -> dict[str, Any]:
     if job.options is None:
         return {}
-    if not storage.exists(job.options):
-        raise UserError(f"--options {job.options}: no such file")
     try:
-        options = json.loads(storage.read_bytes(job.options))
-    except ValueError as error:
-        raise UserError(f"--options {job.options}: not JSON ({error})") from error
-    if not isinstance(options, dict):
-        raise UserError(f"--options {job.options}: must be an object, {{option: value}}")
+        options = json_files.read_object(job.options)
+    except UserError as error:
+        raise UserError(f"--options {error}") from error
     check(job.style, options)
     return options
 

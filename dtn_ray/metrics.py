@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.util.metrics import Counter, Gauge
 
+from dtn_ray.display import label
+
 TRAINING = ("run",)  # its name
 JOB = ("kind", "out")  # conversion or ingestion, and its OUT
 
@@ -19,7 +21,7 @@ class TrainingMetrics:
     """How a training goes. Its worker of rank 0 tells for all."""
 
     def __init__(self, run: str) -> None:
-        self.run = run
+        self.run = label(run)
         self.steps = Gauge("dtn_train_step", "Steps done", TRAINING)
         self.rate = Gauge("dtn_train_images_per_second", "Images of s that all workers train on in a second", TRAINING)
         self.losses = Gauge("dtn_train_loss", "A loss over one batch", (*TRAINING, "loss"))
@@ -56,7 +58,7 @@ class JobMetrics:
     """Where a bulk job stands, and how it ended. Its driver tells."""
 
     def __init__(self, kind: str, out: str) -> None:
-        self.tags = {"kind": kind, "out": out}
+        self.tags = {"kind": kind, "out": label(out)}
         self.ledger = Gauge("dtn_ledger_images", "Images of the source, by what the ledger says", (*JOB, "status"))
         self.failed = Gauge("dtn_ledger_failed", "Images of the source that failed, by cause", (*JOB, "cause"))
         self.end = Gauge("dtn_job_end_timestamp_seconds", "When the last run ended, by outcome", (*JOB, "outcome"))

@@ -1,8 +1,14 @@
 """NETWORK.onnx from a folder or S3, in one piece: weights that its exporter put into files beside it are taken in."""
 
+import os
+
 from dtn_ray import storage
 from dtn_ray.errors import UserError
 
+LONGEST = 250
+"""Characters of the name of a file with weights."""
+SHARED = 64 << 20
+"""Bytes that tensors may take besides twice what their files have: some share theirs, and a few bytes become many."""
 LIMIT = 2**31 - 1
 """Bytes of a network with its weights: what protobuf, and so a self-contained ONNX file, can hold."""
 
@@ -11,12 +17,10 @@ def read(uri: str) -> bytes:
     """An ONNX file's content, with its weights in it; content that is not ONNX comes as it is.
 
     torch.onnx.export writes weights into NETWORK.onnx.data by default. The content returned needs no other file, so
-    a checkpoint can keep it. Raises UserError where a file is missing, too large, or named outside the network's
-    folder, and OSError where the store fails.
+    a checkpoint can keep it. Raises UserError where a file is missing, cannot be read, is too large, or lies outside
+    the network's folder, be it by its name or by a link.
     """
-    if storage.stat(uri)[1] > LIMIT:
-        raise UserError(f"{uri}: larger than 2 GiB, the most that an ONNX file can hold")
-    content = storage.read_bytes(uri)
+    content = read_alone(uri)
     if b"location" not in content:  # the key that names a tensor's file
         return content
     import onnx  # seconds to import
@@ -32,12 +36,12 @@ def read(uri: str) -> bytes:
         return content
     folder = uri.rpartition("/")[0]
     files: dict[str, bytes] = {}
-    taken = len(content)
+    taken = 0
     for tensor in outside:
         facts = {entry.key: entry.value for entry in tensor.external_data}
         location = _checked(facts.get("location", ""), uri)
         if location not in files:
-            files[location] = _beside(f"{folder}/{location}" if folder else location, uri)
+            files[location] = _beside(f"{folder}/{location}" if "/" in uri else location, uri)
         data = files[location]
         try:
             first = int(facts.get("offset", 0))
@@ -49,7 +53,9 @@ def read(uri: str) -> bytes:
                 f"{uri}: {location} is too short for it; copy both files anew from where they were exported"
             )
         taken += length
-        if taken > LIMIT:
+        if taken > 2 * sum(map(len, files.values())) + SHARED:
+            raise UserError(f"{uri}: its tensors take the same bytes of {location} again and again; export it anew")
+        if taken + len(content) > LIMIT:
             raise UserError(f"{uri}: with its weights larger than 2 GiB, the most that an ONNX file can hold")
         tensor.raw_data = data[first : first + length]
         del tensor.external_data[:]
@@ -57,18 +63,41 @@ def read(uri: str) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
+def read_alone(uri: str) -> bytes:
+    """The content of one file of at most LIMIT bytes. Raises UserError where it cannot be read, or has more."""
+    try:
+        if storage.stat(uri)[1] > LIMIT:
+            raise UserError(f"{uri}: larger than 2 GiB, the most that an ONNX file can hold")
+        return storage.read_bytes(uri)
+    except OSError as error:
+        raise UserError(f"{uri}: cannot be read: {str(error).removeprefix(f'{uri}: ')}") from error
+
+
 def _checked(location: str, uri: str) -> str:
     """Where a network says that weights are. Only files in its own folder, or below, are read."""
     parts = location.split("/")
-    if not location.isprintable() or "\\" in location or ":" in location or {"", "..", "."} & {*parts[1:], parts[0]}:
-        raise UserError(f"{uri}: its weights are in {location!r}, which is no file in its folder; export it anew")
+    if (
+        len(location) > LONGEST
+        or not location.isprintable()
+        or "\\" in location
+        or ":" in location
+        or {"", "..", "."} & {*parts[1:], parts[0]}
+    ):
+        raise UserError(
+            f"{uri}: its weights are in {location[:LONGEST]!r}, which is no file in its folder; export it anew"
+        )
     return location
 
 
 def _beside(file: str, uri: str) -> bytes:
-    try:
-        if storage.stat(file)[1] > LIMIT:
-            raise UserError(f"{file}: larger than 2 GiB, the most that an ONNX file can hold")
-        return storage.read_bytes(file)
-    except FileNotFoundError as error:
-        raise UserError(f"{uri}: its weights are in {file}, which is missing; keep the two files together") from error
+    if not storage.exists(file):
+        raise UserError(f"{uri}: its weights are in {file}, which is missing; keep the two files together")
+    if not storage.is_s3(file):
+        # A store of models may link both into another folder, from where a network's own folder is that one too.
+        network, own = storage.local_path(uri), os.path.realpath(storage.local_path(file))
+        folders = {os.path.realpath(os.path.dirname(network) or "."), os.path.dirname(os.path.realpath(network))}
+        if not any(own.startswith(f"{each.rstrip('/')}/") for each in folders):
+            raise UserError(
+                f"{uri}: its weights are in {file}, a link that leads out of its folder; copy the file there"
+            )
+    return read_alone(file)

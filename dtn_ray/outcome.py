@@ -4,6 +4,7 @@ What the last good run left below OUT (summary.json, report.html) stays as it is
 """
 
 import json
+import logging
 import socket
 import sys
 import threading
@@ -11,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -22,8 +24,14 @@ from urllib3 import Retry
 from dtn_ray import storage
 from dtn_ray.bulk_job import BulkJob
 from dtn_ray.cluster import connect, has_cluster
+from dtn_ray.display import chat, line
 from dtn_ray.errors import UserError
 from dtn_ray.metrics import JobMetrics
+from dtn_ray.ownership import FIELDS, LAST_RUN, is_foreign, is_marked
+from dtn_ray.redact import redact, redact_all, remember_url
+from dtn_ray.secret_options import secret
+
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its warnings tell a webhook's path
 
 J = TypeVar("J", bound=BulkJob)
 
@@ -38,22 +46,26 @@ WAIT_FOR_STORE = 10.0
 def tell(run: Callable[[J], dict[str, Any]], job: J) -> dict[str, Any]:
     """Returns or raises what `run(job)` does, and tells how it ended; of a dry run, nothing.
 
-    Raises UserError for a --webhook that is no URL. One that does not take the message is a warning.
+    What is told holds no secrets (redact.py). `run` is not given the webhook. Raises UserError for a --webhook that is
+    no URL, and names no variable or file with one. One that does not take the message is a warning.
     """
     if job.dry_run:
-        return run(job)
-    host = _host(job.webhook)
+        return run(replace(job, webhook=""))
+    webhook = secret("--webhook", job.webhook)
+    host = _host(webhook)
+    _warn_if_seen(job.webhook)
+    job = replace(job, webhook="")
     began = time.time()
 
     def ended(outcome: str, what: str, **found: Any) -> None:
         now = time.time()
         record = {
-            "text": f"{job.kind} {job.source} → {job.out}: {outcome} after {now - began:.0f} s: {what}",
+            "text": chat(f"{job.kind} {job.source} → {job.out}: {outcome} after {now - began:.0f} s: {what}"),
             "job": job.kind,
-            "source": job.source,
-            "out": job.out,
+            "source": redact(job.source),
+            "out": redact(job.out),
             "outcome": outcome,
-            **found,
+            **redact_all(found),
             "host": socket.gethostname(),
             "began": _clock(began),
             "ended": _clock(now),
@@ -61,7 +73,7 @@ def tell(run: Callable[[J], dict[str, Any]], job: J) -> dict[str, Any]:
         }
         _write(job.out, record)
         if host:
-            _post(job.webhook, host, record)
+            _post(webhook, host, record)
         _export(job, outcome, now - began)
 
     try:
@@ -82,17 +94,21 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, UserError):
         return str(error)
     # Ray's errors hold the tracebacks of its tasks, and end in the reason.
-    return traceback.format_exception_only(error)[-1].strip().splitlines()[-1]
+    text = redact("".join(traceback.format_exception_only(error)).strip())  # before it is cut
+    return line(text.splitlines()[-1])
 
 
 def _write(out: str, record: dict[str, Any]) -> None:
-    """Writes OUT/last-run.json; not where there is no OUT, or the store, of which the run has complained, is silent."""
+    """Writes OUT/last-run.json; not where there is no OUT, or the store, of which the run has complained, is silent.
+
+    Nor over a file of this name that is not ours, which an OUT without our mark may hold.
+    """
 
     def write() -> None:
         with suppress(UserError):
-            if storage.exists(out):
-                content = json.dumps(record, indent=2).encode()
-                storage.write_bytes(storage.join(out, "last-run.json"), content, "application/json")
+            uri = storage.join(out, LAST_RUN)
+            if storage.exists(out) and (not is_foreign(uri, FIELDS[LAST_RUN]) or is_marked(out)):
+                storage.write_bytes(uri, json.dumps(record, indent=2).encode(), "application/json")
 
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
@@ -106,8 +122,21 @@ def _host(webhook: str) -> str:
     with suppress(requests.RequestException):
         url = urlsplit(requests.Request("POST", webhook).prepare().url or "")
         if url.scheme in ("http", "https"):
+            remember_url(webhook)
+            remember_url(url.geturl())  # as urllib3 tells of it where a try fails
             return url.hostname or ""
-    raise UserError("--webhook: not a URL such as https://HOST/PATH")
+    raise UserError("--webhook: not a URL such as https://HOST/PATH; or give env:NAME, or file:PATH, that holds it")
+
+
+def _warn_if_seen(webhook: str) -> None:
+    """Warns of a URL on the command line, unless it says no more than where a server is."""
+    url = urlsplit(webhook)
+    if url.scheme in ("http", "https") and (url.path.strip("/") or url.query or "@" in url.netloc):
+        print(
+            "warning: --webhook: other users can see this URL in `ps`, and all who may see Ray's jobs in their list. "
+            "Give --webhook env:NAME, or file:PATH, a variable or a file that holds it",
+            file=sys.stderr,
+        )
 
 
 def _post(webhook: str, host: str, record: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from dtn_ray.ledger import Ledger, Part, read_range
 CHOSEN = pa.schema(
     {"person": pa.string(), "key": pa.string(), "output": pa.string(), "score": pa.float32(), "photos": pa.int64()}
 )
+NAME = re.compile(r"[0-9a-f]{32}\.parquet")  # of a part of the table
 TASK_CPUS = 0.5
 
 
@@ -108,8 +109,7 @@ def choose(job: Conversion, ledger: Ledger, folder: str) -> dict[str, Any]:
     """Writes the image of each person in a ledger that is compacted; returns how many they are, and where."""
     persons, people, parts = who(job), storage.join(job.out, folder, "people"), ledger.parts()
     table = storage.join(people, "table")
-    for key in storage.list_keys(table):  # of an earlier run
-        storage.delete(storage.join(table, key))
+    before = [uri for key in storage.list_keys(table) if _is_ours(uri := storage.join(table, key))]
 
     def photos(batch: dict[str, Any]) -> pa.Table:
         rows = pa.concat_tables([_photos(part, persons) for part in batch["item"]])
@@ -120,14 +120,15 @@ def choose(job: Conversion, ledger: Ledger, folder: str) -> dict[str, Any]:
         for row in chosen.to_pylist():
             content = storage.read_bytes(storage.join(job.out, row["output"]))
             uri = storage.join(people, "images", output_key(row["person"], job.format))
-            files.append(storage.NewFile(uri, content, CONTENT_TYPES[job.format]))
+            files.append(storage.NewFile(uri, content, CONTENT_TYPES[job.format], root=job.out))
         for error in storage.write_many(files):
             if error:
                 raise UserError(f"cannot be written: {error}")
         if len(chosen):
             buffer = io.BytesIO()
             pq.write_table(chosen, buffer)
-            storage.write_bytes(storage.join(table, f"{uuid.uuid4().hex}.parquet"), buffer.getvalue())
+            uri = storage.join(table, f"{uuid.uuid4().hex}.parquet")
+            storage.write_bytes(uri, buffer.getvalue(), root=job.out)
         return pa.table({"people": [len(chosen)]})
 
     count = 0
@@ -141,7 +142,20 @@ def choose(job: Conversion, ledger: Ledger, folder: str) -> dict[str, Any]:
         with causes():
             written = chosen.map_batches(write, batch_size=1000, batch_format="pyarrow", num_cpus=TASK_CPUS)
             count = sum(row["people"] for row in written.iter_rows())
+    for uri in before:  # of an earlier run
+        storage.delete(uri, root=job.out)
     return {"people": count, "people_folder": people}
+
+
+def _is_ours(uri: str) -> bool:
+    """Whether a file is a part of the table, as `choose` writes it."""
+    if not NAME.fullmatch(uri.rpartition("/")[2]):
+        return False
+    filesystem, path = storage.resolve(uri)
+    try:
+        return pq.read_schema(path, filesystem=filesystem).names == CHOSEN.names
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def _photos(part: Part, persons: Who) -> pa.Table:

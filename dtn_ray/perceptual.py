@@ -1,13 +1,15 @@
 """f for faces: known networks and those brought along, with what each sees of an aligned face."""
 
 import hashlib
-import json
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+import torch
+import torch.nn.functional as F
+from pydantic import TypeAdapter
+from torch import nn
 
-from dtn_ray import onnx_files, storage
-from dtn_ray.errors import UserError
+from dtn_ray import json_files, onnx_files, storage
+from dtn_ray.errors import UserError, reason
 from dtn_ray.models.imported import Eye, ImportedF
 
 # By the SHA-256 of their ONNX file: name and eye. Crops were chosen by LFW pairs told apart (docs/faces.md).
@@ -45,17 +47,36 @@ def build(content: bytes, eye: Eye, uri: str) -> ImportedF:
     """The network of an ONNX file's content. Raises UserError naming `uri` where it does not serve."""
     try:
         return ImportedF(content, eye)
-    except ValueError as error:
-        raise UserError(f"{uri}: {error}") from error
+    except ImportError:
+        raise  # a fault of ours
+    except Exception as error:  # a network may raise anything where it is odd
+        raise UserError(f"{uri}: {reason(error)}") from error
+
+
+@torch.no_grad()
+def check(f: nn.Module, size: int, uri: str) -> None:
+    """Raises UserError naming `uri` where f, or a judge, gives the same for all pictures, or no numbers.
+
+    `size`: pixels of the side of the pictures.
+    """
+    generator = torch.Generator().manual_seed(0)
+    # Spots of many sizes, and plain black and white: a small network may take any fine noise for the same.
+    spots = [torch.rand(1, 3, side, side, generator=generator) * 2 - 1 for side in (2, 3, 5, 8, size)]
+    plain = [torch.full((1, 3, 1, 1), value) for value in (-1.0, 1.0)]
+    pictures = torch.cat([F.interpolate(each, size) for each in (*spots, *plain)])
+    features = f.represent(pictures)  # type: ignore[operator]
+    if not features.isfinite().all():
+        raise UserError(f"{uri}: it gives numbers that are not finite; its training diverged")
+    if torch.equal(features, features[:1].expand_as(features)):
+        raise UserError(f"{uri}: it gives the same for every picture; train it anew")
 
 
 def eye_of(values: Any, uri: str) -> Eye:
     """An eye from plain values. Raises UserError naming `uri` and each field that does not fit."""
     try:
-        return TypeAdapter(Eye).validate_python(values)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise UserError(f"{uri}: not what a network sees: {problems}") from error
+        return json_files.fit(Eye, values)
+    except UserError as error:
+        raise UserError(f"{uri}: not what a network sees: {error}") from error
 
 
 def _declared(uri: str) -> Eye:
@@ -64,7 +85,4 @@ def _declared(uri: str) -> Eye:
             f"{uri}: missing; it must tell what the network beside it sees of an aligned face, as in "
             '{"size": 112, "crop": [0.1, 0.1, 0.8], "low": -1, "high": 1}'
         )
-    try:
-        return eye_of(json.loads(storage.read_bytes(uri)), uri)
-    except ValueError as error:
-        raise UserError(f"{uri}: not JSON ({error})") from error
+    return eye_of(json_files.read(uri), uri)

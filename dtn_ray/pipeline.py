@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from dtn_ray import storage
 from dtn_ray.bulk_job import BulkJob
+from dtn_ray.display import LONGEST_LABEL, label, line
 from dtn_ray.failures import IMAGE, MODEL, STORE
 from dtn_ray.images import CONTENT_TYPES, encode
 from dtn_ray.keys import output_key
@@ -28,6 +29,7 @@ NO_FACE: Row = {"status": "no face", "reason": "no face was found"}
 # What one thread fetches at once: enough for the store to be busy, in memory that large photos do not fill.
 OBJECTS_AT_ONCE = 64
 BYTES_AT_ONCE = 16 << 20
+LONGEST_REASON = 500  # characters
 
 
 @dataclass
@@ -80,7 +82,9 @@ class Pipeline(ABC):
 
     def metadata(self, file: Row) -> dict[str, str]:
         """What an output's object tells of itself on S3."""
-        return {"source-version": file["version"] or ""}
+        version = file["version"] or ""  # an inventory's may be anything, a header's value may not
+        fits = version.isascii() and version.isprintable() and len(version) <= LONGEST_LABEL
+        return {"source-version": version if fits else label(version)}
 
     def shard_row(self, file: Row, number: int, picture: Picture, content: bytes) -> Row:
         """What a shard keeps of one picture beside its bytes; `number` counts the pictures of a file from 0."""
@@ -201,7 +205,8 @@ class Pipeline(ABC):
     def _new_file(
         self, output: str, content: bytes, content_type: str | None, metadata: Mapping[str, str]
     ) -> storage.NewFile:
-        return storage.NewFile(storage.join(self.job.out, output), content, content_type, metadata)
+        out = self.job.out
+        return storage.NewFile(storage.join(out, output), content, content_type, metadata, root=out)
 
     def _put(self, files: list[storage.NewFile]) -> list[Row | None]:
         """Writes below OUT, unless for a dry run; for each file, the failure if it fails."""
@@ -284,4 +289,4 @@ def source_uri(source: str, key: str) -> str:
 
 def failure(cause: str, reason: str) -> Row:
     """The outcome of an object that failed; `cause`: of failures.CAUSES."""
-    return {"status": "failed", "cause": cause, "reason": " ".join(reason.split())[:500]}
+    return {"status": "failed", "cause": cause, "reason": line(" ".join(reason.split()), LONGEST_REASON)}

@@ -132,7 +132,7 @@ def list_source(job: BulkJob, ledger: list[Part], work: str | None, apply: Apply
     """
     filters = Filters.of(job)
     left_out = LeftOut()
-    listed = storage.list_pages(job.source, odd=left_out.add)
+    listed = storage.list_pages(job.source, odd=left_out.add, out=job.out)
     first = list(islice(listed, FEW_PAGES))
     if not storage.is_s3(job.source) or len(first) < FEW_PAGES:
         plan = _sift_pages(job, filters, ledger, work and storage.join(work, "0"), [chain(first, listed)])
@@ -195,7 +195,7 @@ def sift(job: BulkJob, filters: Filters, ledger: list[Part], files: pa.Table, wo
         content = parquet.encode(todo.cast(WORK)) if work else b""
         plan.work = [(parquet.name(work, content) if work else "", len(todo))]
         if work:
-            storage.write_bytes(plan.work[0][0], content)
+            storage.write_bytes(plan.work[0][0], content, root=job.out)
     return plan
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from dtn_ray import checkpoint, data
 from dtn_ray.cluster import connect
-from dtn_ray.config import FacePretraining, Pretraining, Run, fingerprint
+from dtn_ray.config import FacePretraining, Pretraining, Run, check, fingerprint
 from dtn_ray.data import stream
 from dtn_ray.data.augment import augment
 from dtn_ray.data.bad_rows import BadRows
@@ -40,6 +40,7 @@ def pretrain(config: Pretraining, run: Run) -> Finished:
     The same call goes on where an earlier one stopped. Raises UserError for bad settings, files or resources.
     """
     run.check(config.batch_size)
+    check(config)
     train = data.load(config.dataset, config.split, config.data_dir, download=config.download).without(config.without)
     test = data.load(config.dataset, config.test_split, config.data_dir, download=config.download)
     name = run.name or f"classifier-{config.dataset}-{fingerprint(config)}"
@@ -54,6 +55,7 @@ def pretrain_faces(config: FacePretraining, run: Run) -> Finished:
     The same call goes on where an earlier one stopped. Raises UserError for bad settings, files or resources.
     """
     run.check(config.batch_size)
+    check(config)
     train = stream.find_people(config.faces)
     if config.test_faces:
         held = stream.find_people(config.test_faces)
@@ -178,7 +180,7 @@ def _loop(settings: dict[str, Any]) -> None:
     if (last := ray.train.get_checkpoint()) is not None:
         with last.as_directory() as path:
             folder = Path(path)
-            before = [(count, done) for count, done in checkpoint.read_manifest(folder, kind)["stages"]]
+            before = [(count, done) for count, done in checkpoint.read_manifest(folder, kind, ("stages",))["stages"]]
             checkpoint.load_weights(network, folder, kind)
             checkpoint.load_optimizers(folder, {kind: optimizer})
     start = sum(done for _, done in before)

@@ -14,6 +14,8 @@ from botocore import exceptions as boto
 from obstore.exceptions import InvalidPathError
 
 from dtn_ray.failures import ARCHIVED, DENIED, GONE, NAME, STORE
+from dtn_ray.local_writes import Linked
+from dtn_ray.redact import redact
 
 # Error codes of Amazon's S3 and of those that follow it. All others, known or not, are the store's own failures: what
 # is wrong with the credentials or the clock (ExpiredToken, InvalidAccessKeyId, SignatureDoesNotMatch,
@@ -76,6 +78,7 @@ def refused(uri: str, error: Exception, *, writing: bool = False) -> Refused:
     if isinstance(error, Refused):
         return error
     cause, reason, detail = _explained(error)
+    reason, detail = redact(reason), redact(detail)
     if writing and cause != NAME:
         # OUT is the user's own place, where what is denied can be permitted, for all objects alike.
         cause, reason = STORE, "there is no such folder" if cause == GONE else reason
@@ -102,6 +105,8 @@ def _explained(error: Exception) -> tuple[str, str, str]:
         return NAME, REASONS[NAME].format(" (a NUL in it)"), ""
     if isinstance(error, RuntimeError) and "loop" in text:  # pathlib's for a link that leads to itself
         return GONE, REASONS[GONE].format(f" ({os.strerror(errno.ELOOP)})"), ""
+    if isinstance(error, Linked):
+        return STORE, "a link stands in the place of a folder of OUT", f"{error.filename}: {error.strerror}"
     if isinstance(error, boto.ConnectionError | boto.HTTPClientError):
         return STORE, REASONS[STORE].format(f" ({type(error).__name__})"), _line(text)
     number = error.errno if isinstance(error, OSError) else None

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment
+from markupsafe import Markup
 from PIL import Image
 
 from dtn_ray import left_out, storage
 from dtn_ray.bulk_job import BulkJob
+from dtn_ray.display import line
 from dtn_ray.failures import cause_named
 from dtn_ray.pipeline import Row, source_uri
 from dtn_ray.repair import Truncated, completed
@@ -101,7 +103,7 @@ def _source(before: Callable[[bytes, Row], Image.Image], content: bytes, row: Ro
 
 
 def page(summary: dict[str, Any], tally: Tally, shown: Sequence[Pair], ended: str) -> str:
-    """The report: counts, failures by reason, a histogram of the scores, sample pairs. Everything is escaped."""
+    """The report: counts, failures by reason, a histogram of the scores, sample pairs. All is cleaned and escaped."""
     rows = [
         ("images", summary["images"]),
         ("converted before", summary["done_before"]),
@@ -115,7 +117,7 @@ def page(summary: dict[str, Any], tally: Tally, shown: Sequence[Pair], ended: st
     if summary["in_part"]:
         rows.insert(3, ("of images that are cut short", summary["in_part"]))
     return (
-        Environment(autoescape=True)
+        Environment(autoescape=True, finalize=lambda value: line(value) if type(value) is str else value)
         .from_string(PAGE)
         .render(
             summary=summary,
@@ -138,7 +140,7 @@ def page(summary: dict[str, Any], tally: Tally, shown: Sequence[Pair], ended: st
     )
 
 
-def _histogram(counts: np.ndarray) -> str | None:
+def _histogram(counts: np.ndarray) -> Markup | None:
     """The middle 99 % of the scores, in about forty bars."""
     from matplotlib.figure import Figure  # seconds to import, and ingestion has no scores
 
@@ -165,11 +167,11 @@ def _told(score: float | None) -> str:
     return "" if score is None else f" · {score:.3g}"
 
 
-def _inline(image: Image.Image) -> str:
+def _inline(image: Image.Image) -> Markup:
     buffer = io.BytesIO()
     image.save(buffer, format="png")
     return _data(buffer)
 
 
-def _data(buffer: io.BytesIO) -> str:
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def _data(buffer: io.BytesIO) -> Markup:
+    return Markup(f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}")

@@ -8,8 +8,9 @@
 import json
 import math
 import os
+import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
@@ -38,10 +39,16 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
-from dtn_ray import storage
+from dtn_ray import json_files, ray_train_console, run_result, storage
 from dtn_ray.cluster import connect, telling_shortages, worker_resources
 from dtn_ray.config import Run, from_dict, to_dict
 from dtn_ray.errors import UserError, changes
+from dtn_ray.local_writes import links_below
+
+RECORD = "experiment.json"
+INNER = ("f/", "judge/")  # folders of trainings that a DTN's begins with, which check theirs
+SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of checkpoints
+CHECKPOINT = re.compile(r"checkpoint_[\w.:-]+")
 
 
 def use_assigned_cpus() -> None:
@@ -54,6 +61,7 @@ def report(metrics: dict[str, Any], write: Callable[[Path], None] | None = None)
 
     The checkpoint is uploaded while training goes on.
     """
+    ray_train_console.quiet_reports()
     if write is None:
         ray.train.report(metrics)
         return
@@ -141,6 +149,7 @@ def run_training(
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
         ),
     )
+    ray_train_console.prepare()
     try:
         with telling_shortages(resources, run.min_workers or run.workers):
             result = trainer.fit()
@@ -161,23 +170,61 @@ def run_training(
 
 
 def claim(folder: str, identity: dict[str, Any]) -> None:
-    """Enters into a folder whose run it is."""
-    storage.write_bytes(storage.join(folder, "experiment.json"), json.dumps(_plain(identity), indent=2).encode())
+    """Enters into a folder whose run it is. Raises UserError as `check_folder` does."""
+    check_folder(folder)
+    storage.write_bytes(storage.join(folder, RECORD), json.dumps(_plain(identity), indent=2).encode())
+
+
+def check_folder(folder: str) -> None:
+    """Raises UserError where a run could overwrite or delete in its folder what no run wrote.
+
+    That is a folder with files and no experiment.json; links, which Ray Train would write through; and a list of
+    checkpoints, of which Ray Train deletes old ones, that names others than those of this folder.
+    """
+    if not storage.is_s3(folder) and (link := next(links_below(storage.local_path(folder)), None)):
+        raise UserError(f"{link}: a link; the folder of a run must hold none: remove it, or choose another --name")
+    if not storage.exists(storage.join(folder, RECORD)):
+        for page in storage.list_pages(folder):
+            if others := [key for key in page["key"].to_pylist() if not key.startswith(INNER)]:
+                raise UserError(
+                    f"{folder}: holds files, such as {others[0]}, but no run (no {RECORD}): choose another --name, or "
+                    "move them elsewhere"
+                )
+    snapshot = storage.join(folder, SNAPSHOT)
+    if storage.exists(snapshot):
+        try:
+            names = list(_checkpoints(json.loads(storage.read_bytes(snapshot))))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{snapshot}: damaged ({error}): choose another --name, or delete the run") from error
+        if odd := [name for name in names if not (isinstance(name, str) and CHECKPOINT.fullmatch(name))]:
+            raise UserError(f"{snapshot}: names {odd[0]!r}, which is no checkpoint of this run: choose another --name")
+
+
+def _checkpoints(state: Any) -> Iterator[Any]:
+    """The names of all checkpoints in Ray Train's list."""
+    if isinstance(state, dict):
+        yield from ([state["checkpoint_dir_name"]] if "checkpoint_dir_name" in state else [])
+        state = list(state.values())
+    for each in state if isinstance(state, list) else []:
+        yield from _checkpoints(each)
 
 
 def finish(folder: str, checkpoint: str, metrics: dict[str, Any]) -> Finished:
     """Enters the outcome of a run; `checkpoint`: its place below `folder`, which stands for it from now on."""
     outcome = {"checkpoint": checkpoint, "metrics": metrics}
-    storage.write_bytes(storage.join(folder, "result.json"), json.dumps(outcome, indent=2).encode())
+    storage.write_bytes(storage.join(folder, run_result.NAME), json.dumps(outcome, indent=2).encode())
     return Finished(folder, storage.join(folder, checkpoint), metrics)
 
 
 def earlier(folder: str, identity: dict[str, Any]) -> Finished | None:
     """The outcome of a run that is finished already, or None. Raises UserError where the folder is another run's."""
-    record = storage.join(folder, "experiment.json")
+    record = storage.join(folder, RECORD)
     if not storage.exists(record):
         return None
-    before, now = json.loads(storage.read_bytes(record)), _plain(identity)
+    try:
+        before, now = json_files.read_object(record), _plain(identity)
+    except UserError as error:
+        raise UserError(f"{error}; whose run it is cannot be told: choose another --name, or delete it") from error
     for name, value in identity.items():
         if is_dataclass(value) and name in before:
             with suppress(UserError):  # what cannot be read is another one
@@ -187,11 +234,13 @@ def earlier(folder: str, identity: dict[str, Any]) -> Finished | None:
             f"{folder} holds a run with other settings ({', '.join(changes(before, now))}): choose another --name, or "
             "delete it"
         )
-    result = storage.join(folder, "result.json")
-    if not storage.exists(result):
+    if not storage.exists(storage.join(folder, run_result.NAME)):
         return None
-    outcome = json.loads(storage.read_bytes(result))
-    return Finished(folder, storage.join(folder, outcome["checkpoint"]), outcome["metrics"], resumed=True)
+    try:
+        checkpoint, metrics = run_result.read(folder)
+    except UserError as error:
+        raise UserError(f"{error}; delete it, and the same command goes on from the last checkpoint") from error
+    return Finished(folder, checkpoint, metrics, resumed=True)
 
 
 def _plain(identity: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from botocore.httpsession import get_cert_path
 from obstore.store import S3Store
 
 from dtn_ray.errors import UserError
+from dtn_ray.redact import remember
 
 OPTIONS = ("AWS_REQUEST_PAYER", "AWS_NO_SIGN_REQUEST")
 VARIABLES = (
@@ -167,6 +168,8 @@ class Renewed:
 
     def __call__(self) -> Any:
         frozen = self.credentials.get_frozen_credentials()
+        remember(frozen.secret_key)
+        remember(frozen.token)
         now, ends = datetime.now(UTC), getattr(self.credentials, "_expiry_time", None)
         # Asked for again after five minutes, or half of the time that they have left.
         hold = MARGIN if ends is None else min(MARGIN, max(ends - now, timedelta()) / 2)

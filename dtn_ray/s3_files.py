@@ -11,6 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from obstore.exceptions import BaseError
 from pyarrow import fs
 
+from dtn_ray.redact import redact
 from dtn_ray.s3 import client, store
 
 READ_AHEAD = 8 << 20  # bytes, of a file that is read from its beginning to its end
@@ -59,6 +60,8 @@ class S3Files(fs.FileSystemHandler):
         pass
 
     def delete_dir(self, path: str) -> None:
+        if not _split(path)[1]:
+            raise OSError(f"s3://{path}: a whole bucket is not deleted")
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(self.delete_file, [each.path for each in _below(path, True) if not isinstance(each, str)]))
 
@@ -112,7 +115,7 @@ class _Errors:
             raise FileNotFoundError(f"s3://{self.path}: no such object") from error
         if isinstance(error, ClientError | BotoCoreError | BaseError):
             text = str(error).partition("\n\nDebug source")[0]
-            raise OSError(f"s3://{self.path}: {text}") from error
+            raise OSError(f"s3://{self.path}: {redact(text)}") from error
 
 
 def _split(path: str) -> tuple[str, str]:

@@ -44,6 +44,7 @@ from dtn_ray.data.pixels import to_uint8
 from dtn_ray.errors import UserError
 from dtn_ray.evaluate.figures import samples_figure, search_figure
 from dtn_ray.evaluate.trials import Found, front, worth
+from dtn_ray.redact import SECRETS
 from dtn_ray.resumable import Finished, claim, earlier, finish
 from dtn_ray.train import Inputs, Ready, fit, measure, prepare
 
@@ -327,7 +328,11 @@ def _known_to_trials(address: str) -> Iterator[None]:
 
     Where two run on a machine and neither was started by `ray start`, Ray Train's cleaner of stopped trials asks for
     the other's address too and dies of it: their CPUs would be lost, and the search would wait for them for good.
+
+    Ray Tune would tell them the driver's keys for S3 too, where the dashboard and `ray list actors` show them; each
+    node has its own way to S3.
     """
+    class_cache.ENV_VARS_TO_PROPAGATE -= {"AWS_ACCESS_KEY_ID", *SECRETS}
     before = os.environ.get("RAY_ADDRESS")
     os.environ["RAY_ADDRESS"] = address
     class_cache.ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
@@ -383,7 +388,8 @@ def _report(
     complete = [each for each in trials if each.state == "complete"]
     best = min(complete, key=lambda each: each.objective)
     unbeaten = front(complete)
-    of_own = [each for each in trials if each.weights == own and each.checkpoint]
+    # Weights that are not finite load no more.
+    of_own = [each for each in trials if each.weights == own and each.checkpoint and math.isfinite(each.L_const)]
     shown = {each.name: each for each in [*of_own, best, *unbeaten]}
     shown = dict(list(shown.items())[:SHOWN])
     judge = ray.remote(_judge).options(num_cpus=1, num_gpus=int(run.gpu))

@@ -5,12 +5,13 @@ import io
 import json
 import tarfile
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dtn_ray import storage, tables
+from dtn_ray import local_writes, storage, tables
 
 SUFFIXES = {"parquet": "parquet", "webdataset": "tar"}
 SCHEMA = pa.schema({"key": pa.string(), "version": pa.string(), "score": pa.float32(), "image": pa.binary()})
@@ -31,6 +32,32 @@ ROWS_PER_GROUP = 256  # small row groups, so that a training's stream shuffles w
 def shard_name(files: Sequence[tuple[str, str | None]], kind: str) -> str:
     """The name of the shard for some keys and versions: the same for the same, so that a repeated write replaces it."""
     return f"{hashlib.sha256(json.dumps(files).encode()).hexdigest()[:24]}.{SUFFIXES[kind]}"
+
+
+def is_shard(uri: str) -> bool:
+    """Whether a file is one that `pack` made: its name is that of the keys and versions in it, and it is no link."""
+    if not storage.is_s3(uri) and local_writes.is_link(storage.local_path(uri)):
+        return False
+    name = uri.rpartition("/")[2]
+    kind = next((kind for kind, suffix in SUFFIXES.items() if name.endswith(f".{suffix}")), None)
+    if kind is None:
+        return False
+    try:
+        files = [file for file, _ in groupby(_files_in(uri, kind))]
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException, tarfile.TarError):
+        return False
+    return name == shard_name(files, kind)
+
+
+def _files_in(uri: str, kind: str) -> list[tuple[str, str | None]]:
+    """Key and version of each image of a shard."""
+    if kind == "parquet":
+        with tables.opened(uri) as file:
+            groups = [file.read(i, ["key", "version"]).to_pylist() for i in range(len(file.rows))]
+        return [(row["key"], row["version"]) for group in groups for row in group]
+    with tarfile.open(fileobj=io.BytesIO(storage.read_bytes(uri))) as tar:
+        found = [json.load(tar.extractfile(member)) for member in tar if member.name.endswith(".json")]  # type: ignore[arg-type]
+    return [(row["key"], row["version"]) for row in found]
 
 
 def pack(rows: Sequence[dict[str, Any]], schema: pa.Schema, kind: str, format: str) -> bytes:

@@ -1,6 +1,7 @@
 """One URI, one filesystem: a local folder, `s3://bucket/prefix`, or any S3-compatible endpoint (s3.py says how)."""
 
 import asyncio
+import errno
 import fcntl
 import hashlib
 import os
@@ -8,7 +9,6 @@ import posixpath
 import re
 import stat as stat_modes
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -32,8 +32,9 @@ from botocore.exceptions import (
 from obstore.exceptions import BaseError
 from pyarrow import fs
 
-from dtn_ray import local_files
+from dtn_ray import local_files, local_writes
 from dtn_ray.errors import UserError
+from dtn_ray.redact import HIDDEN
 from dtn_ray.refusals import Refused, refused
 from dtn_ray.s3 import advice as _advice
 from dtn_ray.s3 import client as s3_client
@@ -57,6 +58,7 @@ BODY_ATTEMPTS = 3
 BODY_BROKE_OFF = (ResponseStreamingError, IncompleteReadError, ReadTimeoutError)
 HEADERS = {"IfNoneMatch": "If-None-Match", "IfMatch": "If-Match"}
 SWAP_PAUSE = 0.2  # seconds
+COPIED_AT_ONCE = 8  # files of a folder
 LAST = chr(0x10FFFF)  # the last character: what begins with a character lies before it and this
 S3 = re.compile(r"s3[an]?://", re.IGNORECASE)  # s3a:// and s3n://, as Hadoop has it, are the same
 
@@ -121,8 +123,14 @@ def _local(uri: str) -> str:
 
 
 def bucket_and_key(uri: str) -> tuple[str, str]:
-    """Of a URI of S3; the key may be empty, or begin with a slash."""
+    """Of a URI of S3; the key may be empty, or begin with a slash. Raises UserError where it holds credentials."""
     bucket, _, key = uri[uri.index("://") + 3 :].partition("/")
+    if "@" in bucket or (":" in bucket and not bucket.startswith("arn:")):
+        place = uri.rpartition("@")[2] if "@" in uri else "…"  # a secret key may hold a slash
+        raise UserError(
+            f"s3://{HIDDEN}@{place}: no credentials in a URI, where others see them: give s3://bucket/prefix, and set "
+            "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
     return bucket, key
 
 
@@ -223,14 +231,17 @@ class Stretch:
         return (not self.after or name > self.after) and (self.until is None or name <= self.until)
 
 
-def list_pages(uri: str, stretch: Stretch | None = None, odd: local_files.Odd | None = None) -> Iterator[pa.Table]:
+def list_pages(
+    uri: str, stretch: Stretch | None = None, odd: local_files.Odd | None = None, out: str | None = None
+) -> Iterator[pa.Table]:
     """The files below a folder or prefix, or a stretch of them, as tables of the schema LISTING, in the store's order.
 
-    What is no file in a local folder, or cannot be read, is told to `odd`. Holds a page at a time (of a local folder,
-    the names in it). Raises UserError if the store refuses, and without `odd` for any folder that cannot be read.
+    What is no file in a local folder, cannot be read, or is a link into `out`, the job's own results, is told to `odd`.
+    Holds a page at a time (of a local folder, the names in it). Raises UserError if the store refuses, and without
+    `odd` for any folder that cannot be read.
     """
     try:
-        yield from _pages_s3(uri, stretch or Stretch()) if is_s3(uri) else _pages_local(uri, odd)
+        yield from _pages_s3(uri, stretch or Stretch()) if is_s3(uri) else _pages_local(uri, odd, out)
     except (OSError, ValueError, ClientError, BotoCoreError) as error:
         raise _not_listed(uri, error) from error
 
@@ -295,8 +306,8 @@ def _storage_class(listed: Mapping[str, Any]) -> str | None:
     return f"{listed['StorageClass']} (restored)" if restored else listed.get("StorageClass")
 
 
-def _pages_local(uri: str, odd: local_files.Odd | None) -> Iterator[pa.Table]:
-    files = local_files.walk(local_path(uri), odd)
+def _pages_local(uri: str, odd: local_files.Odd | None, out: str | None) -> Iterator[pa.Table]:
+    files = local_files.walk(local_path(uri), odd, (out and not is_s3(out) and local_path(out)) or None)
     while page := list(islice(files, PAGE)):
         # Times are numbers here, since Python's end with the year 9999.
         yield pa.Table.from_pylist([dict(zip(LISTING.names[:4], file, strict=True)) for file in page], LISTING)
@@ -417,12 +428,18 @@ class NewFile:
     """For S3 alone, as is `metadata`."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """ASCII."""
+    root: str | None = None
+    """The folder above it that the user named, as a URI: below this, no link is followed. By default the folder that it
+    lies in."""
 
 
-def write_bytes(uri: str, content: bytes, content_type: str | None = None) -> None:
-    """Writes a file whole: a reader sees the old content or the new, never a part. Raises UserError if refused."""
+def write_bytes(uri: str, content: bytes, content_type: str | None = None, root: str | None = None) -> None:
+    """Writes a file whole: a reader sees the old content or the new, never a part. `root`: as of NewFile.
+
+    Raises UserError if refused, and where a local folder between `root` and the file is a link.
+    """
     try:
-        _write(NewFile(uri, content, content_type))
+        _write(NewFile(uri, content, content_type, root=root))
     except Refused as error:
         raise UserError(f"{uri}: cannot be written: {str(error).removeprefix(f'{uri}: ')}") from error
 
@@ -460,18 +477,22 @@ def _write(file: NewFile, scratch: str | None = None) -> None:
     if is_s3(file.uri):
         _put(file)
         return
-    path = resolve(file.uri)[1]
-    partial = f"{scratch or os.path.dirname(path)}/{uuid.uuid4().hex}.partial"
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        try:
-            Path(partial).write_bytes(file.content)
-            os.replace(partial, path)
-        except OSError:
-            Path(partial).unlink(missing_ok=True)
-            raise
-    except OSError as error:
+        local_writes.write(*_below(file.uri, file.root), file.content, scratch)
+    except (OSError, ValueError) as error:
         raise refused(file.uri, error, writing=True) from error
+
+
+def _below(uri: str, root: str | None) -> tuple[str, str]:
+    """Of a local file: the folder that the user named (see NewFile), and the path below it."""
+    path = local_path(uri)
+    if root is None:
+        folder, name = os.path.split(path)
+        return folder or ".", name
+    folder = local_path(root).rstrip("/")
+    if not path.startswith(f"{folder}/"):
+        raise ValueError(f"{uri} does not lie below {root}")
+    return folder or "/", path.removeprefix(f"{folder}/").lstrip("/")
 
 
 def _put(file: NewFile) -> None:
@@ -530,16 +551,21 @@ def read_versioned(uri: str) -> Versioned:
     """A small file with what `compare_and_swap` has to know of it. Raises UserError if the store refuses."""
     if is_s3(uri):
         return _read_versioned_s3(uri)
-    path = Path(resolve(uri)[1])
+    path = Path(local_path(uri))
+    now = _clock(path.parent)
     try:
-        now = _clock(path.parent)
-        with path.open("rb") as file:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat_modes.S_ISREG(found.st_mode):
+                raise OSError(errno.EINVAL, "not a file")
             content = file.read()
-            return Versioned(content, _digest(content), os.fstat(file.fileno()).st_mtime, now)
-    except FileNotFoundError:
-        return Versioned(b"", None, 0, now)
+            return Versioned(content, _digest(content), found.st_mtime, now)
     except OSError as error:
-        raise UserError(f"{uri}: cannot be read: {error}") from error
+        # A link is nobody's file: it is replaced, and what it leads to stays.
+        if isinstance(error, FileNotFoundError) or local_writes.is_link(str(path)):
+            return Versioned(b"", None, 0, now)
+        raise UserError(f"{uri}: cannot be read: {_words(error)}") from error
 
 
 def _read_versioned_s3(uri: str) -> Versioned:
@@ -648,7 +674,7 @@ def require_conditional_writes(uri: str, content: bytes) -> None:
 
 
 def _swap_local(uri: str, version: str | None, content: bytes) -> str | None:
-    folder = Path(resolve(uri)[1]).parent
+    folder = Path(local_path(uri)).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
@@ -673,35 +699,59 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def delete(uri: str) -> None:
-    """Deletes a file; one that is gone already is no error. Raises UserError if the store refuses."""
+def delete(uri: str, root: str | None = None) -> None:
+    """Deletes a file, of a local link the link; one that is gone already is no error. `root`: as of NewFile.
+
+    Raises UserError if the store refuses, and where a local folder between `root` and the file is a link.
+    """
     try:
         if is_s3(uri):
             bucket, key = bucket_and_key(uri)
             s3_client().delete_object(Bucket=bucket, Key=key)  # pyarrow would leave an empty object for the folder
         else:
-            Path(resolve(uri)[1]).unlink(missing_ok=True)
-    except (OSError, ClientError, BotoCoreError) as error:
+            local_writes.delete(*_below(uri, root))
+    except (OSError, ValueError, ClientError, BotoCoreError) as error:
         raise UserError(f"{uri}: cannot be deleted: {error}") from error
 
 
-def remove_empty_folders(uri: str, name: re.Pattern[str]) -> None:
-    """Removes those folders in a local folder that are called so and empty, then itself if it is empty.
-
-    On S3 there are none.
-    """
+def remove_empty_folders(uri: str, name: re.Pattern[str], root: str) -> None:
+    """Removes those folders in a local folder below `root` that are called so and empty. On S3 there are none."""
     if is_s3(uri):
         return
-    folder = local_path(uri)
     with suppress(OSError):
-        for each in filter(name.fullmatch, os.listdir(folder)):
-            with suppress(OSError):
-                os.rmdir(os.path.join(folder, each))
-        os.rmdir(folder)
+        for each in filter(name.fullmatch, os.listdir(local_path(uri))):
+            local_writes.remove_folder(*_below(join(uri, each), root))
 
 
-def copy_folder(source: str, destination: str) -> None:
-    """Copies all files of one folder URI into another."""
-    (from_fs, from_path), (to_fs, to_path) = resolve(source), resolve(destination)
-    to_fs.create_dir(to_path, recursive=True)
-    fs.copy_files(from_path, to_path, source_filesystem=from_fs, destination_filesystem=to_fs)
+def require_no_link(uri: str) -> None:
+    """Raises UserError where a local folder to be written into is a link."""
+    if not is_s3(uri) and local_writes.is_link(local_path(uri)):
+        raise UserError(
+            f"{uri}: a link stands in the place of this folder, and nothing is written or deleted through links: "
+            "replace it with a folder, or choose another OUT"
+        )
+
+
+def copy_folder(source: str, destination: str, root: str | None = None, *, overwrite: bool = True) -> None:
+    """Copies all files of one folder URI into another. `root`: as of NewFile, for `destination`.
+
+    `overwrite` False, which a local `destination` alone knows: files that are there stay as they are. Raises OSError,
+    among others where a local folder between `root` and a copy is a link.
+    """
+    from_fs, from_path = resolve(source)
+    if is_s3(destination):
+        to_fs, to_path = resolve(destination)
+        fs.copy_files(from_path, to_path, source_filesystem=from_fs, destination_filesystem=to_fs)
+        return
+    above, folder = _below(destination, root)
+
+    def copy(path: str) -> None:
+        name = path.removeprefix(from_path).lstrip("/")
+        if not overwrite and exists(join(destination, name)):
+            return
+        with from_fs.open_input_stream(path, compression=None) as file:  # by default, a .gz would be decompressed
+            local_writes.copy(above, f"{folder}/{name}", file)
+
+    found = from_fs.get_file_info(fs.FileSelector(from_path, recursive=True))
+    with ThreadPoolExecutor(COPIED_AT_ONCE) as pool:
+        list(pool.map(copy, [each.path for each in found if each.type == fs.FileType.File]))

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from dtn_ray import checkpoint, storage
 from dtn_ray.cluster import connect
-from dtn_ray.config import Run, SuperResolution, fingerprint
+from dtn_ray.config import Run, SuperResolution, check, fingerprint
 from dtn_ray.data.order import step_seed, worker_slice
+from dtn_ray.display import line
 from dtn_ray.errors import UserError
 from dtn_ray.images import SUFFIXES, is_photo_name, photo
 from dtn_ray.metrics import TrainingMetrics
@@ -51,6 +52,7 @@ def train_super_resolution(config: SuperResolution, run: Run) -> Finished:
     run.check(config.batch_size)
     if not config.factors or not {*config.factors} <= {2, 3, 4} or len({*config.factors}) < len(config.factors):
         raise UserError(f"--factors {' '.join(map(str, config.factors))}: needs one or more of 2, 3 and 4, each once")
+    check(config)
     # A crop to a multiple of the factor must leave as much as the network sees.
     least = config.patch + 2 * SRCNN(config.middle).margin + max(config.factors) - 1
     images = read_luminances(config.images, least)
@@ -87,7 +89,7 @@ def read_luminances(uri: str, least: int) -> Luminances:
                     raise ValueError(f"{width}×{height} pixels, and {least}×{least} are the least that serve here")
                 found[key] = _luminance(pixels)
             except (OSError, ValueError) as error:
-                print(f"warning: {storage.join(uri, key)}: left out: {error}", flush=True)
+                print(f"warning: {line(storage.join(uri, key))}: left out: {line(error)}", flush=True)
     if not found:
         others = f"no file ends in {', '.join(SUFFIXES)}"
         there = f"none of {len(keys)} can be used (the warnings above say why)" if keys else others
@@ -207,7 +209,7 @@ def _loop(settings: dict[str, Any]) -> None:
     if (last := ray.train.get_checkpoint()) is not None:
         with last.as_directory() as path:
             folder = Path(path)
-            start = checkpoint.read_manifest(folder, "super_resolution")["step"]
+            start = checkpoint.read_manifest(folder, "super_resolution", ("step",))["step"]
             checkpoint.load_weights(network, folder, "srcnn")
             checkpoint.load_optimizers(folder, {"srcnn": optimizer})
     progress = Progress("srcnn", start, config.steps, config.batch_size, quiet=rank > 0)

@@ -1,6 +1,7 @@
 """Ray Train: trains the DTN (Sec. 4), data-parallel, resumable at any step."""
 
 import copy
+import math
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from dtn_ray import checkpoint, data, losses, storage
 from dtn_ray.cluster import connect
-from dtn_ray.config import Experiment, ModelConfig, Run, classifier_of, fingerprint
+from dtn_ray.config import Experiment, ModelConfig, Run, check, classifier_of, fingerprint
 from dtn_ray.data import stream
 from dtn_ray.data.augment import augment
 from dtn_ray.data.bad_rows import BadRows
@@ -35,7 +36,7 @@ from dtn_ray.metrics import TrainingMetrics
 from dtn_ray.models.layers import synchronise_batch_norm
 from dtn_ray.pretrain import pretrain
 from dtn_ray.progress import Progress
-from dtn_ray.resumable import Finished, of_all_workers, report, run_training, use_assigned_cpus
+from dtn_ray.resumable import Finished, check_folder, of_all_workers, report, run_training, use_assigned_cpus
 from dtn_ray.streaming import CPUS_TO_READ, Streamed
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def prepare(experiment: Experiment, run: Run) -> Ready:
         raise UserError(f"--exaggeration {model.exaggeration} must be above 0; 1 exaggerates nothing")
     if model.binary and (experiment.loss.beta or experiment.loss.d2 == "gan"):
         raise UserError("--binary is the baseline of Sec. 3, which has no L_TID: it needs --beta 0 and --d2 mse")
+    check(experiment)
     prepared = (_prepare_faces if model.kind == "faces" else _prepare_digits)(experiment, run)
     f = _in_its_unit(prepared, model)
     of_t, of_s = (
@@ -163,6 +165,7 @@ def _prepare_digits(experiment: Experiment, run: Run) -> Prepared:
         )
     name = run.name or f"dtn-{experiment.data.source}-{experiment.data.target}-{fingerprint(experiment)}"
     inner = replace(run, storage=storage.join(run.storage, name))
+    check_folder(inner.storage)
 
     # f and the judge: given, or trained first inside this run's folder.
     given = {
@@ -176,7 +179,7 @@ def _prepare_digits(experiment: Experiment, run: Run) -> Prepared:
         "s_images": len(s),
         "t_images": len(t),
         "f": f_manifest["config"],
-        "f_test_error": f_manifest["metrics"].get("test_error"),
+        "f_test_error": f_manifest.get("metrics", {}).get("test_error"),
         "f_digest": checkpoint.digest(f),
         "judge": judge_manifest["config"],
     }
@@ -218,7 +221,10 @@ def _in_its_unit(prepared: Prepared, model: ModelConfig) -> FrozenF:
 
     def of(images: np.ndarray) -> Moments:
         parts = [images[i : i + AT_ONCE] for i in range(0, len(images), AT_ONCE)]
-        return moments(prepared.f, map(to_float, tqdm(parts, "measuring f", delay=5, mininterval=5)))
+        found = moments(prepared.f, map(to_float, tqdm(parts, "measuring f", delay=5, mininterval=5)))
+        if not 0 < found.scale < math.inf:
+            raise UserError(f"f gives the same for all images, or numbers that are not finite: {found.scale} apart")
+        return found
 
     if feature_scale == "unit":
         return FrozenF(prepared.f, of(prepared.s).scale)
@@ -320,7 +326,7 @@ def _loop(settings: dict[str, Any]) -> None:
             progress.update(done, found)
             metrics |= found
             board.flush()
-            storage.copy_folder(logs, storage.join(settings["folder"], "tensorboard"))
+            storage.copy_folder(logs, storage.join(settings["folder"], "tensorboard"), root=settings["folder"])
             facts = settings["facts"] | metrics | {"stages": [*before, (workers, done - start)]}
             report(metrics, partial(_save, experiment, trainer, g_convert, judge, facts))
     if board is not None:
@@ -426,4 +432,4 @@ def _restore(folder: Path, trainer: DTNTrainer) -> list[tuple[int, int]]:
         if network is not None:
             checkpoint.load_weights(network, folder, name)
     checkpoint.load_optimizers(folder, trainer.optimizers)
-    return [(workers, steps) for workers, steps in checkpoint.read_manifest(folder, "dtn")["stages"]]
+    return [(workers, steps) for workers, steps in checkpoint.read_manifest(folder, "dtn", ("stages",))["stages"]]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from dtn_ray import checkpoint, onnx_files, storage
-from dtn_ray.errors import UserError
+from dtn_ray.errors import UserError, reason
+from dtn_ray.models.allowance import allowance
 from dtn_ray.models.srcnn import upscale
 
 FACTORS = (1, 2, 3, 4)
@@ -47,8 +48,9 @@ def load(uri: str) -> SuperResolver:
         network, config, manifest = checkpoint.load_srcnn(uri)
         return SuperResolver(network, uri, manifest["networks"]["srcnn"], tuple(sorted(config.factors)))
     content = onnx_files.read(uri)
-    imported = _imported(content, uri)
-    channels, enlarges = _tried(imported, uri)
+    with allowance(len(content)):
+        imported = _imported(content, uri)
+        channels, enlarges = _tried(imported, uri)
     factors = (2, 3, 4) if enlarges == 1 else (enlarges,)
     return SuperResolver(imported, uri, hashlib.sha256(content).hexdigest(), factors, channels, enlarges)
 
@@ -58,8 +60,10 @@ def _imported(content: bytes, uri: str) -> nn.Module:
 
     try:
         return onnx_reader.convert(content)
-    except ValueError as error:
-        raise UserError(f"{uri}: {error}") from error
+    except ImportError:
+        raise  # a fault of ours
+    except Exception as error:  # a network may raise anything where it is odd
+        raise UserError(f"{uri}: {reason(error)}") from error
 
 
 def _tried(network: nn.Module, uri: str) -> tuple[int, int]:
@@ -70,7 +74,7 @@ def _tried(network: nn.Module, uri: str) -> tuple[int, int]:
             (enlarges,) = set(_trials(network, channels))
             return channels, enlarges
         except Exception as error:  # a network may raise anything where it does not fit
-            problems.append(f"{channels} channel{'s' * (channels > 1)}: {' '.join(str(error).split())[:200]}")
+            problems.append(f"{channels} channel{'s' * (channels > 1)}: {reason(error, 200)}")
     raise UserError(
         f"{uri}: not a super-resolution network: it must take N×1×H×W or N×3×H×W of any N, H and W, and give the same, "
         f"or 2 to 4 times as large. Tried with {'; with '.join(problems)}"
@@ -79,12 +83,19 @@ def _tried(network: nn.Module, uri: str) -> tuple[int, int]:
 
 @torch.no_grad()
 def _trials(network: nn.Module, channels: int) -> Iterator[int]:
+    from dtn_ray.models import onnx_reader
+
+    generator = torch.Generator().manual_seed(0)
     for count, side in TRIALS:
-        found = network(torch.full((count, channels, side, side), 0.5))
+        pictures = torch.rand(count, channels, side, side, generator=generator)
+        with onnx_reader.quietly():
+            found = network(pictures)
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         times = shape[-1] // side if isinstance(shape, tuple) and shape else 0
         if times not in FACTORS or shape != (count, channels, times * side, times * side):
             raise ValueError(f"{count}×{channels}×{side}×{side} gives {shape}")
+        if not found.is_floating_point() or not found.isfinite().all():
+            raise ValueError("gives numbers that are not finite, or of another type than floating point")
         yield times
 
 

@@ -21,15 +21,14 @@ class Job:
 
 
 def main(job: Job) -> None:
-    from PIL import Image
-
+    from dtn_ray import storage
     from dtn_ray.checkpoint import load_trained
     from dtn_ray.config import Run, embedded
     from dtn_ray.conversion import Conversion
     from dtn_ray.convert import convert
     from dtn_ray.data.street_digits import street_digits
     from dtn_ray.evaluate.digits import score_digits
-    from dtn_ray.images import to_image
+    from dtn_ray.images import encode
     from dtn_ray.train import train
 
     print("1/3  training f, the judge and the DTN: street-number digits → handwritten digits", flush=True)
@@ -40,11 +39,11 @@ def main(job: Job) -> None:
 
     print("3/3  converting a folder of images", flush=True)
     photos = Path(job.out, "photos")
-    photos.mkdir(parents=True, exist_ok=True)
     images, labels = street_digits(96, seed=3)
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-        picture: Image.Image = to_image(image)
-        picture.save(photos / f"{i:03}-{label}.png")
+        path = photos / f"{i:03}-{label}.png"
+        if not path.exists():
+            storage.write_bytes(str(path), encode(image), root=job.out)
     summary = convert(Conversion(trained.checkpoint, str(photos), str(Path(job.out, "converted"))))
 
     low, high = scores["accuracy_95"]

@@ -21,6 +21,8 @@ import tyro
 
 from dtn_ray import cli
 
+EACH, PEOPLE, OTHERS = TABLES = "each/each.parquet", "people/people.parquet", "others/others.parquet"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -49,17 +51,29 @@ def photos(folder: Path) -> None:
     import skimage.data
     from PIL import Image
 
-    (folder / "portraits").mkdir(parents=True, exist_ok=True)
-    (folder / "lfw").mkdir(exist_ok=True)
     with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
-        (folder / "portraits/grace-hopper.jpg").write_bytes(file.read())
-    Image.fromarray(skimage.data.astronaut()).save(folder / "portraits/eileen-collins.png")
+        put(folder / "portraits/grace-hopper.jpg", file.read())
+    put(folder / "portraits/eileen-collins.png", png(Image.fromarray(skimage.data.astronaut())))
     for i, face in enumerate(skimage.data.lfw_subset()[:100]):  # the other 100 show no faces
         ground = Image.new("L", (250, 250), 128)
         ground.paste(
             Image.fromarray((face * 255).astype(np.uint8)).resize((150, 150), Image.Resampling.BICUBIC), (50, 50)
         )
-        ground.save(folder / f"lfw/{i:03}.png")
+        put(folder / f"lfw/{i:03}.png", png(ground))
+
+
+def put(path: Path, content: bytes) -> None:
+    """Writes a file that is not there yet."""
+    from dtn_ray import storage
+
+    if not path.exists():
+        storage.write_bytes(str(path), content)
+
+
+def png(image: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    return buffer.getvalue()
 
 
 def images(folder: str) -> list[bytes]:
@@ -72,9 +86,7 @@ def images(folder: str) -> list[bytes]:
 def mirrored(image: bytes) -> bytes:
     from PIL import Image, ImageOps
 
-    buffer = io.BytesIO()
-    ImageOps.mirror(Image.open(io.BytesIO(image))).save(buffer, "png")
-    return buffer.getvalue()
+    return png(ImageOps.mirror(Image.open(io.BytesIO(image))))
 
 
 def write(path: Path, **columns: list[Any]) -> str:
@@ -82,8 +94,11 @@ def write(path: Path, **columns: list[Any]) -> str:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path, 64)
+    from dtn_ray import storage
+
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer, 64)
+    storage.write_bytes(str(path), buffer.getvalue())
     return str(path)
 
 
@@ -100,10 +115,12 @@ def main(job: Job) -> None:
     from dtn_ray.ingest import ingest
     from dtn_ray.ingestion import Ingestion
     from dtn_ray.make_emoji import EmojiSet, make_emoji
+    from dtn_ray.ownership import refuse_foreign
     from dtn_ray.pretrain import pretrain_faces
     from dtn_ray.train import train
 
     out = Path(job.out)
+    refuse_foreign(job.out, "t/emoji.json", ("style", "licence"), TABLES)
     connect(trains=True)
     print("1/6  finding and aligning faces: set s", flush=True)
     photos(out / "photos")
@@ -122,7 +139,7 @@ def main(job: Job) -> None:
     random.Random(0).shuffle(pictures)
     change = Augment(rotation=8, scale=(0.85, 1.15), shift=0.06, contrast=0.4, brightness=0.3, saturation=1, mirror=0.5)
     network = FacePretraining(
-        write(out / "each/each.parquet", image=pictures, identity=[str(i) for i in range(len(pictures))]),
+        write(out / EACH, image=pictures, identity=[str(i) for i in range(len(pictures))]),
         width=0.25,
         features=64,
         epochs=job.epochs,
@@ -153,11 +170,11 @@ def main(job: Job) -> None:
     print("6/6  retrieval: whose mirrored photo is sought by the emoji", flush=True)
     half = persons[: len(persons) // 2]
     probes = write(
-        out / "people/people.parquet",
+        out / PEOPLE,
         image=[*half, *map(mirrored, half)],
         identity=[str(i) for i in range(len(half))] * 2,
     )
-    others = write(out / "others/others.parquet", image=persons[len(half) :])
+    others = write(out / OTHERS, image=persons[len(half) :])
     retrieve(Retrieval(trained.checkpoint, probes, (others,), judge, out=str(out / "retrieval")))
 
     print("contact sheet, photo | emoji:")

@@ -63,7 +63,9 @@ def score(job: Digits) -> dict:
     from dtn_ray.checkpoint import load_trained
     from dtn_ray.evaluate.digits import score_digits
     from dtn_ray.evaluate.figures import digit_figure
+    from dtn_ray.ownership import refuse_foreign
 
+    refuse_foreign(job.out, "scores.json", ("checkpoint", "weights"), ["scores.png"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     scores = score_digits(load_trained(job.checkpoint, job.weights), job.data_dir, job.source_file, device=device)
     title = f"accuracy {scores.values['accuracy']:.2%} on {scores.values['images']} images"

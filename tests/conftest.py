@@ -21,6 +21,7 @@ from matplotlib import cbook
 from PIL import Image
 from seaweedfs import SeaweedFS, client
 
+from dtn_ray import ray_token
 from dtn_ray.config import DataConfig, Experiment, ModelConfig, Pretraining, Run
 from dtn_ray.data.street_digits import street_digits
 from dtn_ray.dtn import OptimConfig
@@ -44,6 +45,7 @@ def ray_cluster(s3_server, s3_proxy):
         patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes nodes away here
         patch.setenv("RAY_worker_niceness", "0")  # or they come last on a machine of two cores
         patch.setenv("RAY_raylet_start_wait_time_s", "120")  # of Ray's 30, a busy machine needs more
+        ray_token.prepare(starts=True)  # or Ray would write one that all can read
         ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)  # never one that runs here already
         yield
         ray.shutdown()

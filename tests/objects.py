@@ -7,6 +7,7 @@ from typing import Any
 import boto3
 import pyarrow.parquet as pq
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
 
 class Objects:
@@ -21,6 +22,15 @@ class Objects:
             region_name=environment["AWS_REGION"],
             config=Config(max_pool_connections=16),
         )
+
+    def answers(self, uri: str) -> bool:
+        """Whether the server gives an object."""
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        try:
+            self.client.get_object(Bucket=bucket, Key=key)["Body"].read()
+            return True
+        except (BotoCoreError, ClientError):
+            return False
 
     def put(self, folder: str, contents: dict[str, bytes]) -> None:
         bucket, prefix = _split(folder)

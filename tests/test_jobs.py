@@ -149,7 +149,11 @@ def test_bad_input_ends_in_one_line_and_exit_2(call, made, tmp_path, line, messa
     assert code == 2 and out == ""
     assert err.startswith("error: ") and err.count("\n") == 1
     assert re.search(message, err)
-    assert {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()} <= {"lease.json", "last-run.json"}
+    assert {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()} <= {
+        "lease.json",
+        "last-run.json",
+        "mark.json",
+    }
 
 
 def test_a_missing_f_is_told_before_the_judge_is_trained(call, made, monkeypatch):

@@ -64,10 +64,10 @@ def test_a_compaction_that_was_cut_short_changes_nothing(tmp_path, monkeypatch, 
     before = content(ledger)
     delete, left = storage.delete, iter(range(deleted))
 
-    def crash(uri: str) -> None:
+    def crash(uri: str, root: str) -> None:
         if next(left, None) is None:
             raise KeyboardInterrupt
-        delete(uri)
+        delete(uri, root)
 
     with monkeypatch.context() as patch:
         patch.setattr(storage, "delete", crash)

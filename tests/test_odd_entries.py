@@ -285,12 +285,8 @@ def test_a_folder_without_photos_says_what_it_holds(run, tmp_path):
 def test_a_run_leaves_no_empty_folder(run, tmp_path, options):
     put(tmp_path / "in", "a.png", "b.png")
     run(**options)
-    assert not (tmp_path / "out/work").exists()
-    (tmp_path / "out/work/of the user").mkdir(parents=True)
-    put(tmp_path / "out/work/0123456789abcdef0123456789abcdef", "of a killed run.parquet")
-    put(tmp_path / "in", "c.png")
-    run()
-    assert [each.name for each in (tmp_path / "out/work").iterdir()] == ["of the user"]
+    assert [path.name for path in (tmp_path / "out/.dtn-ray").iterdir()] == ["mark.json"]
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_dir() and not list(path.iterdir())]
 
 
 def test_keys_of_every_kind_in_a_bucket_are_a_row_or_a_count(made, bucket, s3_server):

@@ -40,6 +40,7 @@ TIMED_OUT = Exception("The current node timed out during startup. This could hap
 def not_joined(monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # this machine's token may be open to others, which is told
     monkeypatch.setattr(cluster, "read_ray_address", lambda: None)
 
 

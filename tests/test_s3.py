@@ -422,9 +422,15 @@ def test_a_conversion_goes_on_when_its_server_was_killed_and_started_again(made,
             while not objects.images("s3://killed/out") and run.poll() is None:
                 time.sleep(0.2)
             server.kill()
-            time.sleep(3)  # and it needs some seconds to serve again what it has
+            killed = time.monotonic()
+            time.sleep(4)
             server.start()
+            while not objects.answers("s3://killed/in/0000.png"):
+                time.sleep(0.2)
+            absent = time.monotonic() - killed
             out, err = run.communicate(timeout=240)
+        print(f"the server was away for {absent:.1f} s")
+        assert absent > 6
         assert run.returncode == 0, out + err
         summary = json.loads(out[f"\n{out}".rindex("\n{") :])
         assert (summary["converted"], summary["failed"], summary["remaining"]) == (2000, 0, 0)

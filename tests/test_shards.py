@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from files import encode
 from PIL import Image
 
-from dtn_ray import storage
+from dtn_ray import ownership, storage
 from dtn_ray.checkpoint import load_trained
 from dtn_ray.conversion import Conversion
 from dtn_ray.convert import convert
@@ -67,8 +68,10 @@ def test_few_images_make_a_shard_for_each_actor_and_the_sheet_finds_them_in_any_
 
 def test_shards_of_a_killed_run_are_swept_and_changed_images_get_new_ones(job, made, tmp_path):
     job = replaced(job, shards="parquet")
-    orphan = tmp_path / "out" / load_trained(f"{made}/dtn").digest[:12] / "shards" / "0123.parquet"
-    storage.write_bytes(str(orphan), b"of a run that was killed before its ledger's rows")
+    killed = Path(convert(job)["folder"])
+    shutil.rmtree(tmp_path / "out/ledger")  # before its rows were written
+    storage.write_bytes(f"{job.source}/a.b/06.png", encode(Image.new("RGB", (40, 32), "red")))
+    (orphan,) = (killed / "shards").iterdir()
     folder = Path(convert(job)["folder"], "shards")
     (first,) = folder.iterdir()
     assert first.name != orphan.name
@@ -95,6 +98,7 @@ def test_the_same_images_make_the_same_shard_again(job, tmp_path):
 def test_shards_that_cannot_be_written_fail_their_images_until_the_next_run(job, made, tmp_path):
     job = replaced(job, shards="parquet")
     shards = tmp_path / "out" / load_trained(f"{made}/dtn").digest[:12] / "shards"
+    ownership.mark(job.out)
     shards.parent.mkdir(parents=True)
     shards.write_text("a file where the folder should be")
     with pytest.raises(UserError, match=r"shards: cannot be listed: .*Not a directory"):

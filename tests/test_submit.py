@@ -12,6 +12,7 @@ from clusters import BIN, ROOT, Cluster
 from conftest import client
 from files import encode
 from PIL import Image
+from test_webhook import receiving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -124,6 +125,18 @@ def test_a_job_that_fails_has_its_reason_in_the_log_and_exits_1(cluster):
     failed = submit(cluster, "python jobs/train.py digits --data-dir nowhere")
     assert failed.returncode == 1
     assert "error: nowhere" in failed.stdout and "Traceback" not in failed.stdout.split("error: nowhere")[0]
+
+
+def test_a_webhook_by_name_is_not_in_the_list_of_jobs(cluster, tmp_path):
+    hook = tmp_path / "hook"
+    hook.touch(0o600)
+    with receiving() as server:
+        hook.write_text(server.url)
+        failed = submit(cluster, f"python jobs/convert.py none {tmp_path} {tmp_path}/out --webhook file:{hook}")
+        listed = ray_job(cluster, "list")
+    assert failed.returncode == 1 and [each["outcome"] for each in server.bodies] == ["failed"], failed.stdout
+    assert listed.returncode == 0 and f"--webhook file:{hook}" in listed.stdout, "commands are listed"
+    assert not re.search("T0KEN|s3cret|pass-word", listed.stdout + failed.stdout)
 
 
 @pytest.mark.parametrize("token", ["wrong-token-wrong-token-wrong-token", None], ids=["wrong", "none"])

@@ -86,10 +86,13 @@ def last_run(out) -> dict:
     return json.loads(Path(out, "last-run.json").read_text())
 
 
-def test_success_then_failure_are_told_and_the_last_good_facts_stay(made, photos, tmp_path, call, ray_cluster):
+def test_success_then_failure_are_told_and_the_last_good_facts_stay(
+    made, photos, tmp_path, call, ray_cluster, monkeypatch
+):
     out = tmp_path / "out"
     with receiving() as server:
-        code, stdout, stderr = call(f"convert {made}/dtn {photos} {out} --webhook {server.url}")
+        monkeypatch.setenv("OWN_HOOK", server.url)
+        code, stdout, stderr = call(f"convert {made}/dtn {photos} {out} --webhook env:OWN_HOOK")
         assert code == 0, stderr
         (path, headers, told) = server.requests[0]
         assert path == "/services/T0KEN?key=s3cret" and headers["Authorization"].startswith("Basic ")
@@ -102,7 +105,7 @@ def test_success_then_failure_are_told_and_the_last_good_facts_stay(made, photos
         (summary,) = out.glob("*/summary.json")
         good = summary.read_bytes()
 
-        code, stdout, stderr = call(f"convert {made}/nothing {photos} {out} --webhook {server.url}")
+        code, stdout, stderr = call(f"convert {made}/nothing {photos} {out} --webhook env:OWN_HOOK")
         assert (code, stdout) == (2, "")
         failed = server.bodies[1]
         assert failed["outcome"] == "failed" and stderr == f"error: {failed['error']}\n"
@@ -138,12 +141,13 @@ def test_a_dry_run_tells_nothing(made, photos, tmp_path, call):
 
 
 @pytest.fixture
-def failing(made, tmp_path, call):
+def failing(made, tmp_path, call, monkeypatch):
     """Calls a conversion that fails for its source, with a webhook; gives the warnings, and how long it took."""
 
     def run(webhook: str) -> tuple[list[str], float]:
         began = time.monotonic()
-        code, stdout, stderr = call(f"convert {made}/dtn {tmp_path}/nothing {tmp_path}/out --webhook '{webhook}'")
+        monkeypatch.setenv("OWN_HOOK", webhook)
+        code, stdout, stderr = call(f"convert {made}/dtn {tmp_path}/nothing {tmp_path}/out --webhook env:OWN_HOOK")
         assert (code, stdout) == (2, ""), "the run's own outcome stays"
         warnings, error = stderr.splitlines()[:-1], stderr.splitlines()[-1]
         assert "no such folder" in error
@@ -188,7 +192,8 @@ def test_a_webhook_that_is_not_there_is_a_warning(failing):
 def test_a_webhook_that_is_no_url_is_refused_before_the_run(made, photos, tmp_path, call, webhook):
     code, stdout, stderr = call(f"convert {made}/dtn {photos} {tmp_path}/out --webhook {webhook}")
     assert (code, stdout) == (2, "")
-    assert stderr == "error: --webhook: not a URL such as https://HOST/PATH\n"
+    advice = "or give env:NAME, or file:PATH, that holds it"
+    assert stderr == f"error: --webhook: not a URL such as https://HOST/PATH; {advice}\n"
 
 
 @pytest.mark.slow

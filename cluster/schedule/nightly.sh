@@ -2,6 +2,8 @@
 # Submits tonight's conversion and waits for its end: 0 when it went well or was submitted before, 1 otherwise.
 #
 #     RAY_API_SERVER_ADDRESS=http://HEAD:8265 nightly.sh CHECKPOINT IN OUT [options of jobs/convert.py]
+#
+# Whoever may see the cluster's jobs sees these options: secrets by name alone, as --webhook file:PATH, of the head.
 set -euo pipefail
 
 export RAY_AUTH_MODE=token  # by ~/.ray/auth_token, or RAY_AUTH_TOKEN_PATH

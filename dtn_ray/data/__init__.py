@@ -1,5 +1,8 @@
 """Where s and t come from. `load` is the one door to every labelled dataset of the digit experiments."""
 
+import os
+import tempfile
+
 from dtn_ray import storage
 from dtn_ray.data import handwritten_digits, mnist, svhn
 from dtn_ray.data.labelled import LabelledImages
@@ -50,14 +53,18 @@ def _download(dataset: str, split: str, data_dir: str) -> None:
         return  # svhn.load says so
     import torchvision  # seconds to import, and seldom needed
 
+    place = storage.absolute(data_dir)
     try:
-        if dataset == "mnist":
-            torchvision.datasets.MNIST(storage.join(data_dir, "mnist"), download=True)
-        else:
-            for name in names:
+        os.makedirs(place, exist_ok=True)
+        # Into a folder of its own first: torchvision overwrites files whose digest is another, also through links.
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=place) as fetched:
+            if dataset == "mnist" and not mnist.is_there(data_dir):
+                torchvision.datasets.MNIST(os.path.join(fetched, "mnist"), download=True)
+            for name in names if dataset == "svhn" else ():
                 # SVHN(download=True) would also read the whole split, which svhn.load does once more.
                 url, file, md5 = torchvision.datasets.SVHN.split_list[name]
-                if not storage.exists(storage.join(data_dir, "svhn", file)):
-                    torchvision.datasets.utils.download_url(url, storage.join(data_dir, "svhn"), file, md5)
+                if not storage.exists(storage.join(place, "svhn", file)):
+                    torchvision.datasets.utils.download_url(url, os.path.join(fetched, "svhn"), file, md5)
+            storage.copy_folder(fetched, place, overwrite=False)
     except (OSError, RuntimeError) as error:
         raise UserError(f"--download of {dataset} failed: {error}. Fetch its files by hand into {data_dir}.") from error

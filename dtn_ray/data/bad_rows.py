@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from dtn_ray.display import line
 from dtn_ray.errors import UserError
 
 NAMED = 10
@@ -35,4 +36,4 @@ class BadRows:
                 )
             if len(self) <= NAMED:
                 end = "; further rows are only counted" if len(self) == NAMED else ""
-                print(f"warning: {problem}; this row is left out{end}", flush=True)
+                print(f"warning: {line(problem)}; this row is left out{end}", flush=True)

@@ -51,6 +51,17 @@ def load(data_dir: str, split: str) -> LabelledImages:
     return LabelledImages(enlarged, labels.astype(np.int64))
 
 
+def is_there(data_dir: str) -> bool:
+    """Whether the files of both splits are there."""
+    try:
+        for stem in FILES.values():
+            _find(data_dir, f"{stem}-images-idx3-ubyte")
+            _find(data_dir, f"{stem}-labels-idx1-ubyte")
+    except UserError:
+        return False
+    return True
+
+
 def _find(data_dir: str, name: str) -> str:
     folders = [
         storage.join(data_dir, *parts) for parts in (("mnist", "MNIST", "raw"), ("MNIST", "raw"), ("mnist",), ())

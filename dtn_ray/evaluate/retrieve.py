@@ -33,6 +33,7 @@ from dtn_ray.evaluate.retrieval import Hit
 from dtn_ray.images import to_image
 from dtn_ray.models.faces import DeepFace
 from dtn_ray.models.imported import ImportedF
+from dtn_ray.ownership import refuse_foreign
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -142,13 +143,14 @@ def retrieve(job: Retrieval) -> dict[str, Any]:
 
 
 def _check(job: Retrieval) -> None:
-    """Raises UserError for settings that cannot be meant."""
+    """Raises UserError for settings that cannot be meant, and where others' files would be overwritten."""
     if not job.distractors:
         raise UserError("--distractors: name one Parquet file, folder or s3:// prefix of faces, or many")
     for name in ("pairs_per_person", "actors"):
         value = getattr(job, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value} must be at least 1")
+    refuse_foreign(job.out, "retrieval.json", ("checkpoint", "ranks"), ["retrieval.png"])
 
 
 def _refuse_f(job: Retrieval, trained: Trained, judge: ImportedF | DeepFace, facts: dict[str, Any]) -> None:

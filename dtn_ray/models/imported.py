@@ -3,14 +3,21 @@
 import math
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
+
+from dtn_ray.models.allowance import allowance
 
 if TYPE_CHECKING:
     from dtn_ray.models import onnx_reader
+
+
+Place = Annotated[float, Field(ge=-2, le=2)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -21,9 +28,9 @@ class Eye:
     side fits photos of 152 pixels and emoji of 64 alike.
     """
 
-    size: int
+    size: Annotated[int, Field(ge=1, le=1024)]
     """Pixels of the square that the network takes."""
-    crop: tuple[float, float, float] = (0.0, 0.0, 1.0)
+    crop: tuple[Place, Place, Annotated[float, Field(gt=0, le=4)]] = (0.0, 0.0, 1.0)
     """Left, top and side of what it sees, as fractions of the picture's side."""
     low: float = -1.0
     """Value of black."""
@@ -31,7 +38,7 @@ class Eye:
     """Value of white."""
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Taken off each channel after that, in the order that the network takes them …"""
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
     """… and by this each is divided."""
     bgr: bool = False
     """Blue first, as networks trained with OpenCV take it."""
@@ -80,12 +87,17 @@ class ImportedF(nn.Module):
 
         super().__init__()
         self.content, self.eye = content, eye
+        with allowance(len(content), eye.size**2):
+            self._read(onnx_reader)
+        self.register_load_state_dict_pre_hook(_forget_weights)
+
+    def _read(self, onnx_reader: Any) -> None:
+        content, eye = self.content, self.eye
         images = torch.rand(3, 3, eye.size, eye.size, generator=torch.Generator().manual_seed(0), device="cpu")
         images = eye.values(2 * images - 1)
         read = onnx_reader.read(content, images, eye.bgr, eye.output)
         self.features, self.digest = _checked(read.whole(read.reading.network), images), read.reading.digest
         self.network = _without_state(_simplified(read, images))
-        self.register_load_state_dict_pre_hook(_forget_weights)
 
     def __reduce__(self) -> tuple[type["ImportedF"], tuple[bytes, Eye]]:
         return ImportedF, (self.content, self.eye)
@@ -107,10 +119,14 @@ def _checked(network: nn.Module, images: Tensor) -> int:
     """How many features it gives. Raises ValueError where they are not finite, or do not depend on each image."""
     images = images.detach().requires_grad_()
     found = network.requires_grad_(False)(images).flatten(1)
+    if not found.is_floating_point():
+        raise ValueError(f"gives numbers of type {found.dtype}, through which no gradient passes; export it in float32")
     if not found.isfinite().all():
         raise ValueError("gives infinite numbers, or none, for pictures of noise; see that low, high, mean and std fit")
     if not found.requires_grad:
         raise ValueError("no gradient passes through it, so it cannot guide g; export it in floating point")
+    if torch.equal(found, found[:1].expand_as(found)):
+        raise ValueError("gives the same for every picture, so it cannot guide g")
     weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(0), device="cpu")
     [gradient] = torch.autograd.grad((found * weights).sum(), images)
     if not gradient.isfinite().all() or not gradient.flatten(1).any(1).all():
@@ -120,14 +136,17 @@ def _checked(network: nn.Module, images: Tensor) -> int:
 
 def _simplified(read: "onnx_reader.Read", images: Tensor) -> nn.Module:
     """The network made fast, or as it is, with a warning, where that fails or gives something else."""
+    from dtn_ray.models.onnx_reader import quietly
     from dtn_ray.models.simplify import simplify
 
     network = read.reading.network
     with torch.no_grad():
         expected = read.whole(network)(images)
         try:
-            fast = read.whole(simplify(network, *read.shapes(images.shape[-1])))
-            torch.testing.assert_close(fast(images), expected, rtol=1e-3, atol=1e-4)
+            with quietly():
+                fast = read.whole(simplify(network, *read.shapes(images.shape[-1])))
+                found = fast(images)
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
             return fast
         except Exception as error:  # a network of any kind, in operations of any kind
             warnings.warn(f"f could not be made faster and is used as its file has it: {error}", stacklevel=2)

@@ -1,11 +1,14 @@
 """What networks of all domains share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
+from torch.overrides import TorchFunctionMode
 
 
 def scaled(filters: int, width: float) -> int:
@@ -27,6 +30,24 @@ def initialise(module: nn.Module) -> None:
         elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
             nn.init.normal_(layer.weight, 1.0, 0.02)
             nn.init.zeros_(layer.bias)
+
+
+class _NotFilled(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def unfilled() -> Iterator[None]:
+    """Networks built within have shapes and no memory (torch's meta device): their weights come from a file.
+
+    Nothing may be imported within for the first time, or its constants would have no values. Initialisation is left
+    out, since torch imports for seconds what it needs to do it on that device.
+    """
+    with torch.device("meta"), _NotFilled():
+        yield
 
 
 class PerDomain(nn.Module):

@@ -13,8 +13,10 @@ without Pad, Gelu, GroupNormalization or a Resize with axes.
 """
 
 import hashlib
+import io
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,6 +25,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from dtn_ray.models import onnx_graph
+from dtn_ray.models.allowance import is_exceeded
 from dtn_ray.models.onnx_graph import CONTROL_FLOW, Declared
 
 GREY = (0.299, 0.587, 0.114)
@@ -138,6 +141,13 @@ def read(content: bytes, images: Tensor, bgr: bool = False, output: str | int | 
     raise ValueError(_misfit(model, declared, images.shape[-1], problems))
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Within, a network may fail without a word: torch prints a traceback before it raises the error."""
+    with redirect_stderr(io.StringIO()):
+        yield
+
+
 def _candidates(model: Any, declared: Declared, output: str | int | None) -> list[str]:
     """The outputs to try, in this order."""
     names = declared.outputs
@@ -199,13 +209,15 @@ def _tried(reading: Reading, intake: Intake, batched: bool, images: Tensor, prob
     alone, at_once = (Read(reading, intake, True, batched, each) for each in (False, True))
     network = reading.network
     try:
-        expected = alone.whole(network)(images)
+        with quietly():
+            expected = alone.whole(network)(images)
     except Exception as error:  # a network may raise anything where it does not fit
         problems.append(_line(error))
         return None
     for way in (Read(reading, intake), at_once) if batched else (at_once,):
         try:
-            found = way.whole(network)(images).flatten(1)
+            with quietly():
+                found = way.whole(network)(images).flatten(1)
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4, equal_nan=True)
             return way
         except Exception:  # … or where it takes one image at a time
@@ -255,4 +267,6 @@ def _digest(network: nn.Module) -> bytes:
 
 
 def _line(error: Exception) -> str:
+    if is_exceeded(error):
+        return "it takes far more memory than a network of its size should"
     return " ".join(str(error).split())[:300] or type(error).__name__

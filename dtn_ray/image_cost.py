@@ -48,13 +48,12 @@ class Header:
     """Whether its decoder can give a smaller picture for less memory: a baseline JPEG in one scan."""
     turnable: bool = False
     """Of a PNG: whether what follows the pixels may turn the picture."""
+    slow: str = ""
+    """Why decoding would take minutes, which is not tried; empty where it would not."""
 
 
 def check(content: bytes) -> Header:
-    """What a file's header tells, before Pillow opens it.
-
-    Raises ValueError for a file that no encoder writes, and TooLarge for what would take minutes.
-    """
+    """What a file's header tells, before Pillow opens it. Raises ValueError for a file that no encoder writes."""
     if content.startswith(b"\xff\xd8"):
         return _jpeg(content)
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -145,9 +144,9 @@ def _scans(content: bytes, place: int, frame: bytes, progressive: bool) -> Heade
     columns, rows = -(-width // (8 * across)), -(-height // (8 * down))
     blocks = columns * rows * sum(x * y for x, y in factors)
     scans = content.count(b"\xff\xda", place - 2)
-    if scans > SCANS or scans * blocks * 64 > SCANNED:
-        raise TooLarge(f"a JPEG of {width}×{height} pixels in {scans} scans would take minutes to decode")
-    return Header((width, height), 128 * blocks)  # its coefficients, two bytes each
+    many = scans > SCANS or scans * blocks * 64 > SCANNED
+    slow = f"a JPEG of {width}×{height} pixels in {scans} scans would take minutes to decode" if many else ""
+    return Header((width, height), 128 * blocks, slow=slow)  # its coefficients, two bytes each
 
 
 # PNG
@@ -215,9 +214,9 @@ def _bmp(content: bytes) -> Header:
     pixels = abs(width * height)
     if content[30] not in (1, 2):
         return Header()
-    if pixels + len(content) > RUNS:
-        raise TooLarge(f"a BMP of {width}×{abs(height)} pixels with run lengths would take minutes to decode")
-    return Header(working=2 * pixels)
+    slow = f"a BMP of {width}×{abs(height)} pixels with run lengths would take minutes to decode"
+    size = (abs(width), abs(height))
+    return Header(size, working=2 * pixels, slow=slow if pixels + len(content) > RUNS else "")
 
 
 # TIFF
@@ -247,11 +246,11 @@ def _tiff(content: bytes) -> Header:
     parts = -(-width // (across or 1)) * -(-height // (down or 1)) * layers
     if parts > PARTS:
         raise ValueError(f"damaged image: {parts} strips or tiles in a TIFF")
-    if parts * part > max(UNPACKED, part):
-        raise TooLarge(f"the tiles of a TIFF of {width}×{height} pixels would take minutes to decode")
+    slow = f"the tiles of a TIFF of {width}×{height} pixels would take minutes to decode"
     rgba = 4 if tags.get(PHOTOMETRIC) == 6 else 0
     beside = (rgba + BESIDE.get(tags.get(COMPRESSION, 1), 0)) * across * down
-    return Header((width, height) if width and height else None, part + beside)
+    size = (width, height) if width and height else None
+    return Header(size, part + beside, slow=slow if parts * part > max(UNPACKED, part) else "")
 
 
 def _entries(content: bytes) -> Iterator[tuple[int, int, int]]:

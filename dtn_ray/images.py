@@ -174,6 +174,8 @@ def _load(content: bytes, max_pixels: int, at_least: int | None, held: ExitStack
     header = image_cost.check(content)
     if header.size and not header.reducible:
         _check_pixels(header.size, header.size, max_pixels)
+    if header.slow:
+        raise TooLarge(header.slow)
     if header.at_open:
         _take(header.at_open, header.size or (0, 0), held)
     image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)

@@ -72,12 +72,15 @@ class Table:
         Raises UserError for a row group that takes more than GROUP_BYTES, OSError or ValueError for a damaged one.
         """
         at_once = min(rows, self._look_through(group, columns))
-        taken = 0
+        taken = found = 0
         for batch in self.file.iter_batches(at_once, row_groups=[group], columns=columns and [*columns]):
             taken += sum(map(_size, batch.columns))
             if taken > GROUP_BYTES:
                 raise self._too_large(group)
+            found += len(batch)
             yield batch
+        if found != self.rows[group]:
+            raise ValueError(f"row group {group} has {found} rows, and is said to have {self.rows[group]}")
 
     def read(self, group: int, columns: Sequence[str] | None = None) -> pa.Table:
         """A row group whole. Raises as `batches` does."""

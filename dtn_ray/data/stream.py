@@ -154,7 +154,7 @@ def _footer(uri: str, columns: Sequence[str]) -> list[Group]:
         with tables.opened(uri) as file:
             schema, rows = file.schema, file.rows
     except OSError as error:
-        raise UserError(f"{uri}: cannot be read ({error})") from error
+        raise UserError(f"{uri}: not a readable Parquet file ({error})") from error
     for missing in (column for column in columns if column not in schema.names):
         meaning = ", which tells who is who" if missing == "identity" else ""
         raise UserError(f"{uri}: no column `{missing}`{meaning}; it has {', '.join(schema.names)}")

@@ -101,11 +101,11 @@ def split(groups: Sequence[Group]) -> list[Group]:
 
 @contextmanager
 def readable(uri: str) -> Iterator[None]:
-    """Raises UserError naming a Parquet file that the store does not give."""
+    """Raises UserError naming a Parquet file that cannot be read."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"{uri}: cannot be read ({error})") from error
+        raise UserError(f"{uri}: not a readable Parquet file ({error})") from error
 
 
 def read(block: Group) -> Iterator[list[bytes]]:

@@ -200,6 +200,8 @@ def _load(content: bytes, max_pixels: int, at_least: int | None, held: ExitStack
     if isinstance(image, TiffImageFile):
         depth.prepare(image)
     image = _frame(image)
+    if image.mode in ("P", "PA") and image.palette is None:
+        raise ValueError("it has no palette")
     return image, max(stored) / max(image.size)
 
 

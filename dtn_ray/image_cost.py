@@ -210,10 +210,11 @@ def _gif(content: bytes) -> Header:
 def _bmp(content: bytes) -> Header:
     if len(content) < 34:
         return Header()
-    width, height = struct.unpack_from("<ii", content, 18)
+    old = content[14] == 12  # a header of OS/2's, with shorter numbers
+    width, height = struct.unpack_from("<HH" if old else "<ii", content, 18)
     pixels = abs(width * height)
-    if content[30] not in (1, 2):
-        return Header()
+    if old or content[30] not in (1, 2):
+        return Header((abs(width), abs(height)))
     slow = f"a BMP of {width}×{abs(height)} pixels with run lengths would take minutes to decode"
     size = (abs(width), abs(height))
     return Header(size, working=2 * pixels, slow=slow if pixels + len(content) > RUNS else "")

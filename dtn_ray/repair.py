@@ -17,6 +17,8 @@ Metadata = dict[str, bytes]  # as Pillow's Image.info has it: exif, icc_profile
 LARGEST_PROFILE = 4 << 20  # bytes; the largest profiles of printing presses have about three million
 
 
+LARGEST_COMPLETED = 128 << 20  # bytes of a file to which something blank is added
+
 CUT_SHORT = "the file is cut short"
 IN_PART = f"{CUT_SHORT}; what is missing is blank"  # of an image that --truncated accept took
 NOTHING = f"nothing of the picture is there, and {CUT_SHORT}"
@@ -54,7 +56,8 @@ def versions(content: bytes, digest: Callable[[bytes], bytes]) -> Iterator[tuple
 def completed(content: bytes) -> bytes:
     """A file that is cut short, with something blank for what is missing: JPEG (grey), PNG, GIF and BMP (mostly black).
 
-    Raises ValueError where nothing of the picture is there, or where its format allows no part of it to be decoded.
+    Raises ValueError where nothing of the picture is there, where its format allows no part of it to be decoded, or
+    where the whole would have more than LARGEST_COMPLETED bytes.
     """
     if content.startswith(b"\xff\xd8"):
         found = _segments(content)
@@ -66,7 +69,7 @@ def completed(content: bytes) -> bytes:
     if content[:3] == b"GIF":
         return _completed_gif(content)
     if content[:2] == b"BM" and len(content) > 54:
-        return content + bytes(max(0, _size_of_bmp(content) - len(content)))
+        return content.ljust(_completed_size(_size_of_bmp(content)), b"\0")
     raise ValueError(f"no part of the picture can be decoded, and {CUT_SHORT}")
 
 
@@ -436,7 +439,14 @@ def _gif(content: bytes) -> Iterator[tuple[bytes, Metadata]]:
 def _completed_gif(content: bytes) -> bytes:
     data, _, pixels = _gif_parts(content)
     # Each code of LZW has twelve bits or less, and code 0 is a pixel of the first colour.
-    return data + (b"\xff" + bytes(255)) * (pixels * 12 // 8 // 255 + 1) + b"\0;"
+    blocks = _completed_size(pixels * 12 // 8) // 255 + 1
+    return b"".join([data, (b"\xff" + bytes(255)) * blocks, b"\0;"])
+
+
+def _completed_size(size: int) -> int:
+    if size > LARGEST_COMPLETED:
+        raise ValueError(f"{CUT_SHORT}, and the whole would have {size >> 20} MiB, too many to add what is missing")
+    return size
 
 
 def _size_of_bmp(content: bytes) -> int:

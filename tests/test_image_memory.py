@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dtn_ray import image_cost, images
+from dtn_ray import image_cost, images, repair
 
 LIMIT = 120_000_000
 
@@ -244,3 +244,27 @@ def test_sixteen_threads_on_large_photos_stay_below_a_gibibyte_and_a_half(format
     found = decoded(content, threads=16)
     assert found["said"] == ["(3, 64, 64)", "(6000, 6000, 3)"]
     assert found["grown"] < 1536, found
+
+
+def test_a_bmp_that_is_cut_short_is_completed_within_bounds():
+    """Of 60 bytes, whose header tells of gigabytes: of pixels that are few, in bits that no picture has."""
+    head = struct.pack("<IiiHHIIiiII", 40, 1000, 1000, 1, 65535, 0, 0, 0, 0, 0, 0)
+    with pytest.raises(ValueError, match="the whole would have 7812 MiB"):
+        repair.completed(b"BM" + struct.pack("<IHHI", 0, 0, 0, 54) + head + bytes(6))
+    whole = saved(Image.new("RGB", (40, 30), "teal"), "bmp")
+    assert len(repair.completed(whole[:100])) == len(whole)
+
+
+@pytest.mark.parametrize("compression", [0, 3, 7])
+def test_a_bmp_counts_by_what_its_header_tells_whatever_else_is_wrong_with_it(compression):
+    head = struct.pack("<IiiHHIIiiII", 40, 60_000, -60_000, 1, 77, compression, 0, 0, 0, 0, 0)
+    with pytest.raises(ValueError, match="60000×60000 pixels, more than the limit"):
+        images.decode(b"BM" + struct.pack("<IHHI", 0, 0, 0, 54) + head + bytes(6), 8, LIMIT)
+
+
+def test_a_palette_that_is_missing_is_told():
+    content = bytearray(saved(Image.new("P", (8, 8)), "png", transparency=3))
+    place = content.index(b"PLTE") - 4
+    length = 12 + int.from_bytes(content[place : place + 4], "big")
+    with pytest.raises(ValueError, match="damaged image"):
+        images.decode(bytes(content[:place] + content[place + length :]), 8, LIMIT)

@@ -72,7 +72,7 @@ def _near(table: dataset.Dataset, uri: str, low: str, high: str) -> pa.Table:
     filesystem, _ = storage.resolve(uri)
     found = [table.schema.empty_table().select(["key", "person"])]
     for path in table.files:
-        with filesystem.open_input_file(path) as stream:
+        with filesystem.open_input_file(path) as stream, tables.damage(f"--people {uri}"):
             file = tables.Table(path, stream)
             for group in range(len(file.rows)):
                 if file.may_hold(group, "key", low, high):

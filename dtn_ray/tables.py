@@ -42,7 +42,7 @@ class Table:
     def __init__(self, uri: str, stream: pa.NativeFile) -> None:
         """Reads the footer. Raises UserError where it is damaged or too large, OSError where the store fails."""
         self.uri, self.source = uri, _Source(stream)
-        with _damage(uri):
+        with damage(uri):
             self.source.hold(max(0, self.source.size() - TAIL), TAIL)
             self.source.seek(self.source.size() - 8)
             tail = bytes(self.source.read(8))
@@ -151,12 +151,13 @@ def opened(uri: str) -> Iterator[Table]:
     OSError where the store fails.
     """
     filesystem, path = storage.resolve(uri)
-    with filesystem.open_input_file(path) as stream, _damage(uri):
+    with filesystem.open_input_file(path) as stream, damage(uri):
         yield Table(uri, stream)
 
 
 @contextmanager
-def _damage(uri: str) -> Iterator[None]:
+def damage(uri: str) -> Iterator[None]:
+    """Raises Damaged for what reading a Table called `uri` raises of its bytes; lets the store's errors pass."""
     try:
         yield
     except (UserError, FileNotFoundError):

@@ -176,7 +176,8 @@ def test_ordinary_files_are_read_as_pyarrow_reads_them(options: dict, tmp_path: 
         assert file.rows == [plain.metadata.row_group(i).num_rows for i in range(plain.num_row_groups)]
         for group in range(len(file.rows)):
             for wanted in (None, ["image"], ["structs.bytes", "names"]):
-                assert file.read(group, wanted).equals(plain.read_row_group(group, wanted))
+                found, expected = file.read(group, wanted), plain.read_row_group(group, wanted)
+                assert found.schema == expected.schema and found.to_pylist() == expected.to_pylist()
 
 
 def test_large_values_that_come_again_are_read_in_parts(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ class Table:
         at_once = min(rows, self._look_through(group, columns))
         taken = found = 0
         for batch in self.file.iter_batches(at_once, row_groups=[group], columns=columns and [*columns]):
+            batch.validate(full=True)  # or text that is no UTF-8 fails where it is used
             taken += sum(map(_size, batch.columns))
             if taken > GROUP_BYTES:
                 raise self._too_large(group)

@@ -19,9 +19,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from dtn_ray import parquet, storage
+from dtn_ray import parquet, storage, tables
 from dtn_ray.errors import UserError
 
 FORMAT = 2  # 1 had no column faces
@@ -172,7 +171,7 @@ def read_range(parts: Iterable[Part], low: str = "", high: str | None = None, *,
     def read(part: Part) -> pa.Table:
         groups = [i for i, (first, last, _) in enumerate(part.groups) if wanted(first, last)]
         with _opened(part.uri) as file:
-            return _complete(file.read_row_groups(groups))
+            return _complete(pa.concat_tables([file.read(i) for i in groups]))
 
     with ThreadPoolExecutor(16) as pool:
         tables = pool.map(read, [part for part in parts if wanted(part.low, part.high)])
@@ -234,21 +233,25 @@ def _open(uri: str) -> Part:
             if rows and found and found.has_min_max:
                 groups.append((found.min, found.max, rows))
             elif rows:  # Parquet keeps no statistics of keys of more than 4 KB, as in very deep folders
-                bounds = pc.call_function("min_max", [file.read_row_group(i, ["key"])["key"]])
+                bounds = pc.call_function("min_max", [file.read(i, ["key"])["key"]])
                 groups.append((bounds["min"].as_py(), bounds["max"].as_py(), rows))
         return Part(uri, tuple(groups))
 
 
 @contextlib.contextmanager
-def _opened(uri: str) -> Iterator[pq.ParquetFile]:
+def _opened(uri: str) -> Iterator[tables.Table]:
     """A part; what cannot be read in it is a UserError, FileNotFoundError where it is absent."""
     filesystem, path = storage.resolve(uri)
     try:
-        with filesystem.open_input_file(path) as stream, parquet.open_file(stream, uri) as file:
+        with filesystem.open_input_file(path) as stream:
+            file = tables.Table(uri, stream)
+            parquet.check(file.source, uri)
             yield file
-    except (FileNotFoundError, UserError):
+    except FileNotFoundError:
         raise
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (*tables.DAMAGE, AttributeError) as error:
+        if isinstance(error, UserError) and not isinstance(error, tables.Damaged):
+            raise
         reason = " ".join(str(error).split())
         if not NAME.fullmatch(uri.rpartition("/")[2]):
             raise UserError(

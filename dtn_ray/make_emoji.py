@@ -18,7 +18,7 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
-from dtn_ray import json_files, storage
+from dtn_ray import json_files, storage, tables
 from dtn_ray.cluster import connect
 from dtn_ray.emoji import Expression, check, draw, licence
 from dtn_ray.errors import UserError, changes
@@ -133,7 +133,8 @@ def _draw_file(job: EmojiSet, name: str, first: int, count: int, options: dict[s
 def _sheet(job: EmojiSet) -> bytes:
     """A contact sheet of the first file."""
     rows, columns = SHEET
-    table = pq.read_table(io.BytesIO(storage.read_bytes(storage.join(job.out, _name(0)))), columns=["image"])
+    with tables.opened(storage.join(job.out, _name(0))) as file:
+        table = file.read(0, ["image"])
     sheet = Image.new("RGB", (columns * job.size, rows * job.size), "white")
     for i, content in enumerate(table["image"].to_pylist()[: rows * columns]):
         sheet.paste(Image.open(io.BytesIO(content)), (i % columns * job.size, i // columns * job.size))

@@ -6,6 +6,7 @@ Every page has its checksum; the footer, which none covers, has its digest in th
 import hashlib
 import io
 import re
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,25 +27,41 @@ def name(stem: str, content: bytes) -> str:
 
 
 def open_file(file: pa.NativeFile, uri: str) -> pq.ParquetFile:
-    """A file to be read that is called `uri`; one without a digest in its name, of an older version, is not checked.
+    """A file to be read that is called `uri`, and that nobody else can have written. Raises as `check` does.
 
-    Raises ValueError where the footer is damaged; so does reading a damaged page, or it raises OSError.
+    Reading a damaged page raises ValueError or OSError.
+    """
+    metadata = pq.read_metadata(pa.BufferReader(check(file, uri)))
+    return pq.ParquetFile(file, metadata=metadata, page_checksum_verification=True)
+
+
+class Seekable(Protocol):
+    """What a footer is read from."""
+
+    def size(self) -> int: ...
+    def seek(self, place: int) -> int: ...
+    def read(self, count: int) -> bytes | memoryview: ...
+
+
+def check(file: Seekable, uri: str) -> bytes:
+    """The footer of a file called `uri`; one without a digest in its name, of an older version, is not checked.
+
+    Raises ValueError where the footer is damaged.
     """
     footer = _footer(file)
     named = re.search(r"-([0-9a-f]{16})\.parquet$", uri)
     if named and _digest(footer) != named[1]:
         raise ValueError("its footer is damaged")
-    metadata = pq.read_metadata(pa.BufferReader(footer))
-    return pq.ParquetFile(file, metadata=metadata, page_checksum_verification=True)
+    return footer
 
 
-def _footer(file: pa.NativeFile) -> bytes:
+def _footer(file: Seekable) -> bytes:
     """The end of a file from its metadata on; some other bytes of it, where it is damaged."""
     size = file.size()
     length = min(size, TAIL)
     while True:
         file.seek(size - length)
-        tail = file.read(length)
+        tail = bytes(file.read(length))
         needed = min(size, int.from_bytes(tail[-8:-4], "little") + 8)
         if needed <= length:
             return tail[length - needed :]

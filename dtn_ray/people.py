@@ -7,7 +7,7 @@ OUT/<model>/people/table/*.parquet        columns person, key, output, score, an
 import io
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import ray.data
 from pyarrow import dataset
 
-from dtn_ray import storage
+from dtn_ray import storage, tables
 from dtn_ray.cluster import causes, connect, quiet_ray_data
 from dtn_ray.conversion import Conversion
 from dtn_ray.errors import UserError
@@ -57,16 +57,30 @@ def _by_pattern(pattern: Pattern, keys: pa.ChunkedArray) -> pa.Array:
 
 
 def _by_table(uri: str, keys: pa.ChunkedArray) -> pa.Array:
-    near = (pc.field("key") >= keys[0]) & (pc.field("key") <= keys[-1])
     try:
-        # One batch at a time: readers ahead would hold many.
-        options: Any = {"batch_size": ROWS_AT_ONCE, "use_threads": False, "batch_readahead": 1, "fragment_readahead": 1}
-        batches = _table(uri).scanner(columns=PEOPLE.names, filter=near, **options).to_batches()
-        rows = pa.Table.from_batches([_wanted(uri, batch, keys) for batch in batches], PEOPLE)
+        near = _near(_table(uri), uri, keys[0].as_py(), keys[-1].as_py())
+        rows = pa.Table.from_batches([_wanted(uri, batch, keys) for batch in near], PEOPLE)
         found = pc.call_function("index_in", [keys], pc.SetLookupOptions(rows["key"].combine_chunks()))
         return rows["person"].combine_chunks().take(found.combine_chunks())
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"--people {uri}: cannot be read: {error}") from error
+
+
+def _near(table: dataset.Dataset, uri: str, low: str, high: str) -> Iterator[pa.RecordBatch]:
+    """A --people table, a part at a time; of it at least the rows whose keys lie from `low` to `high`."""
+    if uri.endswith(".csv"):
+        near = (pc.field("key") >= low) & (pc.field("key") <= high)
+        # One batch at a time: readers ahead would hold many.
+        options: Any = {"batch_size": ROWS_AT_ONCE, "use_threads": False, "batch_readahead": 1, "fragment_readahead": 1}
+        yield from table.scanner(columns=PEOPLE.names, filter=near, **options).to_batches()
+        return
+    filesystem, _ = storage.resolve(uri)
+    for path in table.files:
+        with filesystem.open_input_file(path) as stream, tables.damage(f"--people {uri}"):
+            file = tables.Table(path, stream)
+            for group in range(len(file.rows)):
+                if file.may_hold(group, "key", low, high):
+                    yield from file.batches(group, PEOPLE.names, ROWS_AT_ONCE)
 
 
 def _wanted(uri: str, batch: pa.RecordBatch, keys: pa.ChunkedArray) -> pa.RecordBatch:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
+from threading import BoundedSemaphore
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ NO_FACE: Row = {"status": "no face", "reason": "no face was found"}
 OBJECTS_AT_ONCE = 64
 BYTES_AT_ONCE = 16 << 20
 LONGEST_REASON = 500  # characters
+
+_completing = BoundedSemaphore(2)  # or files that are completed at once would take memory by the thread
 
 
 @dataclass
@@ -154,7 +157,8 @@ class Pipeline(ABC):
             except Truncated:
                 if self.job.truncated == "refuse":
                     raise
-                return _remarked(self.find(completed(content)), IN_PART)
+                with _completing:
+                    return _remarked(self.find(completed(content)), IN_PART)
         except ValueError as error:
             return failure(IMAGE, str(error))
 

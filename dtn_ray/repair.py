@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 
 Metadata = dict[str, bytes]  # as Pillow's Image.info has it: exif, icc_profile
 
-LARGEST_PROFILE = 8 << 20  # bytes; the largest profiles of printing presses have about three million
+LARGEST_PROFILE = 4 << 20  # bytes; the largest profiles of printing presses have about three million
 
+
+LARGEST_COMPLETED = 128 << 20  # bytes of a file to which something blank is added
 
 CUT_SHORT = "the file is cut short"
 IN_PART = f"{CUT_SHORT}; what is missing is blank"  # of an image that --truncated accept took
@@ -54,7 +56,8 @@ def versions(content: bytes, digest: Callable[[bytes], bytes]) -> Iterator[tuple
 def completed(content: bytes) -> bytes:
     """A file that is cut short, with something blank for what is missing: JPEG (grey), PNG, GIF and BMP (mostly black).
 
-    Raises ValueError where nothing of the picture is there, or where its format allows no part of it to be decoded.
+    Raises ValueError where nothing of the picture is there, where its format allows no part of it to be decoded, or
+    where the whole would have more than LARGEST_COMPLETED bytes.
     """
     if content.startswith(b"\xff\xd8"):
         found = _segments(content)
@@ -66,7 +69,7 @@ def completed(content: bytes) -> bytes:
     if content[:3] == b"GIF":
         return _completed_gif(content)
     if content[:2] == b"BM" and len(content) > 54:
-        return content + bytes(max(0, _size_of_bmp(content) - len(content)))
+        return content.ljust(_completed_size(_size_of_bmp(content)), b"\0")
     raise ValueError(f"no part of the picture can be decoded, and {CUT_SHORT}")
 
 
@@ -92,7 +95,7 @@ for _first, _end in enumerate(_ENDS):
 class _Jpeg:
     """What a JPEG is made of."""
 
-    structure: list[bytes] = field(default_factory=list)
+    structure: list[memoryview] = field(default_factory=list)
     """Its segments without metadata, each with the scan's data that follow."""
     whole: bool = False
     """Whether its end marker is there."""
@@ -110,7 +113,7 @@ class _Jpeg:
 
 
 def _segments(content: bytes) -> _Jpeg:
-    found, match = _Jpeg(end=len(content)), MARKER.search(content, 2)
+    found, match, view = _Jpeg(end=len(content)), MARKER.search(content, 2), memoryview(content)
     progressive = False
     while match:
         marker, start, place = match[1][0], match.start(), match.end()
@@ -141,7 +144,7 @@ def _segments(content: bytes) -> _Jpeg:
         adobe = marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12
         jfif = marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 14
         if marker in STRUCTURE or adobe or jfif:
-            found.structure.append(content[start:following])
+            found.structure.append(view[start:following])
     return found
 
 
@@ -158,9 +161,9 @@ def _see(left: dict[int, list[int]], scan: bytes, progressive: bool) -> None:
 
 def _jpeg(content: bytes, digest: Callable[[bytes], bytes]) -> tuple[bytes, Metadata]:
     found = _segments(content)
-    plain = b"\xff\xd8" + b"".join(found.structure)
+    plain = b"".join([b"\xff\xd8", *found.structure, EOI if found.whole else b""])
     if found.whole:
-        return plain + EOI, found.metadata()
+        return plain, found.metadata()
     if not found.scans:
         raise ValueError(NOTHING)
     if any(any(bits) for bits in found.left.values()):
@@ -192,12 +195,12 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
 
 
-def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
+def _chunks(content: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
     """The chunks of a PNG: kind, body, and whether the checksum is right. The last may be cut short."""
-    place = len(PNG)
+    place, view = len(PNG), memoryview(content)
     while place + 8 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, place)
-        body = content[place + 8 : place + 8 + length]
+        body = view[place + 8 : place + 8 + length]
         if not kind.isalpha() or (len(body) < length and kind != b"IDAT"):  # a wrong length: on with the pixels
             place = content.find(b"IDAT", place + 8) - 4
             if place < 0:
@@ -226,11 +229,13 @@ class _Png:
 
 
 def _read_png(content: bytes) -> _Png:
-    found, data = _Png(), list[bytes]()
-    for kind, body, right in _chunks(content):
+    found, data = _Png(), list[memoryview]()
+    for kind, view, right in _chunks(content):
         if kind == b"IDAT":
-            data.append(body)
-        elif kind == b"IEND":
+            data.append(view)
+            continue
+        body = bytes(view)
+        if kind == b"IEND":
             found.whole = True
         elif kind in (b"IHDR", b"PLTE") and not right:
             raise ValueError(f"damaged image: wrong checksum of the {kind.decode()} chunk")
@@ -260,15 +265,14 @@ def _profile(body: bytes) -> Metadata:
 
 def _png(content: bytes) -> Iterator[tuple[bytes, Metadata]]:
     found = _read_png(content)
-    pixels = _chunk(b"IDAT", found.data) + _chunk(b"IEND", b"")
-    yield PNG + b"".join(found.before) + pixels, found.metadata
-    yield PNG + b"".join(found.needed) + pixels, found.metadata
+    yield _file(found.before, found.data), found.metadata
+    yield _file(found.needed, found.data), found.metadata
     data, missing, broken = _packed_again(found)
     if missing:
         if found.whole or broken:
             raise ValueError("damaged image: the pixels cannot be unpacked")
         raise Truncated
-    yield PNG + b"".join(found.needed) + _chunk(b"IDAT", data) + _chunk(b"IEND", b""), found.metadata
+    yield _file(found.needed, data), found.metadata
 
 
 def _completed_png(content: bytes) -> bytes:
@@ -276,7 +280,13 @@ def _completed_png(content: bytes) -> bytes:
     data, missing, _ = _packed_again(found)
     if missing == _unpacked_size(found.header):
         raise ValueError(NOTHING)
-    return PNG + b"".join(found.before) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+    return _file(found.before, data)
+
+
+def _file(chunks: list[bytes], data: bytes) -> bytes:
+    """A PNG of the chunks before its pixels, and these, packed."""
+    crc = struct.pack(">I", zlib.crc32(data, zlib.crc32(b"IDAT")))
+    return b"".join([PNG, *chunks, struct.pack(">I4s", len(data), b"IDAT"), data, crc, _chunk(b"IEND", b"")])
 
 
 def _unpacked_size(header: bytes) -> int:
@@ -317,25 +327,26 @@ def _packed_again(found: _Png) -> tuple[bytes, int, bool]:
 
 
 def _webp(content: bytes) -> tuple[bytes, Metadata]:
-    kept, metadata, place = list[bytes](), Metadata(), 12
+    kept, metadata, place, view = list[bytes | memoryview](), Metadata(), 12, memoryview(content)
+    pictures = 0
     while place + 8 <= len(content):
         kind, length = struct.unpack_from("<4sI", content, place)
-        body = content[place + 8 : place + 8 + length]
+        body = view[place + 8 : place + 8 + length]
         if len(body) < length:
             if kind in (b"VP8 ", b"VP8L", b"ALPH", b"ANMF"):
                 raise Truncated
             break
         if kind == b"VP8X":
-            body = bytes([body[0] & ~0x2C]) + body[1:]  # it tells of no profile, EXIF and XMP
+            body = memoryview(bytes([body[0] & ~0x2C, *body[1:]]))  # it tells of no profile, EXIF and XMP
         if kind in (b"VP8X", b"ANIM", b"ANMF", b"ALPH", b"VP8 ", b"VP8L"):
-            kept.append(kind + struct.pack("<I", length) + body + bytes(length % 2))
+            kept += [kind + struct.pack("<I", length), body, bytes(length % 2)]
+            pictures += kind in (b"VP8 ", b"VP8L", b"ANMF")
         elif kind in (b"EXIF", b"ICCP"):
-            metadata.setdefault("exif" if kind == b"EXIF" else "icc_profile", body)
+            metadata.setdefault("exif" if kind == b"EXIF" else "icc_profile", bytes(body))
         place += 8 + length + length % 2
-    if not any(chunk[:4] in (b"VP8 ", b"VP8L", b"ANMF") for chunk in kept):
+    if not pictures:
         raise ValueError(NOTHING)
-    body = b"WEBP" + b"".join(kept)
-    return b"RIFF" + struct.pack("<I", len(body)) + body, metadata
+    return b"".join([b"RIFF", struct.pack("<I", 4 + sum(map(len, kept))), b"WEBP", *kept]), metadata
 
 
 # TIFF
@@ -364,7 +375,7 @@ def _tiff(content: bytes) -> Iterator[tuple[bytes, Metadata]]:
         directory = struct.pack(order + "H", len(tags)) + b"".join(tags) + bytes(4)
         place = len(content) + len(content) % 2
         head = content[:4] + struct.pack(order + "I", place)
-        yield head + content[8:] + bytes(len(content) % 2) + directory, {}
+        yield b"".join([head, memoryview(content)[8:], bytes(len(content) % 2), directory]), {}
 
 
 def _check_strips(content: bytes, entries: list[bytes], order: str) -> None:
@@ -428,7 +439,14 @@ def _gif(content: bytes) -> Iterator[tuple[bytes, Metadata]]:
 def _completed_gif(content: bytes) -> bytes:
     data, _, pixels = _gif_parts(content)
     # Each code of LZW has twelve bits or less, and code 0 is a pixel of the first colour.
-    return data + (b"\xff" + bytes(255)) * (pixels * 12 // 8 // 255 + 1) + b"\0;"
+    blocks = _completed_size(pixels * 12 // 8) // 255 + 1
+    return b"".join([data, (b"\xff" + bytes(255)) * blocks, b"\0;"])
+
+
+def _completed_size(size: int) -> int:
+    if size > LARGEST_COMPLETED:
+        raise ValueError(f"{CUT_SHORT}, and the whole would have {size >> 20} MiB, too many to add what is missing")
+    return size
 
 
 def _size_of_bmp(content: bytes) -> int:

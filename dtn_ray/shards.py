@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dtn_ray import local_writes, storage
+from dtn_ray import local_writes, storage, tables
 
 SUFFIXES = {"parquet": "parquet", "webdataset": "tar"}
 SCHEMA = pa.schema({"key": pa.string(), "version": pa.string(), "score": pa.float32(), "image": pa.binary()})
@@ -52,10 +52,9 @@ def is_shard(uri: str) -> bool:
 def _files_in(uri: str, kind: str) -> list[tuple[str, str | None]]:
     """Key and version of each image of a shard."""
     if kind == "parquet":
-        filesystem, path = storage.resolve(uri)
-        with pq.ParquetFile(path, filesystem=filesystem) as file:
-            rows = file.read(["key", "version"])
-        return list(zip(rows["key"].to_pylist(), rows["version"].to_pylist(), strict=True))
+        with tables.opened(uri) as file:
+            groups = [file.read(i, ["key", "version"]).to_pylist() for i in range(len(file.rows))]
+        return [(row["key"], row["version"]) for group in groups for row in group]
     with tarfile.open(fileobj=io.BytesIO(storage.read_bytes(uri))) as tar:
         found = [json.load(tar.extractfile(member)) for member in tar if member.name.endswith(".json")]  # type: ignore[arg-type]
     return [(row["key"], row["version"]) for row in found]
@@ -86,12 +85,10 @@ def read_image(uri: str, kind: str, number: int, format: str) -> bytes:
     Raises OSError where the shard cannot be read, ValueError where the image is not in it.
     """
     if kind == "parquet":
-        filesystem, path = storage.resolve(uri)
-        with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True) as file:
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
+        with tables.opened(uri) as file:
+            for group, rows in enumerate(file.rows):
                 if 0 <= number < rows:
-                    return file.read_row_group(group, ["image"])["image"][number].as_py()
+                    return file.read(group, ["image"])["image"][number].as_py()
                 number -= rows
     else:
         with tarfile.open(fileobj=io.BytesIO(storage.read_bytes(uri))) as tar:

@@ -23,6 +23,7 @@ import onnx
 import pytest
 import torch
 from files import write_classifier, write_dtn, write_face_network, write_faces_dtn
+from mutations import cut, flip
 from onnx_networks import SIZE, STYLES, content
 
 from dtn_ray import checkpoint, optimizer_states, perceptual, upscaling
@@ -39,21 +40,6 @@ ODD: list[Any] = [
     *("", "x", "../x", "/etc/passwd", "s3://bucket/key", "\0", "\x1b[2J", "\ud800", "é" * 5000, "0" * 64),
     *([], {}, [[]], [0] * 1000, {"a": {"b": [1]}}, {"size": 30_000}),
 ]
-
-
-def flip(content: bytes, chance: random.Random) -> bytes:
-    """Some bytes changed, most of them near the beginning, where headers are."""
-    changed = bytearray(content)
-    for _ in range(chance.choice((1, 1, 2, 8, 50))):
-        end = chance.choice((16, 200, 4000, len(changed)))
-        if changed:
-            changed[chance.randrange(min(end, len(changed)))] = chance.randrange(256)
-    return bytes(changed)
-
-
-def cut(content: bytes, chance: random.Random) -> bytes:
-    start, end = sorted(chance.randrange(len(content) + 1) for _ in range(2))
-    return chance.choice((content[:start], content[:start] + content[end:], content + content[start:end]))
 
 
 def places(values: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

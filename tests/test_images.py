@@ -209,8 +209,8 @@ def test_a_progressive_jpeg_counts_whole_since_its_decoder_holds_it_whole():
 
 
 def test_threads_hold_no_more_pixels_at_once_than_there_is_room_for(monkeypatch):
-    budget = images.Budget(1000)
-    monkeypatch.setattr(images, "_pixels", budget)
+    budget = images.Budget(8000)
+    monkeypatch.setattr(images, "_memory", budget)
     content, most, held = encode(Image.new("RGB", (20, 20))), [], []
 
     def work(_: int) -> None:
@@ -222,18 +222,20 @@ def test_threads_hold_no_more_pixels_at_once_than_there_is_room_for(monkeypatch)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(24)))
-    assert max(most) == 2, "of 400 pixels each"
-    assert len(most) == 24 and budget.left == 1000
+    assert max(most) == 2, "of some 3000 bytes each"
+    assert len(most) == 24 and budget.left == 8000
 
 
-def test_an_image_larger_than_all_the_room_has_it_for_itself(monkeypatch):
-    budget = images.Budget(100)
-    monkeypatch.setattr(images, "_pixels", budget)
+def test_an_image_larger_than_all_the_room_is_refused(monkeypatch):
+    budget = images.Budget(3000)
+    monkeypatch.setattr(images, "_memory", budget)
     with images.decoded(encode(Image.new("RGB", (20, 20))), 400) as (pixels, _):
-        assert pixels.shape == (20, 20, 3) and budget.left == 0
+        assert pixels.shape == (20, 20, 3) and budget.left < 3000
+    with pytest.raises(ValueError, match="20×22 pixels would take 0 MiB to decode, more than the limit of 0 MiB"):
+        images.photo(encode(Image.new("RGB", (20, 22))), 440)
     with pytest.raises(ValueError, match="cut short"):
         images.photo(encode(Image.effect_noise((20, 20), 50).convert("RGB"))[:-40], 400)
-    assert budget.left == 100, "given back after a failure too"
+    assert budget.left == 3000, "given back after a failure too"
 
 
 def outcome(content: bytes) -> np.ndarray | None:

@@ -13,10 +13,9 @@ from itertools import chain, count
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
-from dtn_ray import storage
+from dtn_ray import storage, tables
 from dtn_ray.data import layouts
 from dtn_ray.errors import UserError
 from dtn_ray.images import is_photo_name, photo
@@ -39,19 +38,16 @@ class Group:
     def table(self, columns: list[str]) -> pa.Table:
         """Its rows; `image` as `large_binary`, null where there is none. Raises OSError where the store fails.
 
-        A row group that is damaged has null in all columns. Raises UserError where the file is gone.
+        A row group that is damaged has null in all columns. Raises UserError where the file is gone, or the row group
+        takes more memory than tables.GROUP_BYTES.
         """
-        filesystem, path = storage.resolve(self.uri)
         try:
-            with pq.ParquetFile(path, filesystem=filesystem) as file:
-                stored = [layouts.image_column(file.schema_arrow) if name == "image" else name for name in columns]
-                rows = file.read_row_group(self.index, columns=stored).slice(self.start, self.rows)
+            with tables.opened(self.uri) as file:
+                stored = [layouts.image_column(file.schema) if name == "image" else name for name in columns]
+                rows = file.read(self.index, stored).slice(self.start, self.rows)
         except FileNotFoundError as error:
             raise UserError(f"{self.uri}: was there when the training began, and is gone now") from error
-        except (OSError, pa.ArrowInvalid) as error:
-            # The store's own errors may pass; what the Parquet reader says of the bytes will not.
-            if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):
-                raise
+        except tables.Damaged:
             types = {"image": layouts.IMAGES}
             return pa.table({name: pa.nulls(self.rows, types.get(name, pa.null())) for name in columns})
         if "image" in columns:
@@ -154,17 +150,18 @@ def _row_groups(uri: str, uris: Sequence[str], columns: Sequence[str]) -> list[G
 
 
 def _footer(uri: str, columns: Sequence[str]) -> list[Group]:
-    filesystem, path = storage.resolve(uri)
     try:
-        footer = pq.read_metadata(path, filesystem=filesystem)
-    except (OSError, pa.ArrowInvalid) as error:
+        with tables.opened(uri) as file:
+            schema, rows = file.schema, file.rows
+    except OSError as error:
         raise UserError(f"{uri}: not a readable Parquet file ({error})") from error
-    schema = footer.schema.to_arrow_schema()
     for missing in (column for column in columns if column not in schema.names):
         meaning = ", which tells who is who" if missing == "identity" else ""
         raise UserError(f"{uri}: no column `{missing}`{meaning}; it has {', '.join(schema.names)}")
     layouts.check_images(schema.field("image").type, uri)
-    return [Group(uri, i, footer.row_group(i).num_rows) for i in range(footer.num_row_groups)]
+    if "identity" in columns and pa.types.is_nested(schema.field("identity").type):
+        raise UserError(f"{uri}: column `identity` holds {schema.field('identity').type}; one value a row is needed")
+    return [Group(uri, i, count) for i, count in enumerate(rows)]
 
 
 def identities(groups: Sequence[Rows]) -> list[str]:

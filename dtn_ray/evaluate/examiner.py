@@ -10,12 +10,11 @@ from itertools import islice
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import torch
 from torch import Tensor
 
-from dtn_ray import storage
+from dtn_ray import tables
 from dtn_ray.data import layouts, stream
 from dtn_ray.data.pixels import to_float, to_uint8
 from dtn_ray.data.stream import Group
@@ -105,17 +104,16 @@ def readable(uri: str) -> Iterator[None]:
     """Raises UserError naming a Parquet file that cannot be read."""
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    except OSError as error:
         raise UserError(f"{uri}: not a readable Parquet file ({error})") from error
 
 
 def read(block: Group) -> Iterator[list[bytes]]:
     """The block's encoded images in order, at most FACES_AT_ONCE each. Raises UserError where it is damaged."""
-    filesystem, path = storage.resolve(block.uri)
     at, end = 0, block.start + block.rows
-    with readable(block.uri), pq.ParquetFile(path, filesystem=filesystem) as file:
-        column = layouts.image_column(file.schema_arrow)
-        for batch in file.iter_batches(FACES_AT_ONCE, row_groups=[block.index], columns=[column]):
+    with readable(block.uri), tables.opened(block.uri) as file:
+        column = layouts.image_column(file.schema)
+        for batch in file.batches(block.index, [column], FACES_AT_ONCE):
             images = layouts.encoded(pa.chunked_array([batch.column("image")]))
             images = images[max(block.start - at, 0) : max(end - at, 0)]
             if len(images):

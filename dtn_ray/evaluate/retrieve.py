@@ -15,12 +15,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 from PIL import Image
 from tqdm import tqdm
 
-from dtn_ray import storage
+from dtn_ray import storage, tables
 from dtn_ray.checkpoint import Trained, digest, load_face_network, load_trained
 from dtn_ray.cluster import causes, connect, worker_resources
 from dtn_ray.data import layouts, stream
@@ -199,24 +198,28 @@ def read_probes(job: Retrieval) -> Probes:
 
 
 def _identities(uri: str, column: str) -> list[Any]:
-    filesystem, path = storage.resolve(uri)
-    with readable(uri):
-        schema = pq.read_schema(path, filesystem=filesystem)
+    with readable(uri), tables.opened(uri) as file:
+        schema = file.schema
         if column not in schema.names:
             raise UserError(
                 f"{uri}: no column `{column}`; it has {', '.join(schema.names)}: --identity names the one of who it is"
             )
         if pa.types.is_nested(schema.field(column).type):
             raise UserError(f"{uri}: column `{column}` holds {schema.field(column).type}; one value a photo is needed")
-        return pq.read_table(path, columns=[column], filesystem=filesystem)[column].to_pylist()
+        groups = range(len(file.rows))
+        return [each for group in groups for each in file.read(group, [column])[column].to_pylist()]
 
 
 def _take(group: Group, rows: np.ndarray) -> list[Photo]:
-    filesystem, path = storage.resolve(group.uri)
-    with readable(group.uri), pq.ParquetFile(path, filesystem=filesystem) as file:
-        column = layouts.image_column(file.schema_arrow)
-        images = layouts.encoded(file.read_row_group(group.index, columns=[column])["image"]).take(pa.array(rows))
-    return [Photo(group.uri, image) for image in images.to_pylist()]
+    photos, at = list[Photo](), 0
+    with readable(group.uri), tables.opened(group.uri) as file:
+        column = layouts.image_column(file.schema)
+        for batch in file.batches(group.index, [column]):
+            here = rows[(rows >= at) & (rows < at + len(batch))] - at
+            images = layouts.encoded(pa.chunked_array([batch.column("image")])).take(pa.array(here))
+            photos += [Photo(group.uri, image) for image in images.to_pylist()]
+            at += len(batch)
+    return photos
 
 
 def _start(job: Retrieval, networks: list[ray.ObjectRef], size: int, blocks: int) -> list[Any]:

@@ -104,12 +104,12 @@ def _table(uri: str) -> dataset.Dataset:
     format: Any = "csv" if uri.endswith(".csv") else dataset.ParquetFileFormat(read_options=read)
     try:
         table = dataset.dataset(path, filesystem=filesystem, format=format)
-    except (OSError, pa.ArrowException) as error:
+        there = table.schema.names
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise UserError(f"--people {uri}: neither a Parquet nor a CSV file that can be read: {error}") from error
-    missing = {*PEOPLE.names} - {*table.schema.names}
+    missing = {*PEOPLE.names} - {*there}
     if missing:
-        names = ", ".join(table.schema.names)
-        raise UserError(f"--people {uri}: no column {' and '.join(sorted(missing))}, only {names}")
+        raise UserError(f"--people {uri}: no column {' and '.join(sorted(missing))}, only {', '.join(there)}")
     if pa.types.is_dictionary(table.schema.field("key").type):
         return table
     keys = pa.field("key", pa.string())

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from dtn_ray import storage
 from dtn_ray.errors import UserError
 from dtn_ray.refusals import Refused
+from dtn_ray.thrift import Reader
 
 GROUP_BYTES = 256 << 20  # of the wanted columns of a row group, packed or unpacked
 BATCH_BYTES = 64 << 20  # that values which are told once and meant many times may take together
@@ -48,8 +49,11 @@ class Table:
             tail = bytes(self.source.read(8))
             if tail[4:] != b"PAR1":
                 raise ValueError("it does not end as Parquet does")
-            if int.from_bytes(tail[:4], "little") > FOOTER_BYTES:
+            length = int.from_bytes(tail[:4], "little")
+            if length > FOOTER_BYTES:
                 raise ValueError(f"its footer is larger than {FOOTER_BYTES >> 20} MiB")
+            self.source.seek(self.source.size() - 8 - length)
+            self.chunks = _chunks(memoryview(self.source.read(length)))
             self.file = pq.ParquetFile(
                 pa.PythonFile(self.source, mode="r"),
                 pre_buffer=False,
@@ -61,6 +65,7 @@ class Table:
             if self.metadata.num_columns > COLUMNS:
                 raise ValueError(f"it has {self.metadata.num_columns} columns, more than {COLUMNS}")
             self.schema = self.file.schema_arrow
+            _ = self.schema.names  # of damaged bytes they may be no text
             self.rows = [self.metadata.row_group(i).num_rows for i in range(self.metadata.num_row_groups)]
             for i, rows in enumerate(self.rows):
                 if not 0 <= rows <= ROWS:
@@ -92,10 +97,10 @@ class Table:
 
     def may_hold(self, group: int, column: str, low: str, high: str) -> bool:
         """Whether a row group may have texts from `low` to `high` in a column."""
-        found = self.metadata.row_group(group).column(self.metadata.schema.names.index(column)).statistics
-        if found is None or not found.has_min_max or not isinstance(found.min, str):
+        found = next((chunk for chunk in self.chunks[group] if chunk.path == column), None)
+        if found is None or found.least is None or found.most is None:
             return True
-        return bool(found.min <= high and found.max >= low)
+        return found.least <= high.encode() and found.most >= low.encode()
 
     def _too_large(self, group: int) -> UserError:
         return UserError(
@@ -105,28 +110,25 @@ class Table:
 
     def _look_through(self, group: int, columns: Sequence[str] | None) -> int:
         """How many rows of a row group may be decoded together. Raises as `batches` does."""
-        whole, at_once = self.metadata.row_group(group), ROWS
+        at_once = ROWS
         self.source.held.clear()
         total = 0
-        for i in range(whole.num_columns):
-            column = whole.column(i)
-            path = column.path_in_schema
-            if columns is not None and not any(path == name or path.startswith(f"{name}.") for name in columns):
+        for column in self.chunks[group]:
+            if columns is not None and not any(
+                column.path == name or column.path.startswith(f"{name}.") for name in columns
+            ):
                 continue
-            start = column.data_page_offset
-            if column.dictionary_page_offset and 0 < column.dictionary_page_offset < start:
-                start = column.dictionary_page_offset
-            length = column.total_compressed_size
+            start, length = column.start, column.length
             if length > GROUP_BYTES:
                 raise self._too_large(group)
             if start < 4 or length < 0 or start + length > self.source.size():
-                raise ValueError(f"column {path} of row group {group} lies outside of the file")
+                raise ValueError(f"column {column.path} of row group {group} lies outside of the file")
             self.source.hold(start, length)
-            pages = list(_pages(self.source.held[start], column.num_values))
+            pages = list(_pages(self.source.held[start], column.values))
             total += sum(page.size + PER_VALUE * page.values for page in pages)
             if total > GROUP_BYTES:
                 raise self._too_large(group)
-            if column.physical_type == "BYTE_ARRAY":
+            if column.kind == BYTE_ARRAY:
                 repeated = max((page.repeated for page in pages), default=0)
                 at_once = min(at_once, max(1, BATCH_BYTES // (repeated + PER_VALUE)))
         return at_once
@@ -220,6 +222,54 @@ class _Source:
 
 
 @dataclass(frozen=True)
+class _Chunk:
+    """A column of a row group, as the footer tells."""
+
+    path: str
+    kind: int
+    """Its physical type, by Parquet's number."""
+    values: int
+    start: int
+    """Where its first page begins in the file …"""
+    length: int
+    """… and how many bytes all of them take, packed."""
+    least: bytes | None
+    """No value is less, where the footer tells; of text, in the order of its bytes."""
+    most: bytes | None
+
+    @classmethod
+    def of(cls, column: dict[int, Any]) -> "_Chunk":
+        """Raises ValueError where the footer does not tell all that reading needs."""
+        about = column.get(3)
+        if not isinstance(about, dict):
+            raise ValueError("its footer is damaged: a column without a description")
+        path, statistics = about.get(3), about.get(12)
+        numbers = [value for i in (1, 5, 7, 9) if isinstance(value := about.get(i), int)]
+        if not isinstance(path, list) or not all(isinstance(each, bytes) for each in path):
+            raise ValueError("its footer is damaged: a column without a name")
+        if len(numbers) < 4:
+            raise ValueError("its footer is damaged: a column without a place")
+        kind, values, length, start = numbers
+        dictionary = about.get(11)
+        if isinstance(dictionary, int) and 0 < dictionary < start:
+            start = dictionary
+        told = statistics if isinstance(statistics, dict) else {}
+        least, most = (value if isinstance(value := told.get(i), bytes) else None for i in (6, 5))
+        return cls(b".".join(path).decode(), kind, values, start, length, least, most)
+
+
+def _chunks(footer: memoryview) -> list[list[_Chunk]]:
+    """The columns of each row group. Raises ValueError for a damaged footer."""
+    groups = Reader(footer).struct().get(4)
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        raise ValueError("its footer is damaged: no list of row groups")
+    columns = [group.get(1) for group in groups]
+    if not all(isinstance(each, list) and all(isinstance(column, dict) for column in each) for each in columns):
+        raise ValueError("its footer is damaged: a row group without columns")
+    return [[_Chunk.of(column) for column in each] for each in columns]
+
+
+@dataclass(frozen=True)
 class _Page:
     """What the header of a page tells."""
 
@@ -230,6 +280,7 @@ class _Page:
     """Bytes that one of its values may take without taking them in the page."""
 
 
+BYTE_ARRAY = 6
 DICTIONARY_PAGE = 2
 PLAIN_DICTIONARY, DELTA_BYTE_ARRAY, RLE_DICTIONARY = 2, 7, 8
 
@@ -240,7 +291,8 @@ def _pages(data: memoryview, values: int) -> Iterator[_Page]:
     for _ in range(PAGES):
         if place >= len(data) or seen >= values:
             return
-        header, place = _struct(data, place, 0)
+        reader = Reader(data, place)
+        header, place = reader.struct(), reader.place
         kind, size, packed = (header.get(i) for i in (1, 2, 3))
         if not isinstance(size, int) or not isinstance(packed, int) or size < 0 or packed < 0:
             raise ValueError("the header of a page is damaged")
@@ -259,59 +311,3 @@ def _pages(data: memoryview, values: int) -> Iterator[_Page]:
         repeated = {PLAIN_DICTIONARY: dictionary, RLE_DICTIONARY: dictionary, DELTA_BYTE_ARRAY: size}
         yield _Page(size, count, repeated.get(encoding, 0) if isinstance(encoding, int) else 0)
     raise ValueError(f"a column of a row group has more than {PAGES} pages")
-
-
-# Thrift's compact protocol, as far as headers of pages need it
-
-TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)
-
-
-def _struct(data: memoryview, place: int, depth: int) -> tuple[dict[int, Any], int]:
-    """The fields of a struct by their numbers, and where it ends."""
-    found, number = dict[int, Any](), 0
-    while True:
-        head, place = _byte(data, place)
-        if head == 0:
-            return found, place
-        kind = head & 15
-        if head >> 4:
-            number += head >> 4
-        else:
-            raw, place = _varint(data, place)
-            number = raw >> 1 ^ -(raw & 1)
-        if kind in (TRUE, FALSE):
-            found[number] = kind == TRUE
-        else:
-            found[number], place = _value(data, place, kind, depth)
-
-
-def _value(data: memoryview, place: int, kind: int, depth: int) -> tuple[Any, int]:
-    if kind in (I16, I32, I64):
-        raw, place = _varint(data, place)
-        return raw >> 1 ^ -(raw & 1), place
-    if kind in (BYTE, TRUE, FALSE):
-        return _byte(data, place)
-    if kind == DOUBLE:
-        return None, place + 8
-    if kind == BINARY:
-        length, place = _varint(data, place)
-        return None, place + length
-    if kind == STRUCT and depth < 8:
-        return _struct(data, place, depth + 1)
-    raise ValueError("the header of a page is damaged")  # no header of a page has lists or maps
-
-
-def _byte(data: memoryview, place: int) -> tuple[int, int]:
-    if place >= len(data):
-        raise ValueError("the header of a page is cut short")
-    return data[place], place + 1
-
-
-def _varint(data: memoryview, place: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte, place = _byte(data, place)
-        value |= (byte & 127) << shift
-        if not byte & 128:
-            return value, place
-    raise ValueError("the header of a page is damaged")

@@ -15,6 +15,7 @@ from dtn_ray import local_writes, storage
 from dtn_ray.errors import UserError
 from dtn_ray.failures import GONE
 from dtn_ray.refusals import Refused
+from dtn_ray.s3 import advice
 
 FOLDER = ".dtn-ray"
 MARK = f"{FOLDER}/mark.json"
@@ -120,7 +121,7 @@ def is_record(uri: str, fields: Collection[str]) -> bool:
     except Refused as error:
         if error.cause == GONE:
             return False
-        raise UserError(f"cannot be read: {error}") from error
+        raise UserError(f"cannot be read: {error}. {advice()}") from error
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(record, dict) and record.keys() >= set(fields)

@@ -27,11 +27,10 @@ def read(folder: str) -> tuple[str, dict[str, Any]]:
     """
     uri = storage.join(folder, NAME)
     result = json_files.read(uri, Result, finite=False)  # a training that diverged has metrics too
-    checkpoint = storage.join(folder, result.checkpoint)
     if not _below(folder, result.checkpoint):
         shown = ascii(result.checkpoint[:200])
         raise UserError(f"{uri}: checkpoint: {shown} is no folder below the run's own")
-    return checkpoint, result.metrics
+    return storage.join(folder, result.checkpoint), result.metrics
 
 
 def _below(folder: str, name: str) -> bool:

@@ -62,7 +62,8 @@ class Tally:
         for row in failed.select(["cause", "reason", "key"]).to_pylist():
             other.reasons[row["cause"] or "", re.sub(r"\d+", "…", row["reason"] or "")] += 1
             if len(other.failures) < FAILURES:
-                other.failures[display.name(row["key"])] = row["reason"] or ""
+                key = row["key"]
+                other.failures[key if len(key) <= display.LONGEST_NAME else display.name(key)] = row["reason"] or ""
         found = np.digitize(converted["score"].drop_null().to_numpy(zero_copy_only=False), EDGES)
         other.scores = np.bincount(found, minlength=len(EDGES) + 1)
         priorities = np.random.default_rng([seed, len(converted)]).random(len(converted))

@@ -16,7 +16,6 @@ import torch
 from files import encode, write_dtn
 from objects import Objects
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
 from dtn_ray import storage
 from dtn_ray.checkpoint import load_trained
@@ -65,12 +64,12 @@ def test_damaged_images_end_no_run_early(made, tmp_path, ray_cluster, monkeypatc
 
 def test_a_model_that_gives_no_numbers_is_a_failure_worth_another_try(photos, tmp_path):
     write_dtn(tmp_path / "dtn")
-    path = tmp_path / "dtn/g_convert.safetensors"
-    weights = load_file(path)
-    save_file({key: value * torch.nan if value.is_floating_point() else value for key, value in weights.items()}, path)
     job = Conversion(f"{tmp_path}/dtn", photos, f"{tmp_path}/out")
     work = pa.table({"key": ["000.png"], "version": ["v"], "size": pa.nulls(1, pa.int64())})
-    (row,) = Converter(job)(work).to_pylist()
+    converter = Converter(job)
+    for weight in converter.dtn.g.parameters():  # as arithmetic of few digits may; of a file they are refused
+        weight.data.fill_(torch.nan)
+    (row,) = converter(work).to_pylist()
     assert (row["status"], row["cause"], row["output"]) == ("failed", "model", None)
     assert "not finite" in row["reason"] and not (tmp_path / "out").exists()
 

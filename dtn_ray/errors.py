@@ -4,6 +4,8 @@ from typing import Any
 
 from dtn_ray.display import line
 
+SHOWN = 80  # characters of a setting's value, in a message
+
 
 class UserError(ValueError):
     """Bad input. The message names the file or setting, what is wrong with it and what to do; jobs print it alone.
@@ -17,8 +19,7 @@ class UserError(ValueError):
 
 def reason(error: BaseException, longest: int = 400) -> str:
     """What an error of another library says, in one line of so many characters, without control characters."""
-    text = " ".join(str(error).split())[:longest] or type(error).__name__
-    return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    return line(" ".join(str(error).split()) or type(error).__name__, longest)
 
 
 def changes(before: Any, after: Any, prefix: str = "") -> list[str]:
@@ -27,11 +28,6 @@ def changes(before: Any, after: Any, prefix: str = "") -> list[str]:
     Configurations are dicts of plain values, as JSON keeps them; a setting that one lacks counts as None there.
     """
     if not isinstance(before, dict) or not isinstance(after, dict):
-        return [] if before == after else [f"{prefix.rstrip('.')}: {_short(before)} → {_short(after)}"]
+        return [] if before == after else [f"{prefix.rstrip('.')}: {line(before, SHOWN)} → {line(after, SHOWN)}"]
     keys = sorted(before.keys() | after.keys())
     return [change for key in keys for change in changes(before.get(key), after.get(key), f"{prefix}{key}.")]
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"

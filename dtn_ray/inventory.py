@@ -4,7 +4,6 @@ A line that cannot be meant is counted with its number, and the others are taken
 """
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from botocore.exceptions import ClientError
 
-from dtn_ray import list_tables, list_text, storage
+from dtn_ray import json_files, list_tables, list_text, storage
 from dtn_ray.display import LONGEST_NAME
 from dtn_ray.display import name as shown
 from dtn_ray.errors import UserError
@@ -76,14 +75,14 @@ def _manifest(uri: str) -> list[InventoryFile]:
         size = storage.stat(uri)[1]
         if size > LONGEST_MANIFEST:
             raise UserError(f"--inventory {uri}: {size} bytes are too many for a manifest; at most {LONGEST_MANIFEST}")
-        manifest = json.loads(storage.read_bytes(uri))
+        manifest = json_files.parse(storage.read_bytes(uri), f"--inventory {uri}: not a manifest of S3 Inventory")
         bucket = manifest["destinationBucket"].removeprefix("arn:aws:s3:::")
         kind = manifest["fileFormat"].lower()
         header = tuple(name.strip() for name in manifest["fileSchema"].split(",")) if kind == "csv" else ()
         names = [str(file["key"]) for file in manifest["files"]]
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"--inventory {uri}: not a manifest of S3 Inventory: {shown(repr(error))}") from error
     except OSError as error:
         raise UserError(f"--inventory {uri}: cannot be read: {shown(str(error))}") from error

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from dtn_ray.display import line
 from dtn_ray.errors import UserError
 
 T = TypeVar("T")
@@ -92,7 +93,7 @@ def fit(cls: type[T], values: Any, *, finite: bool = True) -> T:
         _refuse_unknown(cls, values)
     for name, value in _numbers(values) if finite else ():
         if not math.isfinite(value):
-            raise UserError(f"{_shown(name)}: {value} is no finite number")
+            raise UserError(f"{line(name, SHOWN)}: {value} is no finite number")
     try:
         # As JSON, since arrays stand for tuples there, also where nothing is converted.
         return TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
@@ -105,7 +106,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise UserError(f"{_shown(twice)}: stands there twice")
+        raise UserError(f"{line(twice, SHOWN)}: stands there twice")
     return values
 
 
@@ -135,7 +136,7 @@ def _refuse_unknown(cls: type, values: Any, prefix: str = "") -> None:
     kinds = get_type_hints(cls)
     for name, value in values.items():
         if name not in kinds:
-            raise UserError(f"{_shown(f'{prefix}{name}')}: no such setting; there are {', '.join(kinds)}")
+            raise UserError(f"{line(f'{prefix}{name}', SHOWN)}: no such setting; there are {', '.join(kinds)}")
         if is_dataclass(kinds[name]):
             _refuse_unknown(kinds[name], value, f"{prefix}{name}.")  # type: ignore[arg-type]
 
@@ -148,13 +149,7 @@ def _problems(error: ValidationError) -> str:
 
 
 def _problem(name: str, message: str) -> str:
-    return f"{_shown(name)}: {message}" if name else message
-
-
-def _shown(name: str) -> str:
-    """A name from a file in a message: short, and without what a terminal would take as a command."""
-    name = name if len(name) <= SHOWN else f"{name[:SHOWN]}…"
-    return name if name.isprintable() else ascii(name)
+    return f"{line(name, SHOWN)}: {message}" if name else message
 
 
 def _kind(values: Any) -> str:

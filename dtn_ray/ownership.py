@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from dtn_ray import local_writes, storage
+from dtn_ray import json_files, local_writes, storage
 from dtn_ray.errors import UserError
 from dtn_ray.failures import GONE
 from dtn_ray.refusals import Refused
@@ -117,12 +117,12 @@ def is_record(uri: str, fields: Collection[str]) -> bool:
     try:
         if storage.stat(uri)[1] > LARGEST_RECORD:
             return False
-        record = json.loads(storage.read_bytes(uri))
+        record = json_files.parse(storage.read_bytes(uri), uri)
     except Refused as error:
         if error.cause == GONE:
             return False
         raise UserError(f"cannot be read: {error}. {advice()}") from error
-    except (OSError, ValueError, RecursionError):
+    except (OSError, UserError):
         return False
     return isinstance(record, dict) and record.keys() >= set(fields)
 

@@ -191,13 +191,9 @@ def check_folder(folder: str) -> None:
                     "move them elsewhere"
                 )
     snapshot = storage.join(folder, SNAPSHOT)
-    if storage.exists(snapshot):
-        try:
-            names = list(_checkpoints(json.loads(storage.read_bytes(snapshot))))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{snapshot}: damaged ({error}): choose another --name, or delete the run") from error
-        if odd := [name for name in names if not (isinstance(name, str) and CHECKPOINT.fullmatch(name))]:
-            raise UserError(f"{snapshot}: names {odd[0]!r}, which is no checkpoint of this run: choose another --name")
+    names = list(_checkpoints(json_files.read(snapshot))) if storage.exists(snapshot) else []
+    if odd := [name for name in names if not (isinstance(name, str) and CHECKPOINT.fullmatch(name))]:
+        raise UserError(f"{snapshot}: names {odd[0]!r}, which is no checkpoint of this run: choose another --name")
 
 
 def _checkpoints(state: Any) -> Iterator[Any]:

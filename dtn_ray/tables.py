@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dtn_ray import storage
-from dtn_ray.errors import UserError
+from dtn_ray.errors import UserError, reason
 from dtn_ray.refusals import Refused
 from dtn_ray.thrift import Reader
 
@@ -168,8 +168,7 @@ def damage(uri: str) -> Iterator[None]:
     except DAMAGE as error:
         if not is_damage(error):
             raise
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise Damaged(f"{uri}: not a readable Parquet file ({reason})") from error
+        raise Damaged(f"{uri}: not a readable Parquet file ({reason(error, 300)})") from error
 
 
 def is_damage(error: BaseException) -> bool:

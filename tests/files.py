@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import struct
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
 
-from dtn_ray import checkpoint, perceptual
+from dtn_ray import checkpoint, perceptual, upscaling
 from dtn_ray.config import (
     DataConfig,
     Experiment,
@@ -27,6 +28,15 @@ from dtn_ray.config import (
     to_dict,
 )
 from dtn_ray.dtn import FrozenF, recalibrate
+
+LOAD: dict[str, Callable[[str], Any]] = {
+    "dtn": checkpoint.load_trained,
+    "faces": checkpoint.load_trained,
+    "classifier": checkpoint.load_classifier,
+    "face_network": checkpoint.load_face_network,
+    "srcnn": upscaling.load,
+}
+"""What reads each kind of checkpoint."""
 
 SMALL_F = Pretraining(width=0.05, augment=replace(Pretraining().augment, invert=0.25), without=(3,))
 SMALL = Experiment(

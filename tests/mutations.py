@@ -1,6 +1,9 @@
 """Changes to the bytes of a file, for the tests that try many of them."""
 
+import json
 import random
+import subprocess
+import sys
 
 
 def flip(content: bytes, chance: random.Random) -> bytes:
@@ -29,3 +32,10 @@ def exaggerate(content: bytes, chance: random.Random) -> bytes:
         raw = (value % (1 << 8 * size)).to_bytes(size, chance.choice(("little", "big")))
         changed[place : place + size] = raw[: len(changed) - place]
     return bytes(changed)
+
+
+def outcomes_of(file: str, *arguments: str) -> dict[str, int]:
+    """What a test's file tells when it runs as a script, in a process of its own: how often each outcome came."""
+    done = subprocess.run([sys.executable, "-X", "faulthandler", file, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-5000:]
+    return json.loads(done.stdout.splitlines()[-1])

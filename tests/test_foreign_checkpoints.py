@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from files import SMALL, write_classifier, write_dtn, write_face_network, write_faces_dtn
+from files import LOAD, SMALL, write_classifier, write_dtn, write_face_network, write_faces_dtn
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dtn_ray import checkpoint, perceptual, storage, upscaling
+from dtn_ray import checkpoint, perceptual, storage
 from dtn_ray.config import FacePretraining, SuperResolution
 from dtn_ray.errors import UserError
 from dtn_ray.models.srcnn import SRCNN
@@ -28,13 +28,6 @@ ONCE = {
     "classifier": ("classifier",),
     "face_network": ("face_network",),
     "srcnn": ("srcnn",),
-}
-LOAD: dict[str, Callable[[str], Any]] = {
-    "dtn": checkpoint.load_trained,
-    "faces": checkpoint.load_trained,
-    "classifier": checkpoint.load_classifier,
-    "face_network": checkpoint.load_face_network,
-    "srcnn": upscaling.load,
 }
 
 

@@ -10,7 +10,6 @@ import json
 import random
 import resource
 import shutil
-import subprocess
 import sys
 import time
 import warnings
@@ -22,8 +21,8 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from files import write_classifier, write_dtn, write_face_network, write_faces_dtn
-from mutations import cut, flip
+from files import LOAD, write_classifier, write_dtn, write_face_network, write_faces_dtn
+from mutations import cut, flip, outcomes_of
 from onnx_networks import SIZE, STYLES, content
 
 from dtn_ray import checkpoint, optimizer_states, perceptual, upscaling
@@ -153,15 +152,6 @@ def originals(folder: Path) -> None:
     checkpoint.save(folder / "srcnn", "super_resolution", SuperResolution("images"), {"srcnn": SRCNN()}, step=1)
 
 
-LOAD: dict[str, Callable[[str], Any]] = {
-    "dtn": checkpoint.load_trained,
-    "faces": checkpoint.load_trained,
-    "classifier": checkpoint.load_classifier,
-    "face_network": checkpoint.load_face_network,
-    "srcnn": upscaling.load,
-}
-
-
 def of_manifest(folder: Path, chance: random.Random) -> Callable[[], Any]:
     kind = chance.choice([*LOAD])
     path = shutil.copytree(folder / kind, folder / "case") / "checkpoint.json"
@@ -271,10 +261,7 @@ def run(kind: str, folder: Path) -> None:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kind", KINDS)
 def test_mutated_files_load_or_are_refused(kind: str, tmp_path: Path) -> None:
-    command = [sys.executable, __file__, kind, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-5000:]
-    outcomes = json.loads(done.stdout.splitlines()[-1])
+    outcomes = outcomes_of(__file__, kind, str(tmp_path))
     assert outcomes["loaded"] + outcomes["refused"] == CASES
     assert outcomes["refused"] > CASES / 4, "the mutations hardly change anything"
 

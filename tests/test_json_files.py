@@ -45,7 +45,7 @@ DAMAGE: dict[str, tuple[bytes, str]] = {
     "missing": (b"{}", "name: Field required"),
     "unknown": (b'{"name": "x", "Count": 1}', "Count: no such setting; there are name, count, inner"),
     "unknown inside": (b'{"name": "x", "inner": {"shares": 1}}', "inner.shares: no such setting"),
-    "control characters": (rb'{"name": "x", "\u001b[2J": 1}', r"'\\x1b\[2J': no such setting"),
+    "control characters": (rb'{"name": "x", "\u001b[2J": 1}', r"\\x1b\[2J: no such setting"),
     "NaN": (b'{"name": "x", "inner": {"share": NaN}}', "inner.share: nan is no finite number"),
     "infinite": (b'{"name": "x", "inner": {"share": 1e999}}', "inner.share: inf is no finite number"),
     "out of bounds": (b'{"name": "x", "inner": {"share": 1.5}}', "inner.share: .* less than or equal to 1"),

@@ -166,7 +166,7 @@ class Autoscaler:
         while not true():
             assert time.monotonic() < deadline, self.workers()
             self.update()
-            time.sleep(0.5)
+            time.sleep(1.1)  # Ray notes refusals in whole seconds: two of one second have no order
 
     def settle(self) -> None:
         """Until every node is up, and the autoscaler wants no other."""

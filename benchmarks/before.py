@@ -140,8 +140,8 @@ def convert(rest: list[str]) -> Callable[[], Any]:
     import pyarrow as pa
 
     from dtn_ray import storage
-    from dtn_ray.conversion import Conversion
-    from dtn_ray.converter import Converter
+    from dtn_ray.convert.options import Conversion
+    from dtn_ray.convert.pipeline import Converter
 
     job = Conversion(rest[0], rest[1], f"s3://bench/out/{os.path.basename(os.environ['SCRATCH'])}")
     converter, pages = Converter(job, cpus=THREADS), pa.concat_tables(storage.list_pages(job.source))
@@ -159,7 +159,7 @@ def convert(rest: list[str]) -> Callable[[], Any]:
 
 
 def find(rest: list[str]) -> Callable[[], Any]:
-    from dtn_ray.faces import FaceFinder
+    from dtn_ray.faces.find import FaceFinder
 
     finder = FaceFinder(Path(rest[0]).read_bytes(), 1 << 30)
     contents = [path.read_bytes() for path in sorted(Path(rest[1]).iterdir())]
@@ -169,10 +169,10 @@ def find(rest: list[str]) -> Callable[[], Any]:
 def network(rest: list[str]) -> Callable[[], Any]:
     import torch
 
-    from dtn_ray import perceptual
+    from dtn_ray.perceptual.load import load_imported
 
     torch.set_num_threads(THREADS)
-    f, _ = perceptual.load(rest[0])
+    f, _ = load_imported(rest[0])
     f.requires_grad_(False)
     images = 2 * torch.rand(8, 3, 152, 152, generator=torch.Generator().manual_seed(0)) - 1
 
@@ -186,8 +186,9 @@ def network(rest: list[str]) -> Callable[[], Any]:
 def sift(rest: list[str]) -> Callable[[], Any]:
     import pyarrow as pa
 
-    from dtn_ray import plan, storage
-    from dtn_ray.conversion import Conversion
+    from dtn_ray import storage
+    from dtn_ray.bulk import plan
+    from dtn_ray.convert.options import Conversion
 
     count, job = 100_000, Conversion("model", "in", "out")
     filters = plan.Filters.of(job)
@@ -203,7 +204,7 @@ def sift(rest: list[str]) -> Callable[[], Any]:
 
 
 def inventory(rest: list[str]) -> Callable[[], Any]:
-    from dtn_ray.inventory import open_inventory, read_inventory
+    from dtn_ray.listing.inventory import open_inventory, read_inventory
 
     def once() -> int:
         files = open_inventory(rest[0])

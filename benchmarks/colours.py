@@ -21,7 +21,7 @@ from harness import keep
 from PIL import Image, ImageCms
 
 from dtn_ray import cli
-from dtn_ray.images import decode, photo
+from dtn_ray.images.decode import decode, photo
 
 SIZES = {"250×250": (250, 250), "1500×1000": (1500, 1000), "4000×3000": (4000, 3000)}
 LIMIT = 1 << 30

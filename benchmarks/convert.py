@@ -29,11 +29,17 @@ import tyro
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from dtn_ray import checkpoint, cli, storage
-from dtn_ray.config import Pretraining, embedded, to_dict
-from dtn_ray.data.street_digits import street_digits
-from dtn_ray.dtn import FrozenF
-from dtn_ray.images import decode, encode
+from dtn_ray import cli, storage
+from dtn_ray.checkpoints import checkpoint
+from dtn_ray.data.digits.street_digits import street_digits
+from dtn_ray.images.decode import decode
+from dtn_ray.images.encode import encode
+from dtn_ray.method.features import FrozenF
+from dtn_ray.perceptual.load import build_classifier
+from dtn_ray.perceptual.options import Pretraining
+from dtn_ray.settings import to_dict
+from dtn_ray.train.build import build_dtn
+from dtn_ray.train.presets import embedded
 
 sys.path.insert(0, str(Path(__file__).parent))
 import peers
@@ -65,7 +71,7 @@ def untrained(folder: Path) -> str:
     """A DTN as the embedded experiment trains it, with random weights."""
     torch.manual_seed(0)
     experiment, f = embedded(), Pretraining(width=embedded().model.width_f)
-    dtn = checkpoint.build_dtn(experiment, FrozenF(checkpoint.build_classifier(f), scale=1.0))
+    dtn = build_dtn(experiment, FrozenF(build_classifier(f), scale=1.0))
     networks = {"f": dtn.f, "g": dtn.g, "D": dtn.D, "g_convert": dtn.g}
     checkpoint.save(folder, "dtn", experiment, networks, f=to_dict(f), step=1)
     return str(folder)

@@ -17,8 +17,9 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from dtn_ray import cli, perceptual
+from dtn_ray import cli
 from dtn_ray.models import onnx_reader
+from dtn_ray.perceptual.load import load_imported
 
 sys.path.insert(0, str(Path(__file__).parent))
 from harness import keep
@@ -50,7 +51,7 @@ def seconds(function: Callable[[], Any], gpu: bool) -> float:
 
 def compare(uri: str, options: Options) -> dict[str, Any]:
     """Images a second of both, forward alone and with gradients."""
-    f, facts = perceptual.load(uri)
+    f, facts = load_imported(uri)
     device = "cuda" if options.gpu else "cpu"
     networks: dict[str, nn.Module] = {"as read": onnx_reader.convert(f.content), "as used": f.network}
     images = torch.rand(options.batch_size, 3, 152, 152, generator=torch.Generator().manual_seed(0), device="cpu")

@@ -23,9 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from peers import Model, obstore_of, share, split
 
-from dtn_ray.detector import LONGEST_SIDE
-from dtn_ray.faces import SIZE, TEMPLATE, FaceFinder
-from dtn_ray.images import encode
+from dtn_ray.faces.align import SIZE, TEMPLATE
+from dtn_ray.faces.detect import LONGEST_SIDE
+from dtn_ray.faces.find import FaceFinder
+from dtn_ray.images.encode import encode
 
 AT_ONCE = 64
 PER_SHARD = 1000

@@ -27,8 +27,10 @@ from sklearn.datasets import load_sample_images
 
 from dtn_ray import cli, storage
 from dtn_ray.errors import UserError
-from dtn_ray.faces import FaceFinder, align
-from dtn_ray.images import encode, photo
+from dtn_ray.faces.align import align
+from dtn_ray.faces.find import FaceFinder
+from dtn_ray.images.decode import photo
+from dtn_ray.images.encode import encode
 
 sys.path.insert(0, str(Path(__file__).parent))
 import peers

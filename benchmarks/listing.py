@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 import tyro
 
 from dtn_ray import cli, storage
-from dtn_ray.checkpoint import load_trained
-from dtn_ray.converter import model_folder
-from dtn_ray.ledger import ROWS_PER_SET, Ledger
+from dtn_ray.bulk.ledger import ROWS_PER_SET, Ledger
+from dtn_ray.convert.pipeline import model_folder
+from dtn_ray.train.trained import load_trained
 
 sys.path.insert(0, str(Path(__file__).parent))
 import convert

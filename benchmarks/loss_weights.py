@@ -23,21 +23,29 @@ import tyro
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from dtn_ray import checkpoint, cli
-from dtn_ray.config import Experiment, faces_small
-from dtn_ray.data import stream
-from dtn_ray.data.augment import Augment, augment
+from dtn_ray import cli
+from dtn_ray.checkpoints import checkpoint
 from dtn_ray.data.order import step_seed
-from dtn_ray.data.pixels import to_float, to_uint8
-from dtn_ray.dtn import DTN, DTNTrainer, FrozenF, moments, transport
+from dtn_ray.data.rows import Rows, find_groups, hold_out
+from dtn_ray.data.windows import Window, read_window
 from dtn_ray.errors import UserError
-from dtn_ray.evaluate import retrieval
+from dtn_ray.evaluate import ranking
 from dtn_ray.evaluate.examiner import Examiner, Found, Sought, split
-from dtn_ray.evaluate.figures import samples_figure
 from dtn_ray.evaluate.options import Retrieval
-from dtn_ray.evaluate.retrieve import read_probes
-from dtn_ray.search import changed
-from dtn_ray.train import AT_ONCE, CALIBRATION, SCALING, VALIDATION_T, domain_features, for_conversion, measure
+from dtn_ray.evaluate.retrieval import read_probes
+from dtn_ray.method.augment import augment
+from dtn_ray.method.dtn import DTN, DTNTrainer
+from dtn_ray.method.features import FrozenF, moments, transport
+from dtn_ray.method.options import Augment
+from dtn_ray.method.pixels import to_float, to_uint8
+from dtn_ray.perceptual.load import load_face_network
+from dtn_ray.search.figures import samples_figure
+from dtn_ray.search.space import changed
+from dtn_ray.train.build import build_dtn
+from dtn_ray.train.measure import AT_ONCE, domain_features, for_conversion, measure
+from dtn_ray.train.options import Experiment
+from dtn_ray.train.prepare import CALIBRATION, SCALING, VALIDATION_T
+from dtn_ray.train.presets import faces_small
 
 sys.path.insert(0, str(Path(__file__).parent))
 from harness import keep
@@ -91,14 +99,12 @@ class Data:
 
 
 def read(options: Options, preset: Experiment) -> Data:
-    def images(groups: Sequence[stream.Rows]) -> np.ndarray:
-        return np.concatenate(
-            [rows["image"] for rows in stream.read(stream.Window(tuple(groups), (0,)), preset.data.size)]
-        )
+    def images(groups: Sequence[Rows]) -> np.ndarray:
+        return np.concatenate([rows["image"] for rows in read_window(Window(tuple(groups), (0,)), preset.data.size)])
 
-    rest, held = stream.hold_out(stream.find_groups(options.source), preset.data.validation)
-    s, t = images(rest), images(stream.find_groups(options.target))
-    network, _ = checkpoint.load_face_network(options.f)
+    rest, held = hold_out(find_groups(options.source), preset.data.validation)
+    s, t = images(rest), images(find_groups(options.target))
+    network, _ = load_face_network(options.f)
     network.to(memory_format=torch.channels_last)
     of_s, of_t = (
         moments(network, map(to_float, tqdm(np.array_split(some, -(-len(some) // AT_ONCE)), "measuring f")))
@@ -126,7 +132,7 @@ def train(trainer: DTNTrainer, data: Data, steps: range, title: str) -> dict[str
 def start(experiment: Experiment, data: Data, after: DTNTrainer | None = None) -> DTNTrainer:
     """A trainer that goes on where another one stands."""
     torch.manual_seed(0)
-    dtn = checkpoint.build_dtn(experiment, data.f[experiment.model.feature_scale])
+    dtn = build_dtn(experiment, data.f[experiment.model.feature_scale])
     trainer = DTNTrainer(dtn, experiment.loss, experiment.optim)
     if after is not None:
         dtn.g.load_state_dict(after.dtn.g.state_dict())
@@ -145,7 +151,7 @@ def train_all(options: Options, experiment: Experiment, data: Data) -> dict[str,
         chosen = changed(experiment, setting)
         if name == "transport":  # the one setting that is no weight
             chosen = replace(chosen, model=replace(chosen.model, feature_scale="transport"))
-        dtn = checkpoint.build_dtn(chosen, data.f[chosen.model.feature_scale])
+        dtn = build_dtn(chosen, data.f[chosen.model.feature_scale])
         if not (options.out / f"{name}.json").exists():
             if warm is None:
                 warm = start(experiment, data)
@@ -162,9 +168,9 @@ def train_all(options: Options, experiment: Experiment, data: Data) -> dict[str,
 def score(options: Options, dtns: dict[str, DTN], data: Data) -> dict[str, Any]:
     """Table 4 and the validation's measures of each, and the figure."""
     job = Retrieval("", options.probes, (options.source,), options.judge)
-    judge, _ = checkpoint.load_face_network(options.judge, "--judge")
+    judge, _ = load_face_network(options.judge, "--judge")
     probes = read_probes(job)
-    strangers = retrieval.strangers(probes.persons, job.seed)
+    strangers = ranking.strangers(probes.persons, job.seed)
     of_t = domain_features(data.f["per-domain"], None, data.t[:VALIDATION_T])
     rows, pairs, results = dict[str, np.ndarray](), dict[str, tuple[np.ndarray, np.ndarray]](), dict[str, Any]()
     for name, dtn in tqdm(dtns.items(), "scoring"):
@@ -176,10 +182,10 @@ def score(options: Options, dtns: dict[str, DTN], data: Data) -> dict[str, Any]:
         rows[name] = to_uint8(drawn[:SHOWN]).numpy()
     sought = Sought(pairs, np.empty((0, seen.mates.shape[1])))
     found = Found.nothing(sought)
-    for block in tqdm(split(stream.find_groups(options.source)), "the gallery"):
+    for block in tqdm(split(find_groups(options.source)), "the gallery"):
         found += examiner.compare(block, sought)
     for name, counts in found.counts.items():
-        measures = retrieval.summary(counts.ranks(), found.faces + 1, probes.persons, job.seed)
+        measures = ranking.summary(counts.ranks(), found.faces + 1, probes.persons, job.seed)
         setting, _, floor = name.partition(" ")
         results[setting][floor or "retrieval"] = measures
     samples_figure(rows, SHOWN).savefig(options.out / "weights.png", dpi=100, bbox_inches="tight")

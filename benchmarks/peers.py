@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from dtn_ray.checkpoint import load_trained
-from dtn_ray.data.pixels import to_float, to_uint8
-from dtn_ray.images import decode, encode, to_image
+from dtn_ray.images.decode import decode
+from dtn_ray.images.encode import encode, to_image
+from dtn_ray.method.pixels import to_float, to_uint8
+from dtn_ray.train.trained import load_trained
 
 BATCH = 64
 THREADS = 16

@@ -16,9 +16,13 @@ import tyro
 from harness import keep
 
 from dtn_ray import cli, storage
-from dtn_ray.config import Run, Search, embedded
-from dtn_ray.search import changed, search
-from dtn_ray.train import fit, prepare
+from dtn_ray.resumable.options import Run
+from dtn_ray.search.job import search
+from dtn_ray.search.options import Search
+from dtn_ray.search.space import changed
+from dtn_ray.train.job import fit
+from dtn_ray.train.prepare import prepare
+from dtn_ray.train.presets import embedded
 
 
 @dataclass(frozen=True)

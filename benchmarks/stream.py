@@ -4,7 +4,7 @@ python benchmarks/stream.py --faces FACES                         1,000,000 rows
 python benchmarks/stream.py --faces FACES --f NETWORK.onnx        … and the rate of training steps beside it
 
 FACES: Parquet files of aligned faces, as jobs/ingest.py writes them; they are linked many times under other names until
-there are so many rows. The stream is the training's own (dtn_ray/streaming.py): Ray Data reads, decodes and scales, one
+there are so many rows. The stream is the training's own (dtn_ray/data/streamed.py): Ray Data reads, decodes and scales, one
 worker takes batches, and does nothing with them. Memory is the sum over all processes of this Ray, pages that they
 share counted once, at each tenth of the way; rates are images a second, in all and for each core.
 """
@@ -26,13 +26,16 @@ import ray
 import torch
 import tyro
 
-from dtn_ray import checkpoint, cli, storage
-from dtn_ray.cluster import connect
-from dtn_ray.config import PRESETS
-from dtn_ray.data import stream
-from dtn_ray.data.pixels import to_float
-from dtn_ray.dtn import DTNTrainer, FrozenF
-from dtn_ray.streaming import Share, batches
+from dtn_ray import cli, storage
+from dtn_ray.data.rows import count_rows, find_groups
+from dtn_ray.data.streamed import Share, batches
+from dtn_ray.method.dtn import DTNTrainer
+from dtn_ray.method.features import FrozenF
+from dtn_ray.method.pixels import to_float
+from dtn_ray.perceptual.load import load_face_network
+from dtn_ray.ray_cluster.connect import connect
+from dtn_ray.train.build import build_dtn
+from dtn_ray.train.presets import PRESETS
 
 sys.path.insert(0, str(Path(__file__).parent))
 from harness import family, keep, memory
@@ -60,7 +63,7 @@ class Options:
 def many(source: str, rows: int, folder: str) -> int:
     """Links the Parquet files of `source` into `folder` until they have so many rows, and returns how many."""
     files = [storage.join(source, key) for key in storage.list_keys(source) if key.endswith(".parquet")]
-    each = stream.count_rows(stream.find_groups(source))
+    each = count_rows(find_groups(source))
     for turn in range(-(-rows // each)):
         for number, file in enumerate(files):
             os.symlink(Path(file).absolute(), f"{folder}/{turn:05}-{number}.parquet")
@@ -101,7 +104,7 @@ def held_by() -> dict[str, int]:
 def measure(options: Options, folder: str) -> dict[str, Any]:
     began = time.perf_counter()
     total = many(options.faces, options.rows, folder)
-    groups = stream.find_groups(folder)
+    groups = find_groups(folder)
     found = time.perf_counter() - began
     print(f"{total} rows in {len(groups)} row groups, found in {found:.1f} s", flush=True)
     clock = CPUClock()
@@ -136,7 +139,7 @@ def measure(options: Options, folder: str) -> dict[str, Any]:
 def step_rates(options: Options) -> dict[str, float]:
     """Images of s a second that one worker on this machine takes, by preset and phase, without the stream."""
     assert options.f
-    network, _ = checkpoint.load_face_network(options.f)
+    network, _ = load_face_network(options.f)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rates = {}
     for name in ("faces-small", "faces", "paper-faces"):
@@ -146,7 +149,7 @@ def step_rates(options: Options) -> dict[str, float]:
             if phase == "warm-up" and not preset.loss.warm_up:
                 continue
             torch.manual_seed(0)
-            dtn = checkpoint.build_dtn(preset, FrozenF(network))
+            dtn = build_dtn(preset, FrozenF(network))
             trainer = DTNTrainer(dtn, replace(preset.loss, warm_up=warm_up), optim, device)
             images = torch.randint(0, 256, (optim.batch_size, 3, options.size, options.size), dtype=torch.uint8)
             x = to_float(images)

@@ -36,16 +36,24 @@ import torch
 import tyro
 from torch import Tensor
 
-from dtn_ray import checkpoint, cli
-from dtn_ray import train as training
-from dtn_ray.config import Experiment, Pretraining, Run, embedded
-from dtn_ray.data.augment import augment
+from dtn_ray import cli
+from dtn_ray.checkpoints import checkpoint
 from dtn_ray.data.feed import T_STREAM
 from dtn_ray.data.labelled import LabelledImages
 from dtn_ray.data.order import batch_indices, step_seed
-from dtn_ray.data.pixels import to_float
-from dtn_ray.dtn import DTNTrainer, FrozenF, moments
 from dtn_ray.errors import UserError
+from dtn_ray.method.augment import augment
+from dtn_ray.method.dtn import DTNTrainer
+from dtn_ray.method.features import FrozenF, moments
+from dtn_ray.method.pixels import to_float
+from dtn_ray.perceptual.load import build_classifier, load_classifier
+from dtn_ray.perceptual.options import Pretraining
+from dtn_ray.resumable.options import Run
+from dtn_ray.train import job as training
+from dtn_ray.train.build import build_dtn
+from dtn_ray.train.options import Experiment
+from dtn_ray.train.prepare import load_domains
+from dtn_ray.train.presets import embedded
 
 GOAL = 0.97
 UNTIMED = 2  # steps at the start of a turn
@@ -105,8 +113,8 @@ def bare_trainer(experiment: Experiment, s: LabelledImages) -> DTNTrainer:
     """The networks and optimisers of an experiment without Ray, on one thread."""
     torch.set_num_threads(1)
     torch.manual_seed(experiment.seed)
-    f, _ = checkpoint.load_classifier(experiment.model.f or "")
-    dtn = checkpoint.build_dtn(experiment, FrozenF(f, moments(f, [to_float(s.images[:4096])]).scale))
+    f, _ = load_classifier(experiment.model.f or "")
+    dtn = build_dtn(experiment, FrozenF(f, moments(f, [to_float(s.images[:4096])]).scale))
     return DTNTrainer(dtn, experiment.loss, experiment.optim)
 
 
@@ -157,7 +165,7 @@ def compare(experiment: Experiment, workers: int, bare: Connection, options: Opt
     def loop(settings: dict[str, Any]) -> None:
         """In each Ray worker: the product's own loop; its first worker waits for its turns, the others for it."""
         if ray.train.get_context().get_world_rank():
-            training._loop(settings)
+            loop.loop(settings)
             return
         turns, step = Turns(Client(address)), DTNTrainer.step
 
@@ -166,7 +174,7 @@ def compare(experiment: Experiment, workers: int, bare: Connection, options: Opt
             return step(*arguments)
 
         with mock.patch.object(DTNTrainer, "step", step_in_turn):
-            training._loop(settings)
+            loop.loop(settings)
 
     def take_turns() -> None:
         with listener, listener.accept() as worker:
@@ -193,7 +201,7 @@ def compare(experiment: Experiment, workers: int, bare: Connection, options: Opt
     )
     referee = threading.Thread(target=take_turns, daemon=True)
     referee.start()
-    with mock.patch.object(training, "_loop", loop):  # in this process; the workers import the original
+    with mock.patch.object(loop, "_loop", loop):  # in this process; the workers import the original
         training.train(replace(experiment, optim=optim), run)
     referee.join()
     return done
@@ -288,7 +296,7 @@ def main(options: Options) -> dict[str, Any]:
     # Ray's workers print; stdout is for the results.
     with tempfile.TemporaryDirectory(prefix="dtn-benchmark-") as folder, redirect_stdout(sys.stderr):
         experiment = prepare(options, folder)
-        s, t = training.load_domains(experiment)
+        s, t = load_domains(experiment)
         bare, other_end = spawn.Pipe()
         process = spawn.Process(target=bare_loop, args=(other_end, experiment, s, t), daemon=True)
         process.start()
@@ -325,7 +333,7 @@ def prepare(options: Options, folder: str) -> Experiment:
     preset, width_f = embedded(), min(2 * options.width, 1.0)
     for role in ("f", "judge"):
         config = Pretraining(width=width_f)
-        networks = {"classifier": checkpoint.build_classifier(config)}
+        networks = {"classifier": build_classifier(config)}
         checkpoint.save(Path(folder, role), "classifier", config, networks, metrics={"test_error": 0.9})
     model = replace(
         preset.model,

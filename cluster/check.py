@@ -23,7 +23,7 @@ import yaml
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.validate import ParamValidator
 
-from dtn_ray import display
+from dtn_ray.text import display
 
 PLACEHOLDERS = {
     "REGISTRY": "where the image lies, as in 123456789012.dkr.ecr.us-west-2.amazonaws.com",

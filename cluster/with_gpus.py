@@ -32,7 +32,7 @@ def main(job: argparse.Namespace) -> None:
         raise UserError("no command: with_gpus.py GPUS COMMAND …")
     from ray.autoscaler.sdk import request_resources
 
-    from dtn_ray.cluster import connect
+    from dtn_ray.ray_cluster.connect import connect
 
     connect()
     request_resources(bundles=[{"GPU": 1}] * job.gpus)

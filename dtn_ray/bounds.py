@@ -1,20 +1,35 @@
-"""Bounds of settings, by kind: `config.from_dict` refuses what lies outside, and so does `config.check`.
+"""Bounds of settings, by kind: `settings.from_dict` refuses what lies outside, and so does `settings.check`.
 
 They keep a checkpoint's manifest from asking for networks and images without measure; each leaves far more room than
-anyone has used. pydantic reads them, and tyro passes over them.
+anyone has used. Needs the standard library alone, as the method's options do; pydantic asks `Within` for its schema,
+and tyro passes over it.
 """
 
-from typing import Annotated
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 
-from pydantic import Field
 
-Share = Annotated[float, Field(ge=0, le=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-Width = Annotated[float, Field(gt=0, le=8)]
+@dataclass(frozen=True)
+class Within:
+    """Marks a number that must lie within bounds, in the terms of pydantic's Field."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
+        return handler(source) | {name: value for name, value in asdict(self).items() if value is not None}
+
+
+Share = Annotated[float, Within(ge=0, le=1)]
+NotNegative = Annotated[float, Within(ge=0)]
+Positive = Annotated[float, Within(gt=0)]
+Width = Annotated[float, Within(gt=0, le=8)]
 """Filters, relative to the paper's."""
-Pixels = Annotated[int, Field(ge=1, le=2048)]
+Pixels = Annotated[int, Within(ge=1, le=2048)]
 """Of the side of a square."""
-Features = Annotated[int, Field(ge=1, le=1 << 16)]
-Count = Annotated[int, Field(ge=0, le=1 << 40)]
-AtLeastOne = Annotated[int, Field(ge=1, le=1 << 40)]
-Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
+Features = Annotated[int, Within(ge=1, le=1 << 16)]
+Count = Annotated[int, Within(ge=0, le=1 << 40)]
+AtLeastOne = Annotated[int, Within(ge=1, le=1 << 40)]
+Seed = Annotated[int, Within(ge=0, lt=1 << 63)]

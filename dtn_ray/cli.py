@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from dtn_ray.display import clean_streams
 from dtn_ray.errors import UserError
-from dtn_ray.redact import redact_all
+from dtn_ray.text.display import clean_streams
+from dtn_ray.text.redact import redact_all
 
 TERMINATED = 128 + signal.SIGTERM
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dtn_ray.display import line
+from dtn_ray.text.display import line
 
 SHOWN = 80  # characters of a setting's value, in a message
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.util.metrics import Counter, Gauge
 
-from dtn_ray.display import label
+from dtn_ray.text.display import label
 
 TRAINING = ("run",)  # its name
 JOB = ("kind", "out")  # conversion or ingestion, and its OUT

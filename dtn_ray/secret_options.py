@@ -8,9 +8,9 @@ import stat
 import sys
 from pathlib import Path
 
-from dtn_ray.display import name
 from dtn_ray.errors import UserError
-from dtn_ray.redact import remember
+from dtn_ray.text.display import name
+from dtn_ray.text.redact import remember
 
 LONGEST = 8192  # bytes of a file
 OTHERS = 0o077  # what a mode may allow to others than the owner

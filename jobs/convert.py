@@ -5,13 +5,14 @@ python jobs/convert.py CHECKPOINT IN OUT
 
 import tyro
 
-from dtn_ray import cli, outcome
-from dtn_ray.conversion import Conversion
+from dtn_ray import cli
+from dtn_ray.bulk import outcome
+from dtn_ray.convert.options import Conversion
 from dtn_ray.errors import UserError
 
 
 def main(job: Conversion) -> dict:
-    from dtn_ray.convert import convert  # seconds to import, for which --help need not wait
+    from dtn_ray.convert.job import convert  # seconds to import, for which --help need not wait
 
     summary = convert(job)
     if summary["failures"] and summary["failed"] == summary["images"]:

@@ -22,14 +22,15 @@ class Job:
 
 def main(job: Job) -> None:
     from dtn_ray import storage
-    from dtn_ray.checkpoint import load_trained
-    from dtn_ray.config import Run, embedded
-    from dtn_ray.conversion import Conversion
-    from dtn_ray.convert import convert
-    from dtn_ray.data.street_digits import street_digits
+    from dtn_ray.convert.job import convert
+    from dtn_ray.convert.options import Conversion
+    from dtn_ray.data.digits.street_digits import street_digits
     from dtn_ray.evaluate.digits import score_digits
-    from dtn_ray.images import encode
-    from dtn_ray.train import train
+    from dtn_ray.images.encode import encode
+    from dtn_ray.resumable.options import Run
+    from dtn_ray.train.job import train
+    from dtn_ray.train.presets import embedded
+    from dtn_ray.train.trained import load_trained
 
     print("1/3  training f, the judge and the DTN: street-number digits → handwritten digits", flush=True)
     trained = train(replace(embedded(), seed=job.seed), Run(storage=job.out, name="dtn"))

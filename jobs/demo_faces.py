@@ -78,9 +78,9 @@ def png(image: Any) -> bytes:
 
 def images(folder: str) -> list[bytes]:
     """The encoded images of a set."""
-    from dtn_ray.data import stream
+    from dtn_ray.data.rows import find_groups
 
-    return [image for group in stream.find_groups(folder) for image in group.table(["image"])["image"].to_pylist()]
+    return [image for group in find_groups(folder) for image in group.table(["image"])["image"].to_pylist()]
 
 
 def mirrored(image: bytes) -> bytes:
@@ -105,19 +105,22 @@ def write(path: Path, **columns: list[Any]) -> str:
 def main(job: Job) -> None:
     import random
 
-    from dtn_ray.cluster import connect
-    from dtn_ray.config import FacePretraining, Run, faces_small
-    from dtn_ray.conversion import Conversion
-    from dtn_ray.convert import convert
-    from dtn_ray.data.augment import Augment
+    from dtn_ray.convert.job import convert
+    from dtn_ray.convert.options import Conversion
+    from dtn_ray.emoji.job import make_emoji
+    from dtn_ray.emoji.options import EmojiSet
     from dtn_ray.evaluate.options import Retrieval
-    from dtn_ray.evaluate.retrieve import retrieve
-    from dtn_ray.ingest import ingest
-    from dtn_ray.ingestion import Ingestion
-    from dtn_ray.make_emoji import EmojiSet, make_emoji
-    from dtn_ray.ownership import refuse_foreign
-    from dtn_ray.pretrain import pretrain_faces
-    from dtn_ray.train import train
+    from dtn_ray.evaluate.retrieval import retrieve
+    from dtn_ray.ingest.job import ingest
+    from dtn_ray.ingest.options import Ingestion
+    from dtn_ray.method.options import Augment
+    from dtn_ray.perceptual.job import pretrain_faces
+    from dtn_ray.perceptual.options import FacePretraining
+    from dtn_ray.ray_cluster.connect import connect
+    from dtn_ray.resumable.options import Run
+    from dtn_ray.storage.ownership import refuse_foreign
+    from dtn_ray.train.job import train
+    from dtn_ray.train.presets import faces_small
 
     out = Path(job.out)
     refuse_foreign(job.out, "t/emoji.json", ("style", "licence"), TABLES)

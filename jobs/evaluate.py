@@ -52,7 +52,7 @@ def parse(arguments: list[str]) -> Digits | Retrieval:
 def main(job: Digits | Retrieval) -> dict:
     if isinstance(job, Digits):
         return score(job)
-    from dtn_ray.evaluate.retrieve import retrieve
+    from dtn_ray.evaluate.retrieval import retrieve
 
     return retrieve(job)
 
@@ -60,10 +60,10 @@ def main(job: Digits | Retrieval) -> dict:
 def score(job: Digits) -> dict:
     import torch
 
-    from dtn_ray.checkpoint import load_trained
     from dtn_ray.evaluate.digits import score_digits
     from dtn_ray.evaluate.figures import digit_figure
-    from dtn_ray.ownership import refuse_foreign
+    from dtn_ray.storage.ownership import refuse_foreign
+    from dtn_ray.train.trained import load_trained
 
     refuse_foreign(job.out, "scores.json", ("checkpoint", "weights"), ["scores.png"])
     device = "cuda" if torch.cuda.is_available() else "cpu"

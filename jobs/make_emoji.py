@@ -6,7 +6,8 @@ python jobs/make_emoji.py OUT --count 10000 --style avataaars
 import tyro
 
 from dtn_ray import cli
-from dtn_ray.make_emoji import EmojiSet, make_emoji
+from dtn_ray.emoji.job import make_emoji
+from dtn_ray.emoji.options import EmojiSet
 
 if __name__ == "__main__":
     cli.run(lambda: make_emoji(tyro.cli(EmojiSet, description=__doc__)))

@@ -14,7 +14,9 @@ from typing import Annotated
 import tyro
 
 from dtn_ray import cli
-from dtn_ray.config import FacePretraining, Pretraining, Run, Unprefixed
+from dtn_ray.perceptual.options import FacePretraining, Pretraining
+from dtn_ray.resumable.options import Run
+from dtn_ray.settings import Unprefixed
 
 FACES = """Trains DeepFace to tell people apart, and reports how well it names and tells apart faces held out.
 
@@ -43,7 +45,7 @@ def parse(arguments: list[str]) -> Digits | Faces:
 
 
 def main(job: Digits | Faces) -> dict:
-    from dtn_ray.pretrain import pretrain, pretrain_faces
+    from dtn_ray.perceptual.job import pretrain, pretrain_faces
 
     outcome = pretrain_faces(job.config, job.run) if isinstance(job, Faces) else pretrain(job.config, job.run)
     return {"checkpoint": outcome.checkpoint, **outcome.metrics}

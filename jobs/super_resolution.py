@@ -9,7 +9,9 @@ from typing import Annotated
 import tyro
 
 from dtn_ray import cli
-from dtn_ray.config import Run, SuperResolution, Unprefixed
+from dtn_ray.resumable.options import Run
+from dtn_ray.settings import Unprefixed
+from dtn_ray.super_resolution.options import SuperResolution
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Job:
 
 
 def main(job: Job) -> dict:
-    from dtn_ray.super_resolution import train_super_resolution
+    from dtn_ray.super_resolution.job import train_super_resolution
 
     outcome = train_super_resolution(job.config, job.run)
     return {"checkpoint": outcome.checkpoint, **outcome.metrics}

@@ -12,7 +12,10 @@ from typing import Annotated, Union
 import tyro
 
 from dtn_ray import cli
-from dtn_ray.config import PRESETS, Experiment, Run, Unprefixed, experiment_of
+from dtn_ray.resumable.options import Run
+from dtn_ray.settings import Unprefixed
+from dtn_ray.train.options import Experiment
+from dtn_ray.train.presets import PRESETS, experiment_of
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ def parse(arguments: list[str]) -> Job:
 
 
 def main(job: Job) -> dict:
-    from dtn_ray.train import train
+    from dtn_ray.train.job import train
 
     outcome = train(job.experiment, job.run)
     if outcome.resumed:

@@ -16,7 +16,11 @@ from typing import Annotated, Union
 import tyro
 
 from dtn_ray import cli
-from dtn_ray.config import PRESETS, Experiment, Run, Search, Unprefixed
+from dtn_ray.resumable.options import Run
+from dtn_ray.search.options import Search
+from dtn_ray.settings import Unprefixed
+from dtn_ray.train.options import Experiment
+from dtn_ray.train.presets import PRESETS
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def parse(arguments: list[str]) -> Job:
 
 
 def main(job: Job) -> dict:
-    from dtn_ray.search import search
+    from dtn_ray.search.job import search
 
     outcome = search(job.search, job.experiment, job.run, job.concurrent)
     if outcome.resumed:

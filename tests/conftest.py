@@ -21,12 +21,14 @@ from matplotlib import cbook
 from PIL import Image
 from seaweedfs import SeaweedFS, client
 
-from dtn_ray import ray_token
-from dtn_ray.config import DataConfig, Experiment, ModelConfig, Pretraining, Run
-from dtn_ray.data.street_digits import street_digits
-from dtn_ray.dtn import OptimConfig
-from dtn_ray.pretrain import pretrain
-from dtn_ray.train import train
+from dtn_ray.data.digits.street_digits import street_digits
+from dtn_ray.method.options import OptimConfig
+from dtn_ray.perceptual.job import pretrain
+from dtn_ray.perceptual.options import Pretraining
+from dtn_ray.ray_cluster import ray_token
+from dtn_ray.resumable.options import Run
+from dtn_ray.train.job import train
+from dtn_ray.train.options import DataConfig, Experiment, ModelConfig
 
 JOBS = Path(__file__).parent.parent / "jobs"
 torch.set_num_threads(1)  # small networks are faster so, and leave the cores to Ray's workers

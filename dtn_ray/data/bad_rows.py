@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from dtn_ray.display import line
 from dtn_ray.errors import UserError
+from dtn_ray.text.display import line
 
 NAMED = 10
 """Rows that get a line each, so that a set with thousands of bad rows does not fill the log."""

@@ -10,11 +10,12 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
-from dtn_ray import data, losses
-from dtn_ray.checkpoint import Trained
-from dtn_ray.data.pixels import to_float, to_uint8
-from dtn_ray.dtn import DTN
+from dtn_ray.data.digits import load
 from dtn_ray.errors import UserError
+from dtn_ray.method import losses
+from dtn_ray.method.dtn import DTN
+from dtn_ray.method.pixels import to_float, to_uint8
+from dtn_ray.train.trained import Trained
 
 # Reported by the paper, to stand beside what is measured.
 PAPER = {
@@ -59,9 +60,9 @@ def score_digits(
         raise UserError(f"--source-file reads SVHN's .mat files, but this DTN's s is {chosen.source}")
     if source_file is not None and not source_file.endswith(".mat"):
         raise UserError(f"--source-file {source_file}: not a .mat file")
-    s = data.load(chosen.source, source_file or "test", folder)
-    t = data.load(chosen.target, chosen.target_split, folder)
-    t_unseen = data.load(chosen.target, "train" if chosen.target_split == "test" else "test", folder)
+    s = load.load(chosen.source, source_file or "test", folder)
+    t = load.load(chosen.target, chosen.target_split, folder)
+    t_unseen = load.load(chosen.target, "train" if chosen.target_split == "test" else "test", folder)
     dtn, judge = trained.dtn.to(device), trained.judge.to(device)
 
     def predict(network: Callable[[Tensor], Tensor], images: np.ndarray) -> np.ndarray:

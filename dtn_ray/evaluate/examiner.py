@@ -14,16 +14,17 @@ import ray
 import torch
 from torch import Tensor
 
-from dtn_ray import tables
-from dtn_ray.data import layouts, stream
-from dtn_ray.data.pixels import to_float, to_uint8
-from dtn_ray.data.stream import Group
-from dtn_ray.dtn import DTN
+from dtn_ray.data import layouts
+from dtn_ray.data.rows import Group
+from dtn_ray.data.windows import decode_row
 from dtn_ray.errors import UserError
-from dtn_ray.evaluate import retrieval
-from dtn_ray.evaluate.retrieval import Counts, Hit
+from dtn_ray.evaluate import ranking
+from dtn_ray.evaluate.ranking import Counts, Hit
+from dtn_ray.method.dtn import DTN
+from dtn_ray.method.pixels import to_float, to_uint8
 from dtn_ray.models.faces import DeepFace
 from dtn_ray.models.imported import ImportedF
+from dtn_ray.parquet import tables
 
 # Every pass of a network has the same shape, filled up with black: with another, a face's features differ in their last
 # digits, and so would depend on which faces it comes with. On a CPU few fit the cache best.
@@ -76,7 +77,7 @@ class Found:
         return Found(
             self.faces + other.faces,
             {name: counts + other.counts[name] for name, counts in self.counts.items()},
-            [retrieval.best([*own, *others]) for own, others in zip(self.best, other.best, strict=True)],
+            [ranking.best([*own, *others]) for own, others in zip(self.best, other.best, strict=True)],
             {name: spent + other.seconds[name] for name, spent in self.seconds.items()},
         )
 
@@ -126,7 +127,7 @@ def read(block: Group) -> Iterator[list[bytes]]:
 def decode(photo: Photo) -> np.ndarray:
     """An aligned face as it is stored, 3×H×H uint8. Raises UserError naming the file where it is none."""
     try:
-        image = stream.decode(photo.image)
+        image = decode_row(photo.image)
     except Exception as error:  # Pillow raises whatever the damaged byte leads to
         raise UserError(f"{photo.uri}: a row that is no image ({error}); write that file anew") from error
     if image.shape[1] != image.shape[2]:
@@ -163,7 +164,7 @@ class Examiner:
             ready = time.perf_counter()
             features = self._features(images)
             judged = time.perf_counter()
-            counts = {name: retrieval.count(*pair, features) for name, pair in sought.pairs.items()}
+            counts = {name: ranking.count(*pair, features) for name, pair in sought.pairs.items()}
             hits = _best(sought.shown, features, contents, replace(block, start=block.start + found.faces))
             done = time.perf_counter()
             spent = {"decode": ready - began, "judge": judged - ready, "compare": done - judged}
@@ -184,7 +185,7 @@ class Examiner:
     def _transfer(self, photos: list[Photo]) -> np.ndarray:
         for photo in photos:
             decode(photo)  # which says what is wrong
-        x = to_float(np.stack([stream.decode(photo.image, self.size) for photo in photos])).to(self.device)
+        x = to_float(np.stack([decode_row(photo.image, self.size) for photo in photos])).to(self.device)
         emoji = self._in_batches(self.dtn.G, x)
         if not emoji.isfinite().all():
             raise UserError("the checkpoint's G(x) are no finite numbers; its training diverged: take an earlier one")
@@ -217,10 +218,10 @@ class RemoteExaminer(Examiner):
 
 def _best(shown: np.ndarray, features: np.ndarray, contents: list[bytes], block: Group) -> list[list[Hit]]:
     """For each row of `shown`, the most similar of a block's faces."""
-    cosines = retrieval.unit(shown) @ retrieval.unit(features).T
+    cosines = ranking.unit(shown) @ ranking.unit(features).T
     places = [(block.uri, block.index, block.start + i) for i in range(len(contents))]
     likely = np.argsort(-cosines.round(9), axis=1, kind="stable")[:, :TOP]
     return [
-        retrieval.best([Hit(float(cosines[row, i]), places[i], contents[i]) for i in chosen], TOP)
+        ranking.best([Hit(float(cosines[row, i]), places[i], contents[i]) for i in chosen], TOP)
         for row, chosen in enumerate(likely)
     ]

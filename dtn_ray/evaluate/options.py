@@ -18,7 +18,7 @@ class Retrieval:
     """The same of other persons' faces, of any number, without identities; one or many."""
     judge: str
     """Face network that ranks the faces; must not be the checkpoint's f. NETWORK.onnx, of which NETWORK.json beside it
-    tells what it sees, unless it is known (dtn_ray/perceptual.py); or a checkpoint of jobs/pretrain.py faces."""
+    tells what it sees, unless it is known (dtn_ray/perceptual/load.py); or a checkpoint of jobs/pretrain.py faces."""
     identity: str = "identity"
     """Column of --probes that tells who it is; rows without a value are left out."""
     pairs_per_person: int = 1

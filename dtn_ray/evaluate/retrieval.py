@@ -1,193 +1,307 @@
-"""Table 4: whose emoji is it? Ranks of a person's other photo among many, by a face network that is not f. No Ray."""
+"""Table 4 on Ray: a gallery of any number of faces passes the judge once, and leaves nothing but counts.
 
-from collections.abc import Callable, Iterable, Sequence
+Probes and mates are drawn and seen first; their features go to every actor. An actor reads a block of distractors,
+decodes it, lets the judge see it, and returns how many are above each mate, for all that is compared at once.
+"""
+
+import io
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
+import ray
+from PIL import Image
+from tqdm import tqdm
 
-# Reported by the paper, of a gallery of 100,001, to stand beside what is measured.
-PAPER = {
-    "emoji": {"median_rank": 16, "mean_rank": 535.47, "rank_1": 0.2288, "rank_5": 0.3475, "gallery": 100_001},
-    "manual_emoji": {"median_rank": 16311, "mean_rank": 27992.34, "rank_1": 0.0, "rank_5": 0.0, "gallery": 100_001},
-}
+from dtn_ray import storage
+from dtn_ray.checkpoints.checkpoint import digest
+from dtn_ray.data import layouts
+from dtn_ray.data.rows import Group, find_groups
+from dtn_ray.data.windows import decode_row
+from dtn_ray.errors import UserError
+from dtn_ray.evaluate import ranking
+from dtn_ray.evaluate.examiner import TOP, Found, Photo, RemoteExaminer, Seen, Sought, readable, split
+from dtn_ray.evaluate.figures import Retrieved, retrieval_figure
+from dtn_ray.evaluate.options import Retrieval
+from dtn_ray.evaluate.ranking import Hit
+from dtn_ray.images.encode import to_image
+from dtn_ray.models.faces import DeepFace
+from dtn_ray.models.imported import ImportedF
+from dtn_ray.parquet import tables
+from dtn_ray.perceptual.load import load_face_network
+from dtn_ray.ray_cluster.connect import causes, connect, worker_resources
+from dtn_ray.storage.ownership import refuse_foreign
+from dtn_ray.train.trained import Trained, load_trained
 
-# Cosines that differ by less are equal: float32 features of one and the same image differ so from machine to machine.
-SAME = 1e-6
+T = TypeVar("T")
+R = TypeVar("R")
 
-PROBES_AT_ONCE = 256
-RESAMPLES = 2000
-Z = 1.959964  # the normal distribution's, for 95 %
-
-
-@dataclass(frozen=True)
-class Counts:
-    """For each probe, how many distractors are more similar than the mate, and how many as similar; P int64 each."""
-
-    above: np.ndarray
-    equal: np.ndarray
-
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(self.above + other.above, self.equal + other.equal)
-
-    def ranks(self) -> np.ndarray:
-        """The mate's rank, from 1; among equals it takes the middle. P float64, whole or half numbers."""
-        return 1 + self.above + self.equal / 2
-
-
-def unit(features: np.ndarray) -> np.ndarray:
-    """N×features to float64 rows of length 1 (or 0): their products are cosines. Raises ValueError for nan and inf."""
-    features = features.astype(np.float64)
-    if not np.isfinite(features).all():
-        raise ValueError("features that are no finite numbers")  # whose ranks would be 1: nothing is above a nan
-    return features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
-
-
-def count(probes: np.ndarray, mates: np.ndarray, distractors: np.ndarray) -> Counts:
-    """Compares one block of distractors N×features with the mates P×features of probes P×features, by cosine.
-
-    Sums of the counts of all blocks are the counts of the whole gallery, so that it may have any size. Raises
-    ValueError for features that are nan or infinite.
-    """
-    probes, mates, distractors = unit(probes), unit(mates), unit(distractors)
-    return _compare(probes @ distractors.T, (probes * mates).sum(1), np.array(True))
-
-
-def among_each_other(probes: np.ndarray, mates: np.ndarray, persons: np.ndarray) -> Counts:
-    """The same where a probe's distractors are the mates of the other persons' probes; `persons`: whose, P."""
-    probes, mates = unit(probes), unit(mates)
-    wanted, counts = (probes * mates).sum(1), Counts(np.empty(0, np.int64), np.empty(0, np.int64))
-    for i in range(0, len(probes), PROBES_AT_ONCE):
-        some = slice(i, i + PROBES_AT_ONCE)
-        found = _compare(probes[some] @ mates.T, wanted[some], persons[some, None] != persons)
-        counts = Counts(np.append(counts.above, found.above), np.append(counts.equal, found.equal))
-    return counts
-
-
-def _compare(found: np.ndarray, wanted: np.ndarray, among: np.ndarray) -> Counts:
-    above = found - wanted[:, None]
-    return Counts(((above > SAME) & among).sum(1), ((np.abs(above) <= SAME) & among).sum(1))
+PAIRS_AT_ONCE = 16
+SHOWN = 12  # pairs on the figure
 
 
 @dataclass(frozen=True)
-class Hit:
-    """A distractor that is among the most similar to a probe."""
+class Probes:
+    """Photos x and mates x' of the same persons."""
 
-    cosine: float
-    place: tuple[str, int, int]
-    """Its file, row group and row there."""
-    image: bytes
-    """As the file holds it."""
-
-
-def best(hits: Iterable[Hit], number: int = 3) -> list[Hit]:
-    """The most similar, first; of equals, those that come first in the files. Any parts' best are the whole's."""
-    return sorted(hits, key=lambda hit: (-round(hit.cosine, 9), hit.place))[:number]
+    x: list[Photo]
+    mates: list[Photo]
+    persons: np.ndarray
+    """Whose they are, as numbers; P int64."""
 
 
-def pairs(identities: Iterable[Any], seed: int = 0, per_person: int = 1) -> list[tuple[int, int]]:
-    """For each person of two photos or more, pairs of them drawn by `seed`: indices of the probe and of its mate.
+def retrieve(job: Retrieval) -> dict[str, Any]:
+    """Measures Table 4 of a faces DTN, writes retrieval.json and retrieval.png, and returns the values.
 
-    No two photos make a pair twice, so a person may have less than `per_person`. None is nobody.
+    Each probe is sought among the distractors and its mate: by G(x) (`emoji`), by x itself (`photo`, the ceiling) and
+    by another person's emoji (`other_emoji`, the floor); and by G(x) among the emoji of all persons' mates
+    (`emoji_to_emoji`). The judge sees G(x) at g's resolution and with 8 bits a pixel, as it would be saved, photos as
+    they are stored; G takes x at the checkpoint's size.
+
+    Raises UserError for a DTN that is none of faces, a judge that is its f, files that are missing, damaged or without
+    what is needed, less than two persons with two photos, or more actors than fit.
     """
-    rng, places, drawn = np.random.default_rng(seed), dict[Any, list[int]](), list[tuple[int, int]]()
-    for i, identity in enumerate(identities):
-        if identity is not None:
-            places.setdefault(identity, []).append(i)
-    for found in places.values():
-        wanted, taken = min(per_person, len(found) * (len(found) - 1) // 2), set[frozenset[int]]()
-        while len(taken) < wanted:
-            probe, mate = map(int, rng.choice(found, 2, replace=False))
-            if frozenset((probe, mate)) not in taken:
-                taken.add(frozenset((probe, mate)))
-                drawn.append((probe, mate))
-    return drawn
+    _check(job)
+    trained = load_trained(job.checkpoint, job.weights)
+    if trained.experiment.model.kind != "faces":
+        raise UserError(f"{job.checkpoint}: a DTN of digits; retrieval (Table 4) is measured of faces")
+    judge, facts = load_face_network(job.judge, "--judge")
+    _refuse_f(job, trained, judge, facts)
+    gallery = [group for uri in job.distractors for group in find_groups(uri)]
+    if len({(group.uri, group.index) for group in gallery}) < len(gallery):
+        raise UserError(f"--distractors {' '.join(job.distractors)}: names a file twice; its faces would count twice")
+    probes = read_probes(job)
+
+    connect()
+    blocks = split(gallery)
+    networks: list[ray.ObjectRef] = [ray.put(judge), ray.put(trained.dtn)]
+    actors = _start(job, networks, trained.manifest["preprocessing"]["size"], len(blocks))
+    try:
+        with causes():
+            seen = _see(actors, probes)
+            strangers = ranking.strangers(probes.persons, job.seed)
+            shown = _shown(probes.persons, job.seed)
+            sought = Sought(
+                {
+                    "emoji": (seen.G_x, seen.mates),
+                    "photo": (seen.x, seen.mates),
+                    "other_emoji": (seen.G_x[strangers], seen.mates),
+                },
+                seen.G_x[shown],
+            )
+            began = time.perf_counter()
+            found = _compare(actors, blocks, sought)
+            seconds = time.perf_counter() - began
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+    # Measures.
+    ranks = {name: counts.ranks() for name, counts in found.counts.items()}
+    among = {name: found.faces + 1 for name in ranks}
+    ranks["emoji_to_emoji"] = ranking.among_each_other(seen.G_x, seen.G_mates, probes.persons).ranks()
+    own = np.unique(probes.persons, return_inverse=True, return_counts=True)
+    others = len(probes.x) - own[2][own[1]]
+    among["emoji_to_emoji"] = round(float(others.mean())) + 1  # persons with fewer pairs have more others
+    measures = {name: ranking.summary(each, among[name], probes.persons, job.seed) for name, each in ranks.items()} | {
+        "chance": ranking.by_chance(found.faces + 1)
+    }
+    print(ranking.table(_titled(measures)))
+    values = {
+        "checkpoint": job.checkpoint,
+        "weights": job.weights,
+        "model": trained.digest,
+        "judge": {"uri": job.judge, **facts},
+        "probes": job.probes,
+        "identity": job.identity,
+        "pairs_per_person": job.pairs_per_person,
+        "distractors": list(job.distractors),
+        "faces": found.faces,
+        "gallery": found.faces + 1,
+        "seed": job.seed,
+        **measures,
+        "paper": ranking.PAPER,
+        "seconds": round(seconds, 1),
+        "images_per_second": round(found.faces / seconds, 1),
+        "actors": len(actors),
+        "shares_of_time": {
+            name: round(spent / max(sum(found.seconds.values()), 1e-9), 3) for name, spent in found.seconds.items()
+        },
+    }
+
+    # What is written.
+    curves = {name: (ranks[name], found.faces + 1) for name in found.counts}
+    rows = [_retrieved(probes, seen, ranks["emoji"], found.best[i], pair) for i, pair in enumerate(shown)]
+    picture = io.BytesIO()
+    retrieval_figure(curves, rows).savefig(picture, format="png", dpi=100)
+    record = values | {"ranks": {name: each.tolist() for name, each in ranks.items()}}
+    storage.write_bytes(storage.join(job.out, "retrieval.json"), json.dumps(record, indent=2).encode())
+    storage.write_bytes(storage.join(job.out, "retrieval.png"), picture.getvalue(), "image/png")
+    return values | {"figure": storage.join(job.out, "retrieval.png")}
 
 
-def strangers(persons: np.ndarray, seed: int = 0) -> np.ndarray:
-    """For each pair, the index of a pair of another person, drawn by `seed`; P int64.
-
-    Each person takes those of the next in a random circle: where all have as many pairs, a derangement, in which each
-    is taken once. Raises ValueError for less than two persons.
-    """
-    rng = np.random.default_rng(seed)
-    circle = [np.flatnonzero(persons == person) for person in rng.permutation(np.unique(persons))]
-    if len(circle) < 2:
-        raise ValueError("one person has no strangers")
-    others = np.empty(len(persons), np.int64)
-    for own, following in zip(circle, [*circle[1:], circle[0]], strict=True):
-        others[own] = np.resize(following, len(own))
-    return others
+def _check(job: Retrieval) -> None:
+    """Raises UserError for settings that cannot be meant, and where others' files would be overwritten."""
+    if not job.distractors:
+        raise UserError("--distractors: name one Parquet file, folder or s3:// prefix of faces, or many")
+    for name in ("pairs_per_person", "actors"):
+        value = getattr(job, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value} must be at least 1")
+    refuse_foreign(job.out, "retrieval.json", ("checkpoint", "ranks"), ["retrieval.png"])
 
 
-def summary(ranks: np.ndarray, gallery: int, persons: np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """Table 4's measures of ranks P with 95 % intervals: of median and mean by bootstrap, of the rates after Wilson.
-
-    `persons`: whose the probes are, P. Persons are drawn and counted, not their pairs: those of one resemble each other
-    and tell less than as many persons would.
-    """
-    names, whose = np.unique(persons, return_inverse=True)
-    measures: dict[str, Any] = {"probes": len(ranks), "persons": len(names), "gallery": gallery}
-    statistics: dict[str, Callable[[np.ndarray], Any]] = {"median_rank": np.median, "mean_rank": np.mean}
-    bounds = _bootstrap(ranks, whose, list(statistics.values()), seed)
-    for (name, statistic), interval in zip(statistics.items(), bounds, strict=True):
-        measures[name] = round(float(statistic(ranks)), 2)
-        measures[f"{name}_interval"] = [round(float(bound), 1) for bound in interval]
-    for k in (1, 5):
-        rate = float((ranks <= k).mean())
-        measures[f"rank_{k}"] = round(rate, 4)
-        measures[f"rank_{k}_interval"] = [round(bound, 4) for bound in wilson(rate, len(names))]
-    return measures
-
-
-def _bootstrap(
-    ranks: np.ndarray, whose: np.ndarray, statistics: Sequence[Callable[[np.ndarray], Any]], seed: int
-) -> list[np.ndarray]:
-    """The 2.5th and 97.5th percentile of each statistic over draws of as many persons, with all their ranks."""
-    rng, sizes = np.random.default_rng(seed), np.bincount(whose)
-    own = np.full((len(sizes), sizes.max()), -1)  # a row for each person: indices of its ranks, then -1
-    own[np.arange(sizes.max()) < sizes[:, None]] = np.argsort(whose, kind="stable")
-    found = []
-    for _ in range(RESAMPLES):
-        drawn = own[rng.integers(len(own), size=len(own))].ravel()
-        found.append([statistic(ranks[drawn[drawn >= 0]]) for statistic in statistics])
-    return list(np.percentile(found, (2.5, 97.5), axis=0).T)
-
-
-def wilson(rate: float, number: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a rate among `number` trials; it holds near 0 and 1 too."""
-    middle, scale = rate + Z**2 / (2 * number), 1 + Z**2 / number
-    half = Z * np.sqrt(rate * (1 - rate) / number + Z**2 / (4 * number**2))
-    return max(0.0, float((middle - half) / scale)), min(1.0, float((middle + half) / scale))
-
-
-def by_chance(gallery: int) -> dict[str, Any]:
-    """Table 4's measures where every rank is as likely."""
-    expected = (gallery + 1) / 2
-    rates = {f"rank_{k}": min(1.0, k / gallery) for k in (1, 5)}
-    return {"gallery": gallery, "median_rank": expected, "mean_rank": expected, **rates}
-
-
-def match_curve(ranks: np.ndarray, upto: np.ndarray) -> np.ndarray:
-    """The cumulative match curve: the share of probes whose mate has rank k or better, for each k of `upto`."""
-    return np.searchsorted(np.sort(ranks), upto, side="right") / len(ranks)
-
-
-def table(values: dict[str, dict[str, Any]]) -> str:
-    """Measures by name as lines of text, as Table 4 has them, with their intervals."""
-
-    def cell(measures: dict[str, Any], name: str, form: str) -> str:
-        low_high = measures.get(f"{name}_interval")
-        interval = f" [{low_high[0]:{form}}, {low_high[1]:{form}}]" if low_high else ""
-        return f"{measures[name]:{form}}{interval}"
-
-    columns = (("median_rank", ",.1f"), ("mean_rank", ",.1f"), ("rank_1", ".2%"), ("rank_5", ".2%"), ("gallery", ",d"))
-    rows = [["", *(name.replace("_", " ") for name, _ in columns)]]
-    rows += [[title, *(cell(measures, *column) for column in columns)] for title, measures in values.items()]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]
+def _refuse_f(job: Retrieval, trained: Trained, judge: ImportedF | DeepFace, facts: dict[str, Any]) -> None:
+    same_file = "sha256" in facts and facts["sha256"] == trained.manifest["f"].get("sha256")
+    if same_file or digest(judge) == trained.manifest.get("f_digest"):
+        raise UserError(
+            f"--judge {job.judge}: this is {job.checkpoint}'s own f ({facts['name']}). G was trained so that f knows "
+            "the person in G(x) again, and f's ranks would flatter it; the paper's judge is VGG-face for that reason. "
+            "Give another face network."
         )
-        for row in rows
+
+
+def read_probes(job: Retrieval) -> Probes:
+    """The photos of the pairs drawn by --seed.
+
+    Raises UserError where --identity is missing, or less than two persons have two photos.
+    """
+    groups = find_groups(job.probes)
+    with ThreadPoolExecutor(8) as pool:
+        columns = list(pool.map(lambda uri: _identities(uri, job.identity), dict.fromkeys(g.uri for g in groups)))
+        identities = [identity for column in columns for identity in column]
+        drawn = ranking.pairs(identities, job.seed, job.pairs_per_person)
+        numbers = {identities[probe]: number for number, (probe, _) in enumerate(drawn)}
+        if len(numbers) < 2:
+            raise UserError(
+                f"{job.probes}: {len(numbers)} person with two photos or more, by the column `{job.identity}` of its "
+                f"{len(identities)} photos; two are needed at least. --identity names the column of who it is"
+            )
+        ends = np.cumsum([group.rows for group in groups])
+        places = sorted({i for pair in drawn for i in pair})
+        by_group = dict[int, list[int]]()
+        for i in places:
+            by_group.setdefault(int(np.searchsorted(ends, i, side="right")), []).append(i)
+
+        def read(wanted: tuple[int, list[int]]) -> list[Photo]:
+            group = groups[wanted[0]]
+            return _take(group, np.array(wanted[1]) - (ends[wanted[0]] - group.rows))
+
+        photos = dict(zip(places, (p for some in pool.map(read, by_group.items()) for p in some), strict=True))
+    return Probes(
+        [photos[probe] for probe, _ in drawn],
+        [photos[mate] for _, mate in drawn],
+        np.array([numbers[identities[probe]] for probe, _ in drawn]),
     )
+
+
+def _identities(uri: str, column: str) -> list[Any]:
+    with readable(uri), tables.opened(uri) as file:
+        schema = file.schema
+        if column not in schema.names:
+            raise UserError(
+                f"{uri}: no column `{column}`; it has {', '.join(schema.names)}: --identity names the one of who it is"
+            )
+        if pa.types.is_nested(schema.field(column).type):
+            raise UserError(f"{uri}: column `{column}` holds {schema.field(column).type}; one value a photo is needed")
+        groups = range(len(file.rows))
+        return [each for group in groups for each in file.read(group, [column])[column].to_pylist()]
+
+
+def _take(group: Group, rows: np.ndarray) -> list[Photo]:
+    photos, at = list[Photo](), 0
+    with readable(group.uri), tables.opened(group.uri) as file:
+        column = layouts.image_column(file.schema)
+        for batch in file.batches(group.index, [column]):
+            here = rows[(rows >= at) & (rows < at + len(batch))] - at
+            images = layouts.encoded(pa.chunked_array([batch.column("image")])).take(pa.array(here))
+            photos += [Photo(group.uri, image) for image in images.to_pylist()]
+            at += len(batch)
+    return photos
+
+
+def _start(job: Retrieval, networks: list[ray.ObjectRef], size: int, blocks: int) -> list[Any]:
+    """Actors, each with judge and DTN. Raises UserError where the cluster does not hold them."""
+    cluster, gpus = ray.cluster_resources(), 1 if job.gpu else 0
+    number = min(job.actors or max(1, int(cluster.get("GPU" if job.gpu else "CPU", 0))), blocks)
+    worker_resources(number, 1.0, gpus, "actors")
+    remote: Any = ray.remote(RemoteExaminer).options(num_cpus=1, num_gpus=gpus, max_restarts=5, max_task_retries=5)
+    return [remote.remote(networks, size, job.gpu) for _ in range(number)]
+
+
+def _on_all(actors: list[Any], call: Callable[[Any, T], ray.ObjectRef], items: Sequence[T]) -> Iterator[tuple[T, R]]:
+    """Each item with its outcome, as they come; an actor has the next one at hand."""
+    left, under_way = iter(items), dict[ray.ObjectRef, tuple[Any, T]]()
+    for actor in [*actors, *actors]:
+        under_way |= {call(actor, item): (actor, item) for item in islice(left, 1)}
+    while under_way:
+        (done,), _ = ray.wait(list(under_way), num_returns=1)
+        actor, item = under_way.pop(done)
+        under_way |= {call(actor, following): (actor, following) for following in islice(left, 1)}
+        yield item, ray.get(done)
+
+
+def _see(actors: list[Any], probes: Probes) -> Seen:
+    starts = range(0, len(probes.x), PAIRS_AT_ONCE)
+
+    def call(actor: Any, i: int) -> ray.ObjectRef:
+        return actor.see.remote(probes.x[i : i + PAIRS_AT_ONCE], probes.mates[i : i + PAIRS_AT_ONCE])
+
+    parts = dict[int, Seen]()
+    with tqdm(total=len(probes.x), unit="pair", desc="probes") as bar:
+        seen: Seen
+        for i, seen in _on_all(actors, call, starts):
+            parts[i] = seen
+            bar.update(len(seen.x))
+    columns = ("x", "mates", "G_x", "G_mates", "emoji")
+    return Seen(*(np.concatenate([getattr(parts[i], name) for i in starts]) for name in columns))
+
+
+def _compare(actors: list[Any], blocks: list[Group], sought: Sought) -> Found:
+    shared, whole = ray.put(sought), Found.nothing(sought)
+    with tqdm(total=sum(block.rows for block in blocks), unit="image", desc="gallery") as bar:
+        found: Found
+        for _, found in _on_all(actors, lambda actor, block: actor.compare.remote(block, shared), blocks):
+            whole += found
+            bar.update(found.faces)
+    return whole
+
+
+def _shown(persons: np.ndarray, seed: int) -> np.ndarray:
+    """Pairs of some persons, drawn by `seed`, one of each."""
+    _, first = np.unique(persons, return_index=True)
+    return np.sort(np.random.default_rng(seed).permutation(first)[:SHOWN])
+
+
+def _retrieved(probes: Probes, seen: Seen, ranks: np.ndarray, hits: list[Hit], pair: int) -> Retrieved:
+    """What the figure shows of a pair; the mate is in the gallery too."""
+    cosine = float(ranking.unit(seen.G_x[[pair]])[0] @ ranking.unit(seen.mates[[pair]])[0])
+    mate = Hit(cosine, ("", 0, 0), probes.mates[pair].image)
+    top = [(_picture(hit.image), hit is mate) for hit in ranking.best([*hits, mate], TOP)]
+    x, x_mate = (_picture(photos[pair].image) for photos in (probes.x, probes.mates))
+    return Retrieved(x, to_image(seen.emoji[pair]), x_mate, float(ranks[pair]), top)
+
+
+def _picture(content: bytes) -> Image.Image:
+    return to_image(decode_row(content))
+
+
+def _titled(measures: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The lines of the table, the paper's last."""
+    titles = {
+        "emoji": "emoji → photo",
+        "photo": "photo → photo (ceiling)",
+        "other_emoji": "another person's emoji → photo (floor)",
+        "chance": "chance",
+        "emoji_to_emoji": "emoji → emoji of the other photo",
+    }
+    paper = {"emoji": "the paper: emoji → photo", "manual_emoji": "the paper: emoji made by hand → photo"}
+    return {title: measures[name] for name, title in titles.items()} | {
+        title: ranking.PAPER[name] for name, title in paper.items()
+    }

@@ -7,30 +7,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
+from dtn_ray.bounds import Positive, Within
 from dtn_ray.models.allowance import allowance
 
 if TYPE_CHECKING:
     from dtn_ray.models import onnx_reader
 
 
-Place = Annotated[float, Field(ge=-2, le=2)]
-Positive = Annotated[float, Field(gt=0)]
+Place = Annotated[float, Within(ge=-2, le=2)]
 
 
 @dataclass(frozen=True)
 class Eye:
     """What a network sees of an aligned face, and how.
 
-    Aligned faces (dtn_ray/faces.py) have the same place in a square picture of any size, so a crop in fractions of its
+    Aligned faces (dtn_ray/faces/align.py) have the same place in a square picture of any size, so a crop in fractions of its
     side fits photos of 152 pixels and emoji of 64 alike.
     """
 
-    size: Annotated[int, Field(ge=1, le=1024)]
+    size: Annotated[int, Within(ge=1, le=1024)]
     """Pixels of the square that the network takes."""
-    crop: tuple[Place, Place, Annotated[float, Field(gt=0, le=4)]] = (0.0, 0.0, 1.0)
+    crop: tuple[Place, Place, Annotated[float, Within(gt=0, le=4)]] = (0.0, 0.0, 1.0)
     """Left, top and side of what it sees, as fractions of the picture's side."""
     low: float = -1.0
     """Value of black."""
@@ -137,7 +136,7 @@ def _checked(network: nn.Module, images: Tensor) -> int:
 def _simplified(read: "onnx_reader.Read", images: Tensor) -> nn.Module:
     """The network made fast, or as it is, with a warning, where that fails or gives something else."""
     from dtn_ray.models.onnx_reader import quietly
-    from dtn_ray.models.simplify import simplify
+    from dtn_ray.models.onnx_simplify import simplify
 
     network = read.reading.network
     with torch.no_grad():

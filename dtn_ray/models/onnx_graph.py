@@ -138,7 +138,7 @@ def digest(model: ModelProto) -> bytes:
 def refuse_differences(model: ModelProto, fx: bool) -> None:
     """Raises ValueError for operations that a reader (onnx2fx, else onnx2torch) reads as something else than ONNX says.
 
-    Found by comparing both with ONNX Runtime, operation by operation (tests/test_imported_networks.py).
+    Found by comparing both with ONNX Runtime, operation by operation (tests/models/test_imported_networks.py).
     """
     for graph, node in _nodes(model.graph):
         kind, how = node.op_type, {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}

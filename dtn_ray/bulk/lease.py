@@ -1,0 +1,261 @@
+"""The lease on an output folder: of two runs at once, one works. Knows no Ray.
+
+One record, lease.json, that only changes by compare-and-swap, and that its holder renews until the end. Who finds it
+expired may take it over, and of several who try one succeeds.
+
+Expiry goes by the store's clock (S3's Date header, the file system's time of change), so the machines' own clocks need
+not agree. A record that somebody edited, or that another version wrote, counts as that of a living run until it has not
+changed for the length of a lease: a run that lives renews it before. What no version ever wrote is nobody's.
+"""
+
+import contextlib
+import json
+import math
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from dtn_ray import storage
+from dtn_ray.errors import UserError
+from dtn_ray.storage.versions import NoConditionalWrites, Versioned
+from dtn_ray.text.display import line
+
+LONGEST = 86_400.0  # seconds
+LARGEST = 1 << 16  # bytes of a record; what is longer is nobody's
+GRANULARITY = 5.0  # seconds by which times that a store tells may be apart from those that its clock gave us
+SETTLE = 1.0  # seconds after which two writers without conditions see who was the last
+ATTEMPTS = 3  # to take a lease that others take and give back meanwhile
+
+_ours = dict[str, bool]()
+"""Of each lease of this process, by its holder, whether it is held. The record of one that is not may still stand,
+where the store's answer to its end was lost."""
+
+
+class Lease:
+    """A lease that is held; `check` before every write that two runs must not both make."""
+
+    def __init__(self, uri: str, seconds: float, conditional: bool = True) -> None:
+        """Takes the lease for `seconds`, at most LONGEST, at a time.
+
+        `conditional` False: without the store's conditional writes, on the user's word that no two runs start at once;
+        one that does is noticed within seconds, or at the next renewal.
+
+        Raises UserError where another run holds it (by whom, since and until when), where the store has no conditional
+        writes, or refuses.
+        """
+        self.uri, self.seconds, self.conditional = uri, seconds, conditional
+        self.version: str | None = None
+        self._lock = threading.Lock()
+        self._end = threading.Event()
+        began = time.time()
+        found = storage.read_versioned(uri)
+        skew = _skew(found.now, began, time.time())
+        if abs(skew) > max(seconds / 2, GRANULARITY):
+            _warn(uri, skew)
+        self._to_store = skew + time.time() - _monotonic()
+        self.record: dict[str, Any] = {
+            "holder": uuid.uuid4().hex,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "since": self._now(),
+        }
+        holder = self.record["holder"]
+        _ours[holder] = True
+        try:
+            self._take(found)
+        except UserError as error:
+            _ours[holder] = False
+            if not isinstance(error, NoConditionalWrites):
+                raise
+            raise UserError(
+                f"{error}. By them a run makes sure that no other works on the same OUT. Choose an OUT in a store that "
+                "has them (docs/stores.md lists some) or in a local folder; or, if you make sure yourself that no two "
+                "runs start on it at once, give --unconditional-lease"
+            ) from error
+        self._heart = threading.Thread(target=self._beat, daemon=True)
+        self._heart.start()
+
+    def _take(self, found: Versioned) -> None:
+        for _ in range(ATTEMPTS):
+            if _ends(found, self.seconds) > self._now():
+                raise UserError(self._held(found))
+            if self._take_over(found):
+                return
+            found = storage.read_versioned(self.uri)
+        raise UserError(f"{self.uri}: other runs take this lease again and again; start one alone")
+
+    def _take_over(self, found: Versioned) -> bool:
+        """Whether a lease that is nobody's now could be taken."""
+        try:
+            if not self._write(found.version):
+                return False
+        except NoConditionalWrites:
+            raise
+        except UserError as error:
+            if not found.version:
+                raise
+            raise UserError(
+                f"the lease of {_whose(found)} is over, but the store does not let this run take it: {error}"
+            ) from error
+        if not self.conditional:
+            time.sleep(SETTLE)
+            return self._is_ours(storage.read_versioned(self.uri))
+        try:
+            storage.require_conditional_writes(self.uri, json.dumps(self.record | {"expires": 0}).encode())
+        except UserError:
+            with contextlib.suppress(UserError):
+                self._write(self.version, ended=True)
+            raise
+        return True
+
+    def check(self) -> None:
+        """Raises UserError if the lease is lost; renews one that expired but that nobody took."""
+        with self._lock:
+            if self._now() < self.record["expires"]:
+                return
+            if not self._renew():
+                raise UserError(
+                    "the lease is lost, and this run ends without another write: "
+                    + self._held(storage.read_versioned(self.uri))
+                )
+
+    def release(self) -> None:
+        """Lets the next run begin at once. A lease that was lost meanwhile is left to its holder."""
+        self._end.set()
+        self._heart.join()
+        _ours[self.record["holder"]] = False
+        with contextlib.suppress(UserError):  # else it expires by itself
+            self._renew(ended=True)
+
+    def _beat(self) -> None:
+        while not self._end.wait(self.seconds / 4):
+            # A store that fails is asked again at the next beat: `check` notices when it is too late.
+            with self._lock, contextlib.suppress(UserError):
+                if not self._renew():
+                    self.record["expires"] = 0
+                    return
+
+    def _renew(self, ended: bool = False) -> bool:
+        """Whether the record could be put in the place of this run's own."""
+        if self._write(self.version, ended):
+            return True
+        # The answer to an earlier write may have been lost, or somebody has edited the record.
+        found = storage.read_versioned(self.uri)
+        return self._is_ours(found) and self._write(found.version, ended)
+
+    def _is_ours(self, found: Versioned) -> bool:
+        return _parse(found.content).get("holder") == self.record["holder"]
+
+    def _write(self, version: str | None, ended: bool = False) -> bool:
+        """Whether the record could be put in the place of the one of that version."""
+        expires = 0 if ended else self._now() + self.seconds
+        record = self.record | {"seconds": self.seconds, "expires": expires}
+        content = json.dumps(record, indent=2).encode()
+        written = storage.compare_and_swap(self.uri, version, content, self.conditional)
+        if written is None:
+            return False
+        self.version, self.record = written, record
+        return True
+
+    def _now(self) -> float:
+        """The store's clock, in seconds since 1970; this machine's own may be set anew meanwhile."""
+        return _monotonic() + self._to_store
+
+    def _held(self, found: Versioned) -> str:
+        ends, record = _ends(found, self.seconds), _parse(found.content)
+        if not record:
+            return f"{self.uri}: its record was deleted or overwritten"
+        if ends <= self._now():
+            return f"{self.uri}: another run took it: {_whose(found)}"
+        who = f"{self.uri}: another run works here: {_whose(found)}"
+        if str(record.get("holder")) in _ours:
+            who += " (this very process)"
+        elif (record.get("host"), record.get("pid")) == (self.record["host"], self.record["pid"]):
+            who += " (like this run: it is in another container of that name, or ended in this container before)"
+        until = f"its lease expires {_clock(ends)} if it is not renewed"
+        if ends != record.get("expires"):
+            until = (
+                f"when its lease expires cannot be read ({str(record.get('expires'))[:40]!r}), so it counts as living "
+                f"until {_clock(ends)}, unless the record changes before"
+            )
+        return f"{who}; {until}. Wait for it, or choose another OUT."
+
+
+@contextlib.contextmanager
+def hold(uri: str, seconds: float, conditional: bool = True) -> Iterator[Lease]:
+    """Holds the lease during a `with`, however it ends."""
+    lease = Lease(uri, seconds, conditional)
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def _ends(found: Versioned, seconds: float) -> float:
+    """When the lease that was found is over, by the store's clock; `seconds`: the length of one that does not tell."""
+    record = _parse(found.content)
+    if not record or _ours.get(str(record.get("holder"))) is False:
+        return 0
+    expires, length = _number(record.get("expires")), _number(record.get("seconds"))
+    if length is not None and not 0 < length <= LONGEST:
+        length = None
+    if expires is not None and expires <= found.modified + (length or LONGEST) + GRANULARITY:
+        return expires
+    return found.modified + (length or seconds)
+
+
+def _skew(now: float, began: float, ended: float) -> float:
+    """By how many seconds, at least, a store's clock is ahead of ours: it said `now`, in whole seconds, in between."""
+    return now - ended if now > ended else min(0.0, now + 1 - began)
+
+
+def _warn(uri: str, skew: float) -> None:
+    how = "behind" if skew > 0 else "ahead of"
+    print(
+        f"warning: this machine's clock is {abs(skew):.0f} s {how} that of the store of {line(uri)}. The lease goes by "
+        "the store's clock; but S3 refuses requests once clocks are 15 minutes apart, and an older version of dtn-ray "
+        "would take over a lease that is alive. Set this machine's clock (NTP).",
+        file=sys.stderr,
+    )
+
+
+def _monotonic() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)  # also counts while the machine sleeps
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    """The record; an empty one where it is absent or nobody's."""
+    with contextlib.suppress(ValueError, RecursionError):
+        record = json.loads(content[:LARGEST])
+        if isinstance(record, dict):
+            return record
+    return {}
+
+
+def _number(value: object) -> float | None:
+    """A finite number, else None."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):
+            return float(value) if math.isfinite(value) else None
+    return None
+
+
+def _whose(found: Versioned) -> str:
+    """The holder of a lease, as far as its record tells."""
+    record = _parse(found.content)
+    pid, host = record.get("pid"), record.get("host")
+    process = f"process {pid}" if isinstance(pid, int) else "a process"
+    host = "".join(filter(str.isprintable, host[:80])) if isinstance(host, str) else ""
+    return f"{process} on {host or 'an unknown host'}, since {_clock(_number(record.get('since')))}"
+
+
+def _clock(seconds: float | None) -> str:
+    with contextlib.suppress(TypeError, ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(seconds or math.nan, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return "an unknown time"

@@ -1,0 +1,265 @@
+"""The ledger of a conversion: which object was converted by a model, with what outcome. Knows no Ray.
+
+A folder of Parquet files, read by ranges of keys, so that no reader needs to hold it whole. A part holds the rows that
+a run has just finished: it is written whole, under a name of its own, after the outputs that it tells of, so that a run
+that is killed loses at most the rows of outputs that the next run writes again. Of several rows for one key the newest
+holds, so parts may overlap, and reading needs no lock. Compaction turns parts into sets: sorted, and apart from each
+other.
+"""
+
+import contextlib
+import re
+import time
+import uuid
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dtn_ray import storage
+from dtn_ray.errors import UserError
+from dtn_ray.parquet import sealed, tables
+
+FORMAT = 2  # 1 had no column faces
+FACE = pa.struct(
+    {
+        "output": pa.string(),
+        "score": pa.float32(),
+        "detection": pa.float32(),  # the detector's score, in [0, 1]
+        "box": pa.list_(pa.float32()),  # left, top, width, height in pixels of the upright photo
+        "landmarks": pa.list_(pa.float32()),  # x, y of each of faces.LANDMARKS
+    }
+)
+SCHEMA = pa.schema(
+    {
+        "key": pa.string(),  # of the source object, relative to the source
+        "version": pa.string(),  # its ETag, or a local file's size and time of change
+        "size": pa.int64(),  # bytes
+        "status": pa.string(),  # converted, failed or no face
+        "cause": pa.string(),  # of a failure: one of failures.CAUSES, or what another version calls it
+        "reason": pa.string(),  # of a failure, in words
+        "output": pa.string(),  # relative to OUT; the first of several
+        "score": pa.float32(),  # ‖f(x) - f(G(x))‖, of the first output
+        "model": pa.string(),  # digest of G
+        "attempts": pa.int32(),  # tries of this key by this model, this one included
+        "time": pa.timestamp("us", "UTC"),
+        "faces": pa.list_(FACE),  # where faces were looked for: those of the object, the largest first
+        "storage_class": pa.string(),  # of the object as it was listed; null: not known
+    },
+    metadata={"ledger_format": str(FORMAT)},
+)
+ADDED = ("faces", "storage_class")  # columns that parts of older versions lack
+DONE = ("converted", "no face")  # until the object changes
+NAME = re.compile(r"(part|set)-[0-9a-f]+(-[0-9a-f]+)*\.parquet")
+ROWS_PER_SET = 500_000
+ROWS_PER_GROUP = 25_000  # what a reader of a narrow range reads at least
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of the ledger, and what its footer tells."""
+
+    uri: str
+    groups: tuple[tuple[str, str, int], ...]
+    """First key, last key and number of rows of each row group."""
+
+    @property
+    def low(self) -> str:
+        return min(low for low, _, _ in self.groups)
+
+    @property
+    def high(self) -> str:
+        return max(high for _, high, _ in self.groups)
+
+    @property
+    def rows(self) -> int:
+        return sum(rows for _, _, rows in self.groups)
+
+    @property
+    def is_set(self) -> bool:
+        return self.name.startswith("set-")
+
+    @property
+    def name(self) -> str:
+        return self.uri.rpartition("/")[2]
+
+
+class Ledger:
+    """The ledger in one folder or prefix, of one source and one model."""
+
+    def __init__(self, uri: str, root: str | None = None) -> None:
+        """`root`: OUT, below which no link is followed to write or delete; by default the ledger's own folder."""
+        self.uri, self.root = uri, root or uri
+
+    def parts(self) -> list[Part]:
+        """The files of the ledger; none where there is no ledger yet.
+
+        Raises UserError for one that is damaged or of a newer format, FileNotFoundError for one that a compaction has
+        just replaced.
+        """
+        keys = [key for key in storage.list_keys(self.uri) if key.endswith(".parquet")]
+        with ThreadPoolExecutor(16) as pool:
+            parts = list(pool.map(lambda key: _open(storage.join(self.uri, key)), keys))
+        return [part for part in parts if part.groups]
+
+    def read(self) -> pa.Table:
+        """The newest row for each key, sorted by key: for ledgers that fit into memory. Errors as for `parts`."""
+        while True:
+            try:
+                return read_range(self.parts())
+            except FileNotFoundError:  # a compaction beside this has just replaced the part: list again
+                continue
+
+    def append(self, rows: pa.Table) -> None:
+        """Writes rows (all columns but `time`, in any order) as one part. Their outputs must be written by now."""
+        now = pa.array([round(time.time() * 1e6)] * len(rows), pa.timestamp("us", "UTC"))
+        self._write(f"part-{uuid.uuid4().hex}", rows.append_column("time", now).sort_by("key"))
+
+    def compact(self, apply: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map) -> None:
+        """Merges the parts, and the sets that they fall among, into new sets without superseded rows.
+
+        `apply` is `map`, or does the same on many machines; each call holds about ROWS_PER_SET rows. The old files are
+        deleted once all the new ones are written: whatever a crash, or another writer, leaves behind reads the same.
+        """
+        parts = list(filter(self._is_ours, self.parts()))
+        stale = [part for part in parts if not part.is_set]
+        if not stale:
+            return
+        # Small sets too, or each night would leave one.
+        stale += [part for part in parts if part.is_set and part.rows < ROWS_PER_SET // 2]
+        low, high = min(part.low for part in stale), max(part.high for part in stale)
+        old = [part for part in parts if part.high >= low and part.low <= high]
+        if len(old) == 1 and old[0].is_set:
+            return
+        # Sorts after all that it replaces, so that a long listing meets the one or the other.
+        name = f"set-{time.time_ns():020}-{uuid.uuid4().hex}"
+        cuts = _cuts(old)
+        jobs = [
+            (old, *bounds, f"{name}-{i:05}") for i, bounds in enumerate(zip(["", *cuts], [*cuts, None], strict=True))
+        ]
+        list(apply(self._merge, jobs))
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda part: storage.delete(part.uri, root=self.root), old))
+
+    def _is_ours(self, part: Part) -> bool:
+        """Whether a part has its name by `append` or `compact`; others, such as copies, are read and left alone."""
+        return part.uri == storage.join(self.uri, part.name) and NAME.fullmatch(part.name) is not None
+
+    def _merge(self, job: tuple[Sequence[Part], str, str | None, str]) -> None:
+        parts, low, below, name = job
+        rows = read_range(parts, low, below, inclusive=False)
+        if len(rows):
+            self._write(name, rows)
+
+    def _write(self, stem: str, rows: pa.Table) -> None:
+        content = sealed.encode(_complete(rows), ROWS_PER_GROUP)
+        storage.write_bytes(storage.join(self.uri, sealed.name(stem, content)), content, root=self.root)
+
+
+def read_range(parts: Iterable[Part], low: str = "", high: str | None = None, *, inclusive: bool = True) -> pa.Table:
+    """The newest row for each key from `low` up to and with `high` (without it, where not `inclusive`), sorted by key.
+
+    Reads only the row groups that may hold such keys. Raises as `Ledger.parts` does.
+    """
+
+    def wanted(first: str, last: str) -> bool:
+        return last >= low and (high is None or first < high or (inclusive and first == high))
+
+    def read(part: Part) -> pa.Table:
+        groups = [i for i, (first, last, _) in enumerate(part.groups) if wanted(first, last)]
+        with _opened(part.uri) as file:
+            return _complete(pa.concat_tables([file.read(i) for i in groups]))
+
+    with ThreadPoolExecutor(16) as pool:
+        tables = pool.map(read, [part for part in parts if wanted(part.low, part.high)])
+        rows = pa.concat_tables([SCHEMA.empty_table(), *tables])
+    inside = pc.field("key") >= low
+    if high is not None:
+        inside &= (pc.field("key") <= high) if inclusive else (pc.field("key") < high)
+    return newest(rows.filter(inside))
+
+
+def _complete(rows: pa.Table) -> pa.Table:
+    """Rows with the columns of SCHEMA; nulls in those of ADDED that they lack."""
+    for field in SCHEMA:
+        if field.name in ADDED and field.name not in rows.column_names:
+            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+    return rows.select(SCHEMA.names).cast(SCHEMA)
+
+
+def newest(rows: pa.Table) -> pa.Table:
+    """Of each key the row of most attempts; among those, as clocks differ between machines, the latest."""
+    return first_of_each_key(rows.sort_by([("key", "ascending"), ("attempts", "descending"), ("time", "descending")]))
+
+
+def first_of_each_key(rows: pa.Table) -> pa.Table:
+    """Of rows sorted by key, the first with each."""
+    rows = rows.combine_chunks()
+    if len(rows) < 2:
+        return rows
+    other = pc.call_function("not_equal", [rows["key"][1:], rows["key"][:-1]])
+    return rows.filter(pa.chunked_array([pa.array([True]), *other.chunks]))
+
+
+def _cuts(parts: Sequence[Part]) -> list[str]:
+    """Keys that cut the rows of some files into ranges of about ROWS_PER_SET rows or, evenly, less."""
+    groups = sorted(group for part in parts for group in part.groups)
+    total = sum(rows for _, _, rows in groups)
+    count = -(-total // ROWS_PER_SET)
+    before, starts = 0, list[int]()
+    for _, _, rows in groups:
+        starts.append(before)
+        before += rows
+    wanted = [groups[bisect_right(starts, total * i // count) - 1][0] for i in range(1, count)]
+    return sorted(set(wanted))
+
+
+def _open(uri: str) -> Part:
+    with _opened(uri) as file:
+        footer = file.metadata
+        written = int((footer.metadata or {})[b"ledger_format"])
+        if written > FORMAT:
+            raise UserError(
+                f"{uri}: a ledger of format {written}, this version of dtn-ray reads up to format {FORMAT}: "
+                "update dtn-ray, or choose another OUT"
+            )
+        key = footer.schema.names.index("key")
+        groups = []
+        for i in range(footer.num_row_groups):
+            found, rows = footer.row_group(i).column(key).statistics, footer.row_group(i).num_rows
+            if rows and found and found.has_min_max:
+                groups.append((found.min, found.max, rows))
+            elif rows:  # Parquet keeps no statistics of keys of more than 4 KB, as in very deep folders
+                bounds = pc.call_function("min_max", [file.read(i, ["key"])["key"]])
+                groups.append((bounds["min"].as_py(), bounds["max"].as_py(), rows))
+        return Part(uri, tuple(groups))
+
+
+@contextlib.contextmanager
+def _opened(uri: str) -> Iterator[tables.Table]:
+    """A part; what cannot be read in it is a UserError, FileNotFoundError where it is absent."""
+    filesystem, path = storage.resolve(uri)
+    try:
+        with filesystem.open_input_file(path) as stream:
+            file = tables.Table(uri, stream)
+            sealed.check(file.source, uri)
+            yield file
+    except FileNotFoundError:
+        raise
+    except (*tables.DAMAGE, AttributeError) as error:
+        if isinstance(error, UserError) and not isinstance(error, tables.Damaged):
+            raise
+        reason = " ".join(str(error).split())
+        if not NAME.fullmatch(uri.rpartition("/")[2]):
+            raise UserError(
+                f"{uri}: this cannot be read as a part of the ledger ({reason}), and its name is none of a part's: "
+                "move it elsewhere"
+            ) from error
+        raise UserError(
+            f"{uri}: this part of the ledger cannot be read ({reason}). If the store is well and it is "
+            "damaged, delete it: what it told of is converted again."
+        ) from error

@@ -1,0 +1,241 @@
+"""Checkpoints: a folder with `checkpoint.json` and one safetensors file per network. No pickle is ever read.
+
+kind `classifier`: a DigitF with its classifier (f or a judge).
+kind `dtn`: f, g (and its average), D, optimisers, the judge where there was one: all that resuming, scoring and
+converting need.
+kind `face_network`: a DeepFace with its classifier.
+kind `super_resolution`: an SRCNN.
+
+None of it is believed before it is checked: the manifest by its schema, settings by their bounds, files of weights by
+their headers and then by the SHA-256 that the manifest has of each (docs/security.md).
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import torch
+from pyarrow import fs
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import save_file
+from torch import nn
+
+import dtn_ray
+from dtn_ray import storage
+from dtn_ray.bounds import AtLeastOne, Count
+from dtn_ray.checkpoints import onnx_files, optimizer_states, run_result, weights
+from dtn_ray.errors import UserError, reason
+from dtn_ray.method.features import FrozenF
+from dtn_ray.models.faces import DeepFace
+from dtn_ray.models.imported import ImportedF
+from dtn_ray.perceptual.options import FacePretraining, Pretraining
+from dtn_ray.settings import T, fit, from_dict, to_dict
+from dtn_ray.storage import json_files
+from dtn_ray.storage.local_writes import replacing
+from dtn_ray.super_resolution.options import SuperResolution
+from dtn_ray.train.options import Experiment
+
+FORMAT = 1
+MANIFEST = "checkpoint.json"
+
+NETWORKS = ("f", "g", "g_ema", "g_convert", "D", "D2", "judge", "classifier", "face_network", "srcnn")
+
+Config = Experiment | Pretraining | FacePretraining | SuperResolution
+C = TypeVar("C", Experiment, Pretraining, FacePretraining, SuperResolution)
+
+
+def save(folder: str | Path, kind: str, config: Config, networks: dict[str, nn.Module], **facts: Any) -> None:
+    """Writes networks and facts (step, metrics, …) into a local folder, the manifest last: it marks a whole one."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, network in networks.items():
+        if isinstance(network, FrozenF) and isinstance(network.network, ImportedF):
+            with replacing(folder / "f.onnx") as path:
+                path.write_bytes(network.network.content)
+        weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+        with replacing(folder / f"{name}.safetensors") as path:
+            save_file(weights, path)
+    manifest = {
+        "format": FORMAT,
+        "kind": kind,
+        "code_version": dtn_ray.__version__,
+        "config": to_dict(config),
+        "preprocessing": _preprocessing(config),
+        "networks": {name: digest(network) for name, network in networks.items()},
+        **facts,
+    }
+    with replacing(folder / MANIFEST) as path:
+        path.write_text(json.dumps(manifest, indent=2))
+
+
+def _preprocessing(config: Config) -> dict[str, Any]:
+    """What the networks take; `size` is the pixels of the square that x is."""
+    if isinstance(config, SuperResolution):
+        return {"luminance": "BT.601, studio range", "range": [0, 1], "layout": "NCHW"}
+    if isinstance(config, FacePretraining):
+        return {"size": DeepFace.size, "range": [-1, 1], "layout": "NCHW"}
+    size = config.data.size if isinstance(config, Experiment) and config.model.kind == "faces" else 32
+    return {"size": size, "range": [-1, 1], "layout": "NCHW"}
+
+
+def digest(network: nn.Module) -> str:
+    """SHA-256 of a network's weights: f's identity."""
+    sha = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        sha.update(name.encode())
+        sha.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()
+
+
+class Manifest(BaseModel):
+    """What a manifest must hold; other fields are facts for people, and pass. Settings have bounds of their own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: Annotated[str, Field(max_length=80)]
+    config: dict[str, Any]
+    preprocessing: dict[str, Any]
+    networks: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
+    """By name, the SHA-256 of the weights."""
+    step: Count = 0
+    stages: list[tuple[AtLeastOne, Count]] = []
+    """Numbers of workers and of steps."""
+    metrics: dict[str, Any] = {}
+    people: Annotated[int, Field(ge=0, le=1 << 24)] = 0
+
+
+@contextmanager
+def open_folder(uri: str) -> Iterator[Path]:
+    """A checkpoint as a local folder; of one on S3, manifest and networks are copied to a temporary one.
+
+    Also takes a run's folder: it then opens the checkpoint that the run's result.json names, which must lie below it.
+    Raises UserError where there is none; errors raised within name files on S3 by their URIs.
+    """
+    if not storage.exists(storage.join(uri, MANIFEST)):
+        if not storage.exists(storage.join(uri, run_result.NAME)):
+            raise UserError(f"{uri}: no checkpoint here (no {MANIFEST}, nor a finished run's {run_result.NAME})")
+        try:
+            uri, _ = run_result.read(uri)
+        except UserError as error:
+            raise UserError(f"{error}; name one of the run's checkpoints instead") from error
+    if not storage.is_s3(uri):
+        yield Path(storage.resolve(uri)[1])
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        _fetch(uri, Path(folder))
+        try:
+            yield Path(folder)
+        except UserError as error:
+            raise UserError(str(error).replace(folder, uri.rstrip("/"))) from error
+
+
+def _fetch(uri: str, folder: Path) -> None:
+    manifest = json_files.read_object(storage.join(uri, MANIFEST))
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    digests = manifest.get("networks")
+    named = [f"{name}.safetensors" for name in NETWORKS if isinstance(digests, dict) and name in digests]
+    filesystem, path = storage.resolve(uri)
+    for file, largest in [*((name, weights.LARGEST) for name in named), ("f.onnx", onnx_files.LIMIT)]:
+        try:
+            [found] = filesystem.get_file_info([f"{path}/{file}"])
+            if found.type != fs.FileType.File:
+                continue  # who needs it says so
+            if found.size > largest:
+                raise UserError(f"{storage.join(uri, file)}: {found.size:,} bytes; it may have {largest:,}")
+            fs.copy_files(found.path, str(folder / file), source_filesystem=filesystem)
+        except OSError as error:
+            raise UserError(f"{storage.join(uri, file)}: cannot be read: {reason(error)}") from error
+
+
+def read_manifest(folder: Path, kind: str, needs: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The manifest of a local checkpoint.
+
+    Raises UserError if it is damaged, of another kind or of a newer format, or lacks what it `needs` besides.
+    """
+    manifest = _manifest(folder)
+    found = manifest["kind"]
+    if found != kind:
+        made_by = {
+            "dtn": "jobs/train.py",
+            "classifier": "jobs/pretrain.py",
+            "face_network": "jobs/pretrain.py faces",
+            "super_resolution": "jobs/super_resolution.py",
+        }
+        raise UserError(
+            f"{folder}: a checkpoint of kind {found!r}; here one of {made_by[kind]} (kind {kind!r}) is needed"
+        )
+    for name in needs:
+        if name not in manifest:
+            raise UserError(f"{folder}/{MANIFEST}: {name}: missing")
+    return manifest
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    uri = f"{folder}/{MANIFEST}"
+    manifest = json_files.read_object(uri)
+    written = manifest.get("format")
+    if type(written) is not int:
+        raise UserError(f"{uri}: format: missing, or no number; is it a checkpoint's manifest?")
+    if written != FORMAT:
+        raise UserError(f"{folder}: checkpoint format {written}, this version of dtn-ray reads format {FORMAT}")
+    try:
+        fit(Manifest, manifest, finite=False)  # a training that diverged has metrics too
+    except UserError as error:
+        raise UserError(f"{uri}: {error}") from error
+    return manifest
+
+
+def read_settings(folder: Path, cls: type[T], manifest: dict[str, Any], key: str) -> T:
+    if key not in manifest:
+        raise UserError(f"{folder}/{MANIFEST}: {key}: missing")
+    try:
+        return from_dict(cls, manifest[key])
+    except UserError as error:
+        raise UserError(f"{folder}/{MANIFEST}: {key}: {error}") from error
+
+
+def read_config(folder: Path, cls: type[C], manifest: dict[str, Any]) -> C:
+    """The settings that the checkpoint was trained with, which its preprocessing follows from."""
+    config = read_settings(folder, cls, manifest, "config")
+    for name, value in _preprocessing(config).items():
+        found = manifest["preprocessing"].get(name)
+        if found != value:
+            raise UserError(f"{folder}/{MANIFEST}: preprocessing: {name} is {str(found)[:80]}, by its config {value}")
+    return config
+
+
+def load_weights(network: nn.Module, folder: Path, name: str) -> nn.Module:
+    """Fills a network, which may be `unfilled`, from `name`.safetensors.
+
+    Raises UserError where the file is absent or damaged, does not fit, or is not the one that the manifest was written
+    with.
+    """
+    path = folder / f"{name}.safetensors"
+    digests = _manifest(folder)["networks"]
+    if name not in digests:
+        raise UserError(f"{folder}/{MANIFEST}: networks: no SHA-256 of {name}, without which {path.name} is not used")
+    imported = isinstance(network, FrozenF) and isinstance(network.network, ImportedF)
+    empty = any(value.is_meta for value in network.state_dict().values())
+    try:
+        # Checkpoints of former versions have an imported f's weights once more.
+        former = "network.network." if imported else None
+        network.load_state_dict(weights.read(path, network.state_dict(), digests[name], former), assign=empty)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: missing, damaged or not of this network ({reason(error)})") from error
+    return network
+
+
+def save_optimizers(folder: Path, optimizers: dict[str, torch.optim.Optimizer]) -> None:
+    """Writes the optimisers' states into one file of tensors and plain values."""
+    with replacing(folder / "optimizers.pt") as path:
+        torch.save({name: optimizer.state_dict() for name, optimizer in optimizers.items()}, path)
+
+
+def load_optimizers(folder: Path, optimizers: dict[str, torch.optim.Optimizer]) -> None:
+    """Fills the optimisers from that file. Raises UserError where it is damaged, or of another training."""
+    for name, state in optimizer_states.read(folder / "optimizers.pt", optimizers).items():
+        optimizers[name].load_state_dict(state)

@@ -1,0 +1,44 @@
+"""result.json of a finished run: its outcome, and which of its checkpoints stands for it."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from dtn_ray import storage
+from dtn_ray.errors import UserError
+from dtn_ray.storage import json_files
+
+NAME = "result.json"
+LONGEST = 1000  # characters of a checkpoint's name
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the file holds."""
+
+    checkpoint: str
+    """A folder below the run's own, relative to it: a run that is moved or copied stays whole."""
+    metrics: dict[str, Any]
+
+
+def read(folder: str) -> tuple[str, dict[str, Any]]:
+    """The URI of a run's checkpoint, and its metrics.
+
+    Raises UserError where the file is missing or damaged, or names a checkpoint outside of the run's folder.
+    """
+    uri = storage.join(folder, NAME)
+    result = json_files.read(uri, Result, finite=False)  # a training that diverged has metrics too
+    if not _below(folder, result.checkpoint):
+        shown = ascii(result.checkpoint[:200])
+        raise UserError(f"{uri}: checkpoint: {shown} is no folder below the run's own")
+    return storage.join(folder, result.checkpoint), result.metrics
+
+
+def _below(folder: str, name: str) -> bool:
+    """Whether a name means a folder below another, not through .. and not through a link."""
+    if len(name) > LONGEST or not name.isprintable() or "\\" in name or {"", ".", ".."} & {*name.split("/")}:
+        return False
+    if storage.is_s3(folder):
+        return True
+    inside = storage.absolute(folder)
+    return os.path.realpath(f"{inside}/{name}").startswith(f"{inside.rstrip('/')}/")

@@ -1,0 +1,1 @@
+"""The datasets of the digit experiments; `load` is the one door to them."""

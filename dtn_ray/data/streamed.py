@@ -1,0 +1,203 @@
+"""Ray Data: streams sets of any size from Parquet files to a training's workers."""
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, TypeVar
+
+import numpy as np
+import ray
+import ray.data
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from dtn_ray.data.bad_rows import BadRows
+from dtn_ray.data.feed import T_STREAM, Batches, Stages
+from dtn_ray.data.rows import Rows, count_rows
+from dtn_ray.data.windows import Window, left_after, read_window, windows_of
+from dtn_ray.ray_cluster.connect import causes, quiet_ray_data
+
+# Rows that Ray Data reads together, while the training has those before: of these, decoded at 152 pixels, 570 MB. An
+# execution of Ray Data that waits for its consumer takes a third of a core; one that ends takes nothing.
+ROWS_AT_ONCE = 8192
+ROWS_AT_FIRST = 256  # and twice as many each time, so that a training begins soon
+WINDOWS_AT_ONCE = 64  # at most: a window of few rows takes as long to open as one of many
+ROWS_PER_TASK = 512
+BLOCK = 16 << 20  # bytes that are handed over together; of Ray Data's 128 MB, a reader would hold many
+CPUS_TO_READ = 0.5  # left by trainings, which wait for two sets' readers a tenth of the time or less
+TASK_CPUS = 0.25
+READ_AHEAD = 8  # batches that wait for the worker
+
+Columns = dict[str, np.ndarray]
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Share:
+    """One worker's share of the global batches of one set."""
+
+    groups: Sequence[Rows]
+    seed: int
+    done: Stages
+    """After which it begins."""
+    rank: int
+    workers: int
+    batch_size: int
+    """Of the global batch."""
+    size: int
+    """Pixels of the square that images are scaled to."""
+    columns: Sequence[str] = ()
+    """Beside `image`."""
+
+    def windows(self) -> Iterator[Window]:
+        """What this worker reads; endless."""
+        left = windows_of(self.groups, self.seed)
+        for workers, steps in self.done:
+            left = left_after(left, workers, steps * self.batch_size // workers)
+        return islice(left, self.rank, None, self.workers)
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Sets of any size in Parquet files, of which some windows are held at a time: the faces."""
+
+    s: Sequence[Rows]
+    t: Sequence[Rows]
+    size: int
+    """Pixels of the square that images are scaled to."""
+    bad_rows: BadRows = field(default_factory=BadRows)
+    """Those that this process met in either set."""
+
+    def batches(self, done: Stages, rank: int, workers: int, batch_size: int, seed: int) -> Batches:
+        """As InMemory's. No row of an epoch comes twice or never, also if the number of workers changes on the way."""
+        s, t = (
+            batches(Share(groups, own_seed, done, rank, workers, batch_size, self.size), self.bad_rows)
+            for groups, own_seed in ((self.s, seed), (self.t, seed + T_STREAM))
+        )
+        return ((of_s["image"], of_t["image"]) for of_s, of_t in zip(s, t, strict=True))
+
+
+@dataclass(frozen=True)
+class StreamedPeople:
+    """Faces of people, of any number, in Parquet files or folders: what DeepFace learns from."""
+
+    groups: Sequence[Rows]
+    people: Sequence[str]
+    """Who is meant by 0, 1, …"""
+    size: int
+    """Pixels of the square that images are scaled to."""
+    bad_rows: BadRows = field(default_factory=BadRows)
+    """Those that this process met."""
+
+    def __len__(self) -> int:
+        return count_rows(self.groups)
+
+    def batches(self, done: Stages, rank: int, workers: int, batch_size: int, seed: int) -> Batches:
+        """This worker's shares of the global batches, N×3×`size`×`size` uint8 and N int64, after what is done."""
+        numbers = {name: i for i, name in enumerate(self.people)}
+        share = Share(self.groups, seed, done, rank, workers, batch_size, self.size, ["identity"])
+        own = batches(share, self.bad_rows)
+        return ((some["image"], np.array([numbers[str(name)] for name in some["identity"]])) for some in own)
+
+
+def batches(share: Share, bad_rows: BadRows) -> Iterator[Columns]:
+    """A share's batches, of which some are always under way; endless.
+
+    `image` N×3×`size`×`size` uint8, and other columns as they are stored. Rows that hold no image are counted in
+    `bad_rows`. Raises UserError for too many of them, and for files that are gone.
+    """
+    node = ray.get_runtime_context().get_node_id()
+    reader = Reader.options(  # type: ignore[attr-defined]
+        num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True)
+    ).remote(share)
+    # Asked for at once, not when the first batch is wanted: several readers start side by side.
+    return _ahead(reader, deque(reader.next.remote() for _ in range(READ_AHEAD)), bad_rows)
+
+
+def _ahead(reader: Any, waiting: deque[ray.ObjectRef], bad_rows: BadRows) -> Iterator[Columns]:
+    try:
+        while True:
+            with causes():
+                batch = ray.get(waiting.popleft())
+            waiting.append(reader.next.remote())
+            bad_rows.add(batch.pop("bad"))
+            yield batch
+    finally:
+        # Left to itself, its process waits for a thread of Ray Data that never ends, and keeps its memory.
+        if ray.is_initialized():
+            ray.kill(reader)
+
+
+@ray.remote
+class Reader:
+    """Holds one worker's stream of one set.
+
+    In a process of its own: beside Ray Data's threads a step took several times as long.
+    """
+
+    def __init__(self, share: Share) -> None:
+        batch_size = share.batch_size // share.workers
+        self.batches = _batches(share.windows(), batch_size, share.size, share.columns)
+
+    def next(self) -> Columns:
+        return next(self.batches)
+
+
+def _batches(windows: Iterator[Window], batch_size: int, size: int, columns: Sequence[str]) -> Iterator[Columns]:
+    """The rows of windows in endless batches."""
+    held: Columns = {}
+    for decoded in _one_ahead(_decoded(some, size, columns) for some in _together(windows)):
+        found: Columns
+        for found in decoded.iter_batches(batch_size=None, prefetch_batches=0):  # type: ignore[assignment]
+            held = {name: np.concatenate([held[name], rows]) if held else rows for name, rows in found.items()}
+            while len(held["image"]) >= batch_size:
+                yield {name: rows[:batch_size] for name, rows in held.items()}
+                held = {name: rows[batch_size:] for name, rows in held.items()}
+
+
+def _decoded(windows: list[Window], size: int, columns: Sequence[str]) -> ray.data.Dataset:
+    """The rows of some windows, by Ray Data, in the object store."""
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.target_max_block_size = BLOCK
+    quiet_ray_data()
+    # Warns of a cluster without a free CPU, where the other set's reader has them for the moment.
+    logging.getLogger("ray.data.dataset").setLevel(logging.ERROR)
+
+    def read(batch: dict[str, Any]) -> Iterator[Columns]:
+        for i in batch["item"]:
+            yield from read_window(windows[i], size, columns)
+
+    tasks = min(len(windows), -(-sum(window.rows for window in windows) // ROWS_PER_TASK))
+    numbers = ray.data.from_items([*range(len(windows))], override_num_blocks=tasks)  # range's tasks take whole CPUs
+    with causes():  # here, since Ray does not carry an exception's own causes to another process
+        return numbers.map_batches(read, batch_size=1, num_cpus=TASK_CPUS).materialize()  # type: ignore[arg-type]
+
+
+def _one_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """The same items, of which the next is made while one is used."""
+    source = iter(items)
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, source)
+        while True:
+            item = following.result()
+            following = thread.submit(next, source)
+            yield item
+            del item  # or a third would be held
+
+
+def _together(windows: Iterator[Window]) -> Iterator[list[Window]]:
+    """The endless sequence in parts of ROWS_AT_FIRST rows, twice as many, …, ROWS_AT_ONCE, or little more.
+
+    Of no more than WINDOWS_AT_ONCE windows.
+    """
+    wanted = ROWS_AT_FIRST
+    while True:
+        some, rows = list[Window](), 0
+        while rows < wanted and len(some) < WINDOWS_AT_ONCE:
+            some.append(next(windows))
+            rows += some[-1].rows
+        yield some
+        wanted = min(2 * wanted, ROWS_AT_ONCE)

@@ -1,0 +1,10 @@
+"""Secs. 3 and 4 of the paper. Needs torch and nothing else.
+
+options     all settings of the method
+losses      Eqs. 1 to 7
+features    f as the method uses it, in a unit of its own
+dtn         G = g∘f, D and one training step (Sec. 4)
+augment     random changes to images
+pixels      stored pixels ↔ tensors in [-1, 1]
+kid         how far G(s) is from t
+"""

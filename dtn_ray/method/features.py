@@ -1,0 +1,106 @@
+"""f as the DTN uses it: frozen, its features in a unit of their own."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+SHRINKAGE = 0.05  # of covariances towards the identity: some thousand images leave the least directions to chance
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of f's features over a domain."""
+
+    mean: Tensor | None
+    """One number for each feature; None where it is not taken off."""
+    scale: float
+    """The root of their mean variance."""
+    covariance: Tensor | None = None
+    """features×features."""
+
+
+class FrozenF(nn.Module):
+    """f as the DTN uses it: fixed weights, always in eval mode, its features in a unit of their own.
+
+    Gradients flow through it to its input, never into its weights: L_CONST reaches g through f(G(x)), not f.
+    `scale` (a buffer, one number) sets the unit in which d measures: α means the same for any f once the features have
+    unit variance over s. The paper's α was tuned to the features of its own f, whose scale it does not tell.
+
+    With `domains` (the moments of s and of t), each domain's features have its own mean taken off and are divided by
+    its own scale. It is the simplest "explicit domain adaptation step" of Sec. 6, which the paper found unnecessary for
+    its f, and which others need: where all of t lies on one side of s, as emoji do for a face network, L_CONST asks G
+    above all for what no image of t can give, and g sees of s nothing that it learned from t.
+
+    With `transport` (features×features) as well, s's features are also multiplied by it, and have t's covariance then:
+    for a t that differs in fewer ways than s, as drawn avatars do, g would meet directions that t never showed it.
+
+    With `domains` and an `exaggeration` above 1, s's features lie so many times as far from their mean, in g's input as
+    in L_CONST, as caricatures have it (Brennan 1985): what f(G(x)) has of x then outweighs what it has of no photo.
+    """
+
+    scale: Tensor
+    mean_s: Tensor | None
+    mean_t: Tensor | None
+    scale_t: Tensor | None
+    transport: Tensor | None
+
+    def __init__(
+        self,
+        network: nn.Module,
+        scale: float = 1.0,
+        domains: tuple[Moments, Moments] | None = None,
+        transport: Tensor | None = None,
+        exaggeration: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False)
+        s, t = domains or (Moments(None, scale), Moments(None, scale))
+        self.register_buffer("scale", torch.tensor(float(s.scale) / exaggeration))
+        self.register_buffer("mean_s", s.mean if s.mean is None else s.mean.clone())
+        self.register_buffer("mean_t", t.mean if t.mean is None else t.mean.clone())
+        self.register_buffer("scale_t", torch.tensor(float(t.scale)) if domains else None)
+        self.register_buffer("transport", transport)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "FrozenF":
+        return super().train(False)
+
+    def forward(self, x: Tensor, of_t: bool = False) -> Tensor:
+        """f(x) in its unit: images N×C×H×W in [-1, 1] of s, or of t as G's are, to N×features."""
+        features: Tensor = self.network.represent(x).float()  # type: ignore[operator]
+        if self.mean_s is None or self.mean_t is None or self.scale_t is None:
+            return features / self.scale
+        if of_t:
+            return (features - self.mean_t) / self.scale_t
+        features = (features - self.mean_s) / self.scale
+        return features if self.transport is None else features @ self.transport
+
+
+@torch.no_grad()
+def moments(network: nn.Module, batches: Iterable[Tensor]) -> Moments:
+    """Of f's features over batches of images N×C×H×W in [-1, 1]; divided by that scale, they have unit variance."""
+    features = torch.cat([network.represent(batch).float() for batch in batches])  # type: ignore[operator]
+    return Moments(features.mean(0), float(features.var(dim=0).mean().sqrt()), torch.cov(features.T))
+
+
+def transport(s: Moments, t: Moments) -> Tensor:
+    """The linear map A under which z @ A has t's covariance for z of s's, and which moves z least on average.
+
+    features×features, symmetric: the optimal transport between two Gaussians (Gelbrich 1990),
+    A = Σs^-½ (Σs^½ Σt Σs^½)^½ Σs^-½, of each domain's covariance in its own unit, shrunk by SHRINKAGE.
+    Whitening, which gives both one covariance too, would turn s's directions into others.
+    """
+
+    def shrunk(one: Moments) -> Tensor:
+        assert one.covariance is not None
+        covariance = one.covariance.double() / one.scale**2
+        return (1 - SHRINKAGE) * covariance + SHRINKAGE * torch.eye(len(covariance), dtype=torch.double)
+
+    def power(matrix: Tensor, exponent: float) -> Tensor:
+        values, vectors = torch.linalg.eigh(matrix)
+        return (vectors * values.clamp_min(1e-12) ** exponent) @ vectors.T
+
+    root, inverse = power(shrunk(s), 0.5), power(shrunk(s), -0.5)
+    return (inverse @ power(root @ shrunk(t) @ root, 0.5) @ inverse).float()

@@ -1,0 +1,276 @@
+"""What the Ray jobs share: connecting, and checking that the cluster is large enough."""
+
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+from urllib.parse import urlsplit
+
+# An embedded Ray ends processes that were idle for so long, by default 1 s; a stream's readers, which pause for longer,
+# would spend most of their time on importing. Clusters are told so where they are started (cluster/).
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
+# Ray gives its node 30 s to start, which on a busy machine is not enough.
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "60")
+
+import ray
+import ray.data
+from ray._common.utils import get_ray_address_file
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+from ray._private.utils import read_ray_address
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
+from ray.exceptions import AuthenticationError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+from dtn_ray.errors import UserError
+from dtn_ray.ray_cluster import ray_token
+from dtn_ray.storage import s3
+from dtn_ray.text.display import line
+
+START_ATTEMPTS = 2  # a node also gives up for good where its agents take more than 15 s
+KNOCK_SECONDS = 10.0  # Ray itself takes five minutes to say that nobody answers
+ASK_SECONDS = 5.0  # between looks at what an autoscaler does …
+LINE_EVERY = 12  # … of which so many make a line that says which nodes are missing
+
+
+def connect(trains: bool = False) -> None:
+    """Joins the cluster that runs this job (or RAY_ADDRESS names); elsewhere starts an embedded Ray.
+
+    `trains`: with a dashboard, which Ray Train asks for its state and warns each second where there is none. It takes
+    ten seconds to start, which other jobs are spared. A process that does both must train, or say so, first.
+
+    Raises UserError where RAY_ADDRESS names no cluster that can be reached, or one that wants another token, where
+    RAY_AUTH_TOKEN_PATH names no token, and where Ray does not start here.
+    """
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS") or read_ray_address() or "local"
+    if address not in ("auto", "local"):
+        _knock(address)
+    ray_token.prepare(starts=address == "local")
+    if address == "local":
+        # Nobody takes this machine away; the watcher is a process more, and its start prints an error of Ray's own.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    dashboard = False if address == "local" and not trains else None
+    for attempt in range(START_ATTEMPTS):
+        try:
+            with _own_sigterm():
+                ray.init(
+                    log_to_driver=True,
+                    logging_level=logging.WARNING,
+                    include_dashboard=dashboard,
+                    runtime_env=None if address == "local" else _options_of_s3(),
+                )
+            return
+        except (AuthenticationError, ConnectionError) as error:
+            raise UserError(
+                f"the Ray cluster at {address} does not let this job in ({error}). If it has a token, set "
+                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it: `ray "
+                "get-auth-token` on its head prints it"
+            ) from error
+        except Exception as error:  # Ray raises no kind of its own where a process of its node does not start in time
+            if isinstance(error, (AssertionError, TypeError)):
+                raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if address != "local":
+                raise UserError(f"the Ray cluster at {address} cannot be joined: {reason}") from error
+            if attempt + 1 == START_ATTEMPTS or isinstance(error, ValueError):  # a setting stays as it is
+                raise UserError(
+                    f"Ray does not start on this machine: {reason} Is the machine busy, or out of memory or disk space "
+                    "(/tmp, /dev/shm)? Its logs lie below /tmp/ray/session_latest/logs; the variable "
+                    "RAY_raylet_start_wait_time_s allows it more seconds than 60"
+                ) from error
+            print(f"Ray did not start; trying again: {line(reason)}", file=sys.stderr, flush=True)
+
+
+def _options_of_s3() -> dict[str, Any] | None:
+    """What a standing cluster's workers are told of this process's variables, which an embedded Ray's inherit.
+
+    The workers of a submitted job have the job's own, and Ray refuses to be told twice.
+    """
+    variables = {name: os.environ[name] for name in s3.OPTIONS if os.environ.get(name)}
+    return {"env_vars": variables} if variables and RAY_JOB_CONFIG_JSON_ENV_VAR not in os.environ else None
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Puts a process's own handler of SIGTERM back: Ray's aborts it after 3 s, ended or not, and prints a stack."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+def has_cluster() -> bool:
+    """Whether this process has joined a Ray, or RAY_ADDRESS, as in every Ray job, names one."""
+    return ray.is_initialized() or os.environ.get("RAY_ADDRESS", "local") != "local"
+
+
+def _knock(address: str) -> None:
+    """Raises UserError where an address cannot be meant, or nobody listens there."""
+    if "://" in address:
+        raise UserError(
+            f"RAY_ADDRESS={address} is for `ray job submit --working-dir . -- python jobs/…`, which runs the job on "
+            "the cluster. To run it here, unset RAY_ADDRESS; on a node of a cluster, set it to HOST:6379, the head's"
+        )
+    try:
+        at = urlsplit(f"//{address}")
+        socket.create_connection((at.hostname, at.port or 6379), timeout=KNOCK_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no Ray cluster answers at {address} ({error}), which RAY_ADDRESS names, or {get_ray_address_file(None)} "
+            "of the last one on this machine. Start it, set HOST:PORT of its head, or unset the one and delete the "
+            "other to run on this machine alone"
+        ) from error
+
+
+@contextmanager
+def causes() -> Iterator[None]:
+    """A UserError of a task is raised here as it was there."""
+    try:
+        yield
+    except RayTaskError as error:
+        cause: BaseException | None = error.cause
+        while cause and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        # Pickling drops what an exception was raised from; the text of Ray's error still has it.
+        told = str(cause) if cause else "".join(re.findall(rf"^{_NAME}: (.*)$", str(error), re.MULTILINE)[:1])
+        # Ray Data adds lines of advice of its own.
+        raise UserError(told.splitlines()[0]) if told else error from None
+
+
+_NAME = re.escape(f"{UserError.__module__}.{UserError.__qualname__}")
+
+
+def quiet_ray_data() -> None:
+    """Leaves the console to our progress lines: Ray Data's bars and plans go to its log file, warnings to both."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that they are off
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.WARNING)
+
+
+def worker_resources(
+    workers: int,
+    cpus: float | None,
+    gpus: float,
+    kind: str = "workers",
+    spare: float = 0,
+    at_least: int | None = None,
+) -> dict[str, float]:
+    """What each of `workers` workers takes, which the command line counts as --`kind`.
+
+    `cpus` None: an even share of the nodes, or one CPU beside a GPU. `spare`: CPUs to leave to tasks that the workers
+    wait for, of an even share taken off it. `at_least`: begin with so many workers, if there is no room for more.
+
+    A worker never spans nodes. Where an autoscaler can add what is missing, waits for it, and says so. Elsewhere fails
+    at once, instead of waiting for nodes that never come: raises UserError with both numbers.
+    """
+    each = {"CPU": cpus or 1.0} | ({"GPU": float(gpus)} if gpus else {})
+    least = at_least or workers
+    even = cpus is None and not gpus
+    beside = 0 if even else spare  # an even share leaves room for it
+    if shortage := _shortage(each, least, kind, beside):
+        _await_nodes([each] * least + ([{"CPU": beside}] if beside else []), shortage)
+    if even:
+        # The most that lets all workers fit, if the nodes are alike.
+        nodes = [node for node in _nodes() if _room(node, each)]
+        on_a_node = -(-workers // len(nodes))
+        share = max(1.0, min(node["CPU"] for node in nodes) // on_a_node)
+        each["CPU"] = share - min(spare / on_a_node, share / 2)
+    return each
+
+
+def _nodes() -> list[dict[str, float]]:
+    """The resources of each node that is alive."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _room(node: dict[str, float], each: dict[str, float]) -> int:
+    return int(min(node.get(name, 0) // amount for name, amount in each.items()))
+
+
+def _shortage(each: dict[str, float], workers: int, kind: str, spare: float = 0) -> str:
+    """What the present nodes lack for so many workers; empty where they hold them."""
+    nodes = _nodes()
+    room = sum(_room(node, each) for node in nodes)
+    total = {name: sum(node.get(name, 0) for node in nodes) for name in each}
+    wanted = f"{workers} {kind}, each with {_amounts(each)}"
+    if room < workers:
+        return (
+            f"{wanted}, do not fit: the cluster has {_amounts(total)} on {len(nodes)} node{'s' * (len(nodes) != 1)}, "
+            f"room for {room}. Lower --{kind} or add nodes."
+        )
+    if total["CPU"] < workers * each["CPU"] + spare:
+        return (
+            f"{wanted}, leave no CPU to read the data with: the cluster has {total['CPU']:g}. Lower --cpus-per-worker "
+            f"or --{kind}, or add nodes."
+        )
+    return ""
+
+
+def _await_nodes(bundles: list[dict[str, float]], shortage: str) -> None:
+    """Waits until all bundles can be had at once. Raises UserError where no autoscaler can add the nodes for them."""
+    if _autoscaling() is None:
+        raise UserError(shortage)
+    group = placement_group(bundles)  # by which an autoscaler sees what is wanted
+    try:
+        for asked in count():
+            if asked % LINE_EVERY == 0:
+                print(f"waiting for the autoscaler to add nodes: {shortage}", flush=True)
+            if group.wait(ASK_SECONDS):
+                break
+            if _refused(group):
+                raise UserError(f"{shortage} Its autoscaler may not add enough.")
+    finally:
+        remove_placement_group(group)
+
+
+def _autoscaling() -> Any:
+    """What the cluster's autoscaler last said, or None where there is none."""
+    reply = GcsClient(ray.get_runtime_context().gcs_address).get_cluster_status()
+    status = GetClusterStatusReply.FromString(reply)
+    return status.autoscaling_state if status.HasField("autoscaling_state") else None
+
+
+def _refused(group: PlacementGroup) -> bool:
+    """Whether the autoscaler cannot add the nodes for a group, not even once other work has ended."""
+    state = _autoscaling()
+    refused = state.infeasible_gang_resource_requests if state else ()
+    if not any(group.id.hex() in request.details for request in refused):
+        return False
+    free, all_there_is = ray.available_resources(), ray.cluster_resources()
+    return all(free.get(name, 0) == all_there_is.get(name, 0) for bundle in group.bundle_specs for name in bundle)
+
+
+@contextmanager
+def telling_shortages(each: dict[str, float], workers: int) -> Iterator[None]:
+    """While a `with` lasts, says each minute which nodes are missing, for which Ray Train waits without a word."""
+    end = threading.Event()
+
+    def watch() -> None:
+        while not end.wait(ASK_SECONDS * LINE_EVERY):
+            if shortage := _shortage(each, workers, "workers"):
+                print(f"waiting for nodes: {shortage}", flush=True)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+def _amounts(resources: dict[str, float]) -> str:
+    return " and ".join(f"{amount:g} {kind}{'s' * (amount != 1)}" for kind, amount in resources.items())

@@ -1,0 +1,81 @@
+"""The token of a Ray that a job starts for itself: whoever can read it can run anything as the job's user.
+
+Ray takes it from RAY_AUTH_TOKEN, from the file that RAY_AUTH_TOKEN_PATH names, or from ~/.ray/auth_token, and makes
+that file where there is none, readable by all. Here it is made before, for its owner alone; where the home is missing
+or cannot be written, the token lives in the environment of this Ray's processes.
+"""
+
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+from ray.exceptions import AuthenticationError
+
+from dtn_ray.errors import UserError
+from dtn_ray.secret_options import warn_if_shared
+from dtn_ray.text.redact import remember
+
+CONSEQUENCE = "who can run jobs as you by this token of Ray's"
+
+
+def prepare(starts: bool) -> None:
+    """Sees to the token before Ray looks for it; `starts`: whether Ray is to start here, else a cluster is joined.
+
+    Warns where others can read its file. Raises UserError for a RAY_AUTH_TOKEN_PATH without a token.
+    """
+    mode = os.environ.get("RAY_AUTH_MODE", "token" if starts else "disabled")
+    if mode.lower() != "token":
+        return
+    loader = AuthenticationTokenLoader.instance()
+    try:
+        there = loader.has_token(ignore_auth_mode=True)
+    except AuthenticationError as error:
+        named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+        raise UserError(
+            f"RAY_AUTH_TOKEN_PATH={named}: no token can be read there. Set it to the file with the cluster's token, or "
+            "unset it to use ~/.ray/auth_token"
+        ) from error
+    if there:
+        if (path := _path()) and not os.environ.get("RAY_AUTH_TOKEN"):
+            warn_if_shared(path, CONSEQUENCE)
+    elif starts:
+        token = generate_new_authentication_token()
+        path = _path()
+        if not (path and _kept(path, token)):
+            os.environ["RAY_AUTH_TOKEN"] = token
+        loader.reset_cache()
+    if starts and "RAY_AUTH_MODE" not in os.environ:
+        # What Ray does by itself, and then warns of.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        Config.initialize("")
+    if loader.has_token(ignore_auth_mode=True):
+        remember(loader.get_raw_token(ignore_auth_mode=True))
+
+
+def _path() -> Path | None:
+    """The file that Ray reads the token from, there or not; None without a home."""
+    if named := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return Path(named)
+    home = os.environ.get("HOME")  # Ray itself does not ask who the user is
+    return Path(home, ".ray/auth_token") if home else None
+
+
+def _kept(path: Path, token: str) -> bool:
+    """Whether the file holds a token now, whole from the first moment: this one, or one that came first."""
+    new = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(descriptor, "w") as file:
+                file.write(token)
+            with suppress(FileExistsError):
+                os.link(new, path)
+        finally:
+            new.unlink(missing_ok=True)
+        return path.stat().st_size > 0 and os.access(path, os.R_OK)
+    except OSError:
+        return False

@@ -1,0 +1,58 @@
+"""What the workers of a training tell."""
+
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# A report is a barrier that waits for the controller's next poll, 2 s apart by default.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+# Workers' prints reach the driver once already; the patch would print them a second time.
+os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+# So long a training waits for the workers of a lost node before it counts the nodes again; 60 s by default.
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
+
+import ray
+import ray.train
+import torch
+from ray.train import (
+    Checkpoint,
+    CheckpointUploadMode,
+)
+
+from dtn_ray.ray_cluster import ray_train_console
+
+
+def use_assigned_cpus() -> None:
+    """Lets torch compute on as many threads as Ray gave this worker CPUs."""
+    torch.set_num_threads(math.ceil(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
+
+
+def report(metrics: dict[str, Any], write: Callable[[Path], None] | None = None) -> None:
+    """Reports to Ray Train, on every worker at the same steps; `write` fills a folder with the checkpoint, on one.
+
+    The checkpoint is uploaded while training goes on.
+    """
+    ray_train_console.quiet_reports()
+    if write is None:
+        ray.train.report(metrics)
+        return
+    folder = tempfile.mkdtemp(prefix="dtn-checkpoint-")
+    write(Path(folder))
+    ray.train.report(
+        metrics,
+        checkpoint=Checkpoint.from_directory(folder),
+        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        delete_local_checkpoint_after_upload=True,
+    )
+
+
+def of_all_workers(names: set[str]) -> set[str]:
+    """The names that any worker holds; every worker must call this at the same steps."""
+    if ray.train.get_context().get_world_size() == 1:
+        return names
+    held: list[set[str]] = [set()] * ray.train.get_context().get_world_size()
+    torch.distributed.all_gather_object(held, names)
+    return set().union(*held)

@@ -1,0 +1,59 @@
+"""What a search draws from."""
+
+import math
+import os
+from dataclasses import fields, replace
+from typing import Any
+
+# Tune's newer console prints tables at any verbosity; ours are the lines.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+
+from ray import tune
+
+from dtn_ray.errors import UserError
+from dtn_ray.search.options import Space
+from dtn_ray.train.options import Experiment
+
+PAPER_GAMMA = 0.05  # of Sec. 5.2
+
+
+def parameter_space(space: Space, experiment: Experiment) -> tuple[dict[str, Any], Experiment]:
+    """What is sampled, by parameter, and the experiment with what is fixed. Raises UserError for no proper range."""
+    sampled: dict[str, Any] = {}
+    for name in (field.name for field in fields(Space)):
+        chosen, option = getattr(space, name), f"--space.{name.replace('_', '-')}"
+        if name in ("D_every", "tv_reduction"):
+            if len(set(chosen)) > 1:
+                sampled[name] = tune.choice(sorted(set(chosen)))
+            elif chosen:
+                experiment = changed(experiment, {name: chosen[0]})
+            continue
+        if chosen is None and name in ("alpha", "beta", "gamma"):
+            middle = value_of(experiment, name) or (PAPER_GAMMA if name == "gamma" else 0.0)
+            if not middle:
+                raise UserError(f"--{name} 0 has no range around it: give {option} LOW HIGH")
+            chosen = (middle / 10, middle * 10)
+        if chosen is None:
+            continue
+        low, high = chosen
+        if not 0 < low <= high < math.inf:
+            raise UserError(f"{option} {low:g} {high:g}: LOW must be above 0, and HIGH not below it")
+        if low == high:
+            experiment = changed(experiment, {name: low})
+        else:
+            sampled[name] = tune.loguniform(low, high)
+    if not sampled:
+        raise UserError("nothing to search: all of --space is fixed")
+    return sampled, experiment
+
+
+def value_of(experiment: Experiment, parameter: str) -> Any:
+    part = experiment.loss if hasattr(experiment.loss, parameter) else experiment.optim
+    return getattr(part, parameter)
+
+
+def changed(experiment: Experiment, weights: dict[str, Any]) -> Experiment:
+    """The experiment with other values of what a search tries."""
+    loss = {name: value for name, value in weights.items() if hasattr(experiment.loss, name)}
+    optim = {name: value for name, value in weights.items() if name not in loss}
+    return replace(experiment, loss=replace(experiment.loss, **loss), optim=replace(experiment.optim, **optim))

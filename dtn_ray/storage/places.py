@@ -1,0 +1,105 @@
+"""What is at a URI: a file, a folder, nothing; and the file system that it lives on."""
+
+import os
+import stat as stat_modes
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+)
+from pyarrow import fs
+
+from dtn_ray.errors import UserError
+from dtn_ray.storage import local_writes
+from dtn_ray.storage.s3 import advice, plain
+from dtn_ray.storage.s3 import client as s3_client
+from dtn_ray.storage.s3_files import S3Files
+from dtn_ray.storage.uris import absolute, bucket_and_key, is_s3, local_path
+
+
+def resolve(uri: str) -> tuple[fs.FileSystem, str]:
+    """The filesystem a URI lives on, and its path there, for files that are read in parts, and trainings.
+
+    Raises UserError for a URI that names no place, as `absolute` does, and for keys that no filesystem has.
+    """
+    if not is_s3(uri):
+        return fs.LocalFileSystem(), absolute(uri)
+    path = absolute(uri).removeprefix("s3://").strip("/")
+    _, key = bucket_and_key(f"s3://{path}")
+    if key and not plain(key):
+        raise UserError(
+            f"{uri}: an empty folder name (//), one of dots alone or a control character; photos can be read from "
+            "there, but nothing else is kept or read there"
+        )
+    return fs.PyFileSystem(S3Files()), path
+
+
+def is_folder(uri: str) -> bool:
+    """Whether files lie below a URI, or it is a local folder; an object may have the same name.
+
+    Raises UserError if the store refuses.
+    """
+    if not is_s3(uri):
+        return _kind_of_local(uri) == fs.FileType.Directory
+    bucket, prefix = bucket_and_key(absolute(uri).rstrip("/") + "/")
+    with readable(uri):
+        found = s3_client().list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+        return bool(found.get("Contents"))
+
+
+def is_file(uri: str) -> bool:
+    """Whether a URI names a file or an object. Raises UserError if the store refuses."""
+    if not is_s3(uri):
+        return _kind_of_local(uri) == fs.FileType.File
+    bucket, key = bucket_and_key(absolute(uri))
+    if not key or key.endswith("/"):
+        return False
+    with readable(uri):
+        try:
+            s3_client().head_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in ("NoSuchKey", "404"):
+                raise
+            return False
+    return True
+
+
+@contextmanager
+def readable(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ClientError, BotoCoreError) as error:
+        raise UserError(f"{uri}: the store cannot be read: {error}. {advice()}") from error
+
+
+def _kind_of_local(uri: str) -> fs.FileType:
+    try:
+        found = os.stat(local_path(uri))
+    except (FileNotFoundError, NotADirectoryError):
+        return fs.FileType.NotFound
+    except (OSError, ValueError) as error:
+        raise UserError(f"{uri}: cannot be read: {words_of(error)}") from error
+    if stat_modes.S_ISDIR(found.st_mode):
+        return fs.FileType.Directory
+    return fs.FileType.File if stat_modes.S_ISREG(found.st_mode) else fs.FileType.Unknown
+
+
+def words_of(error: Exception) -> str:
+    """What is wrong with a local file, without its path."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or folder is there. Raises UserError if the store refuses."""
+    return is_file(uri) or is_folder(uri)
+
+
+def require_no_link(uri: str) -> None:
+    """Raises UserError where a local folder to be written into is a link."""
+    if not is_s3(uri) and local_writes.is_link(local_path(uri)):
+        raise UserError(
+            f"{uri}: a link stands in the place of this folder, and nothing is written or deleted through links: "
+            "replace it with a folder, or choose another OUT"
+        )

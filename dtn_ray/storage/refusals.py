@@ -1,0 +1,157 @@
+"""What the libraries of stores and file systems raise, in the terms of failures.py.
+
+A reason is the same for all objects that are refused alike: no keys, request ids, addresses and times are in it, so
+that a report can count by reason. Classified are S3's error codes, whichever library tells them, and `errno`.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from botocore import exceptions as boto
+from obstore.exceptions import InvalidPathError
+
+from dtn_ray.failures import ARCHIVED, DENIED, GONE, NAME, STORE
+from dtn_ray.storage.local_writes import Linked
+from dtn_ray.text.redact import redact
+
+# Error codes of Amazon's S3 and of those that follow it. All others, known or not, are the store's own failures: what
+# is wrong with the credentials or the clock (ExpiredToken, InvalidAccessKeyId, SignatureDoesNotMatch,
+# RequestTimeTooSkewed, …) is never about one key.
+CODES = {
+    "InvalidObjectState": ARCHIVED,
+    "NotRestored": ARCHIVED,  # Oracle's
+    "AccessDenied": DENIED,
+    "AllAccessDisabled": DENIED,
+    "Forbidden": DENIED,
+    "403": DENIED,  # boto3 where the answer has no body
+    "ResourceIsEncryptedWithCustomerEncryptionKey": DENIED,  # Google's
+    "NoSuchKey": GONE,
+    "NoSuchVersion": GONE,
+    "NotFound": GONE,
+    "404": GONE,
+    "KeyTooLongError": NAME,
+    "KeyTooLong": NAME,
+    "InvalidURI": NAME,
+    "InvalidObjectName": NAME,
+    "XMinioInvalidObjectName": NAME,
+}
+KMS_MAY_RECOVER = re.compile("Throttl|Internal|Dependency|Limit|Unavailable|Timeout", re.IGNORECASE)
+ERRNOS = {
+    errno.EACCES: DENIED,
+    errno.EPERM: DENIED,
+    errno.ENOKEY: DENIED,  # an encrypted folder that is locked
+    errno.EKEYEXPIRED: DENIED,
+    errno.ENOENT: GONE,
+    errno.ENOTDIR: GONE,
+    errno.EISDIR: GONE,  # a folder now
+    errno.ELOOP: GONE,
+    errno.ENAMETOOLONG: NAME,
+    errno.EILSEQ: NAME,
+}
+REASONS = {
+    ARCHIVED: "archived{}: restore it first",
+    DENIED: "access denied{}",
+    GONE: "gone since it was listed{}",
+    NAME: "no such name can be stored{}",
+    STORE: "the store failed{}",
+}
+
+
+class Refused(OSError):
+    """A file that could not be read or written. As text it is one line that begins with the URI."""
+
+    cause: str = STORE
+    """Of failures.CAUSES."""
+    reason: str = ""
+    """In words, the same for all files that are refused alike."""
+
+
+class Absent(Refused, FileNotFoundError):
+    """There is no such file."""
+
+
+def refused(uri: str, error: Exception, *, writing: bool = False) -> Refused:
+    """What a library raised about one file, by reading or by writing it."""
+    if isinstance(error, Refused):
+        return error
+    cause, reason, detail = _explained(error)
+    reason, detail = redact(reason), redact(detail)
+    if writing and cause != NAME:
+        # OUT is the user's own place, where what is denied can be permitted, for all objects alike.
+        cause, reason = STORE, "there is no such folder" if cause == GONE else reason
+    refusal = (Absent if cause == GONE else Refused)(f"{uri}: {detail or reason}")
+    refusal.cause, refusal.reason = cause, reason
+    refusal.__cause__ = error
+    return refusal
+
+
+def _explained(error: Exception) -> tuple[str, str, str]:
+    """Cause, reason and, where there is more to tell of the one case, the library's own words on one line."""
+    if isinstance(error, boto.ClientError):
+        found = error.response.get("Error", {})
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return _answered(status, {name: str(value) for name, value in found.items()})
+    text = str(error).partition("\n\nDebug source")[0]
+    if answer := re.search(r"status code: (\d{3})", text):
+        return _answered(int(answer[1]), dict(re.findall(r"<(Code|Message|StorageClass|AccessTier)>([^<]*)</", text)))
+    if isinstance(error, InvalidPathError | boto.ParamValidationError):
+        return NAME, REASONS[NAME].format(""), _line(text)
+    if isinstance(error, UnicodeEncodeError):
+        return NAME, REASONS[NAME].format(" (not Unicode)"), ""
+    if isinstance(error, ValueError) and "null " in text:  # Python's words for a NUL in a path
+        return NAME, REASONS[NAME].format(" (a NUL in it)"), ""
+    if isinstance(error, RuntimeError) and "loop" in text:  # pathlib's for a link that leads to itself
+        return GONE, REASONS[GONE].format(f" ({os.strerror(errno.ELOOP)})"), ""
+    if isinstance(error, Linked):
+        return STORE, "a link stands in the place of a folder of OUT", f"{error.filename}: {error.strerror}"
+    if isinstance(error, boto.ConnectionError | boto.HTTPClientError):
+        return STORE, REASONS[STORE].format(f" ({type(error).__name__})"), _line(text)
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and text.endswith(" is a directory"):  # pyarrow's
+        number = errno.EISDIR
+    if number is not None:
+        cause = ERRNOS.get(number, STORE)
+        inside = "" if number == errno.ENOENT else f" ({os.strerror(number)})"
+        return cause, os.strerror(number) if cause == STORE else REASONS[cause].format(inside), os.strerror(number)
+    return STORE, _line(_without_request(text)), _line(text)
+
+
+def _answered(status: int, error: Mapping[str, str]) -> tuple[str, str, str]:
+    """The same for a store's answer; `error`: what is in its element Error, empty where the answer has no body."""
+    code, message = error.get("Code", ""), _line(error.get("Message", ""))
+    cause = CODES.get(code or str(status), STORE)
+    named = code if code.strip("0123456789") else _phrase(status)
+    if code.startswith("KMS.") and not KMS_MAY_RECOVER.search(code):
+        cause = DENIED
+    if code == "InvalidRequest" and "ncrypt" in message:
+        cause, named = DENIED, "encrypted with a key of the customer's own, SSE-C"
+    if cause == DENIED and (action := re.search(r"\bkms:\w+", message)):
+        named += f", {action[0]}"
+    if cause == ARCHIVED:
+        where = [f" in {error['StorageClass']}"] if "StorageClass" in error else []
+        where += [f" ({error['AccessTier']})"] if "AccessTier" in error else []
+        reason = REASONS[cause].format("".join(where))
+    elif cause == GONE:
+        reason = REASONS[cause].format("")
+    else:
+        reason = f"the store answered {named}" if cause == STORE else REASONS[cause].format(f" ({named})")
+    return cause, reason, f"{reason}: {message}" if message else ""
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return f"HTTP status {status}"
+
+
+def _without_request(text: str) -> str:
+    """A library's words without method, address, times, number of tries and names."""
+    return re.sub(r"Error performing \w+ \S+ in \S+(, after [^-]*)? +- |for path \S+|'[^']*'", "", text)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

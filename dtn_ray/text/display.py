@@ -1,0 +1,108 @@
+r"""Text that others chose, made fit for where it is shown: terminals, HTML, chats, metrics.
+
+Keys, column names, settings and what stores answer may hold secrets, escape sequences that rule a terminal, characters
+that reverse or hide what follows, line ends that forge a line of ours, and megabytes. Data keep them as they are
+(ledger, Parquet); whatever shows them calls a function of this module. All of them also redact (redact.py).
+
+line, name   one line: messages, logs, HTML, reasons in the ledger
+chat         one line in which nobody is called and nothing is a link
+label        a label of metrics
+clean_streams   the last resort: all that this process prints, be it by a library
+"""
+
+import re
+import sys
+from typing import Any, TextIO
+
+from dtn_ray.text.redact import redact
+
+LONGEST_LINE = 4000  # characters
+LONGEST_NAME = 300
+LONGEST_LABEL = 200
+JOINERS = "\u200c\u200d"  # invisible, but parts of words in Persian and Indic languages, and of emoji
+NOBODY = "\u200b"  # a zero-width space: what follows an @ is then no name
+
+# Tabs, line ends, and what progress bars and colours are made of stay.
+_NOT_PRINTED = re.compile(
+    r"(\x1b\[[0-9;]*[mKA])"
+    r"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def line(text: object, longest: int = LONGEST_LINE) -> str:
+    r"""A text as one line of at most `longest` characters: what is not printable as \x1b, \n, \u202e; no secrets.
+
+    Of a longer one the middle is left out. To clean twice changes nothing.
+    """
+    whole = str(text)
+    shown = redact(_shortened(whole, 4 * longest))
+    if not shown.isprintable():
+        shown = "".join(each if each.isprintable() or each in JOINERS else _escaped(each) for each in shown)
+    return _shortened(shown, longest, len(whole))
+
+
+def name(text: object) -> str:
+    """A key, or the name of a column or a file, within a message."""
+    return line(text, LONGEST_NAME)
+
+
+def chat(text: object) -> str:
+    """A line for chat services, by Slack's rules, which others follow: nobody is mentioned, nothing is a link."""
+    shown = line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    shown = re.sub(r"@(?=\w)", f"@{NOBODY}", shown)
+    shown = shown.replace("](", f"]{NOBODY}(")  # Markdown's links
+    return re.sub(r"\b(https?:|www\.)(?=\S)", rf"\1{NOBODY}", shown, flags=re.IGNORECASE)
+
+
+def label(text: object) -> str:
+    """The value of a label of metrics, or of a header of HTTP: ASCII alone."""
+    return _shortened(line(text, LONGEST_LABEL).encode("ascii", "backslashreplace").decode(), LONGEST_LABEL)
+
+
+def clean_streams() -> None:
+    """From now on, what this process prints by Python shows no secrets, and escape sequences other than of colours.
+
+    That holds for what libraries print too: warnings, tracebacks, and what Ray prints of its workers.
+    """
+    for stream in ("stdout", "stderr"):
+        if not isinstance(getattr(sys, stream), CleanStream):
+            setattr(sys, stream, CleanStream(getattr(sys, stream), stream))
+
+
+class CleanStream:
+    """A text stream, cleaned. Pickled, it is what another process has under this name of `sys`."""
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        self._stream, self._name = stream, name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _stream_named, (self._name,)
+
+    def write(self, text: str) -> int:
+        shown = redact(text)
+        self._stream.write(_NOT_PRINTED.sub(lambda found: found[1] or _escaped(found[0]), shown))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for each in lines:
+            self.write(each)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _stream_named(name: str) -> Any:
+    return getattr(sys, name)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def _shortened(text: str, longest: int, characters: int | None = None) -> str:
+    """A text with its middle left out, if it is longer; `characters`: of the text that it is made of."""
+    if len(text) <= longest:
+        return text
+    middle = f" ... ({max(characters or 0, len(text)):,} characters) ... "
+    kept = longest - len(middle)
+    return text[: kept - kept // 3] + middle + text[len(text) - kept // 3 :]

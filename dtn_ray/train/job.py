@@ -1,0 +1,36 @@
+"""Ray Train: trains the DTN (Sec. 4), data-parallel, resumable at any step."""
+
+from collections.abc import Sequence
+
+from ray.train import UserCallback
+
+from dtn_ray import storage
+from dtn_ray.resumable.options import Run
+from dtn_ray.resumable.run import Finished, run_training
+from dtn_ray.train.loop import loop
+from dtn_ray.train.options import Experiment
+from dtn_ray.train.prepare import Ready, prepare
+
+
+def train(experiment: Experiment, run: Run) -> Finished:
+    """Trains a DTN, and before it the digits' f and judge where no checkpoints of them are given.
+
+    The same call goes on where an earlier one stopped, and gives an uninterrupted run's weights. Raises UserError for
+    bad settings, files or resources.
+    """
+    return fit(experiment, run, prepare(experiment, run))
+
+
+def fit(experiment: Experiment, run: Run, ready: Ready, callbacks: Sequence[UserCallback] = ()) -> Finished:
+    """Trains a DTN on what `prepare` made, or goes on with it. Raises UserError for other settings or resources."""
+    name = run.name or ready.name
+    config = {
+        "experiment": experiment,
+        "run": run,
+        "inputs": ready.inputs,
+        "facts": ready.facts,
+        "folder": storage.join(run.storage, name),
+        "quiet": bool(callbacks),  # who is told of each report prints what is worth it
+    }
+    identity = {"kind": "dtn", "config": experiment, "f": ready.facts["f_digest"]}
+    return run_training(loop, config, run, name, identity, ready.spare, callbacks)

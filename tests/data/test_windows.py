@@ -1,0 +1,184 @@
+"""Streams of images from Parquet files: which row comes when, also after restarts with other numbers of workers."""
+
+import io
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from PIL import Image
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from dtn_ray.data.rows import Group, find_groups, hold_out
+from dtn_ray.data.streamed import CPUS_TO_READ, Streamed
+from dtn_ray.data.windows import Window, left_after, read_window, windows_of
+from dtn_ray.errors import UserError
+
+GROUPS = [Group("a", 0, 5), Group("a", 1, 3), Group("b", 0, 7), Group("b", 1, 1), Group("c", 0, 4)]
+ROWS = 20
+
+
+def rows(window: Window) -> list[tuple[str, int, int]]:
+    """The rows of a window, in its order, as `read` would take them."""
+    all_rows = [(g.uri, g.index, g.start + i) for g in window.groups for i in range(g.rows)]
+    return [all_rows[i] for i in np.random.default_rng(window.seed).permutation(len(all_rows))][window.start :]
+
+
+def epoch(window: Window) -> int:
+    return window.seed[1]
+
+
+def test_an_epoch_has_every_group_once_and_an_order_of_its_own() -> None:
+    three_each = list(islice(windows_of(GROUPS, seed=1, size=2), 9))
+    orders = []
+    for number in range(3):
+        groups = [group for window in three_each if epoch(window) == number for group in window.groups]
+        assert sorted(groups, key=str) == sorted(GROUPS, key=str)
+        orders.append(groups)
+    assert orders[0] != orders[1] != orders[2]
+    assert three_each == list(islice(windows_of(GROUPS, seed=1, size=2), 9))
+    assert three_each != list(islice(windows_of(GROUPS, seed=2, size=2), 9))
+
+
+def take(sequence: list[Window], workers: int, count: int) -> list[tuple[int, tuple[str, int, int]]]:
+    """(epoch, row) of the rows that `workers` take, `count` each."""
+    taken = []
+    for rank in range(workers):
+        own = ((epoch(window), row) for window in sequence[rank::workers] for row in rows(window))
+        taken += list(islice(own, count))
+    return taken
+
+
+@pytest.mark.parametrize("stages", [[(1, 7)], [(2, 3), (1, 5)], [(3, 4), (2, 5), (4, 1), (1, 30)], [(4, 9), (1, 4)]])
+def test_no_row_comes_twice_or_never_when_the_number_of_workers_changes(stages: list[tuple[int, int]]) -> None:
+    left: Iterator[Window] = windows_of(GROUPS, seed=3)
+    seen = []
+    for workers, count in stages:
+        ahead = list(islice(left, 200))
+        seen += take(ahead, workers, count)
+        left = left_after(iter(ahead), workers, count)
+    # What comes next fills the epochs up: then every row has come once in each.
+    rest = [(epoch(window), row) for window in islice(left, 60) for row in rows(window)]
+    whole = Counter(seen + rest)
+    for number in range(3):
+        assert {row: n for (e, row), n in whole.items() if e == number} == dict.fromkeys(
+            [(g.uri, g.index, i) for g in GROUPS for i in range(g.rows)], 1
+        )
+
+
+def test_held_out_rows_are_the_last_and_at_most_a_tenth() -> None:
+    groups = [Group("a", 0, 95), Group("a", 1, 5)]
+    rest, held = hold_out(groups, 8)
+    assert held == [Group("a", 0, 3, start=92), Group("a", 1, 5)]
+    assert rest == [Group("a", 0, 92)]
+    assert hold_out(groups, 50)[1] == [Group("a", 0, 5, start=90), Group("a", 1, 5)]
+    assert hold_out(groups, 0) == (groups, [])
+
+
+@pytest.fixture
+def shards(tmp_path) -> str:
+    """Two files of 30 and 20 images 8×8 in row groups of 10; image i has the grey value i."""
+    for name, numbers in (("one", range(30)), ("two", range(30, 50))):
+        images = []
+        for i in numbers:
+            buffer = io.BytesIO()
+            Image.new("L", (8, 8), i).save(buffer, format="png")
+            images.append(buffer.getvalue())
+        pq.write_table(pa.table({"image": images, "key": [str(i) for i in numbers]}), tmp_path / f"{name}.parquet", 10)
+    return str(tmp_path)
+
+
+def test_groups_are_found_and_what_is_no_set_is_refused(shards, tmp_path) -> None:
+    groups = find_groups(shards)
+    assert [(group.index, group.rows) for group in groups] == [(0, 10), (1, 10), (2, 10), (0, 10), (1, 10)]
+    assert find_groups(f"{shards}/two.parquet") == groups[3:]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no Parquet files"):
+        find_groups(f"{shards}/empty")
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(UserError, match="no column `image`; it has x"):
+        find_groups(shards)
+    (tmp_path / "other.parquet").write_bytes(b"text")
+    with pytest.raises(UserError, match="not a readable Parquet file"):
+        find_groups(shards)
+
+
+def grey(blocks: Iterator[dict[str, np.ndarray]]) -> np.ndarray:
+    return np.concatenate([block["image"] for block in blocks])[:, 0, 0, 0]
+
+
+def test_a_window_is_read_in_its_order_and_a_row_that_is_no_image_is_named(shards, tmp_path) -> None:
+    window = Window(tuple(find_groups(shards)[1:3]), (0, 0, 0))
+    values = grey(read_window(window, 8))
+    assert sorted(values) == list(range(10, 30)) and list(values) != sorted(values)
+    later = Window(window.groups, window.seed, start=7)
+    assert (grey(read_window(later, 8)) == values[7:]).all()
+    pq.write_table(pa.table({"image": [b"text"]}), tmp_path / "bad.parquet")
+    with pytest.raises(UserError, match=r"bad.parquet, row 0 of row group 0: not an image"):
+        list(read_window(Window((Group(f"{shards}/bad.parquet", 0, 1),), (0,)), 8))
+
+
+def test_batches_stream_through_ray_and_go_on_where_they_stopped(shards, ray_cluster) -> None:
+    groups = find_groups(shards)
+    feed = Streamed(groups, groups, size=8)
+
+    def values(done: list[tuple[int, int]], rank: int, workers: int, steps: int) -> list[int]:
+        batches = islice(feed.batches(done, rank, workers, 4, seed=5), steps)
+        found = [s for s, t in batches if s.shape == t.shape == (4 // workers, 3, 8, 8)]
+        return list(np.concatenate(found)[:, 0, 0, 0])
+
+    whole = values([], 0, 1, 12)
+    assert len(set(whole)) == 48  # nothing twice in the first epoch
+    assert values([(1, 5)], 0, 1, 7) == whole[20:]
+    # Two workers go on with what one left: together the same rows.
+    both = values([(1, 5)], 0, 2, 4) + values([(1, 5)], 1, 2, 4)
+    assert len(set(both)) == 16 and not set(both) & set(whole[:20])
+
+
+def test_readers_do_without_torch() -> None:
+    """It takes seconds to import, and half a gigabyte in each of them."""
+    code = "import sys, dtn_ray.streaming; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=250).returncode == 0
+
+
+@pytest.mark.timeout(120)
+def test_streams_need_no_more_cpus_than_trainings_leave_them(shards, ray_cluster) -> None:
+    groups = find_groups(shards)
+    training = placement_group([{"CPU": ray.cluster_resources()["CPU"] - CPUS_TO_READ}])
+    try:
+        assert training.wait(30)
+        s, t = next(Streamed(groups, groups, size=8).batches([], 0, 1, 4, seed=5))
+        assert s.shape == t.shape == (4, 3, 8, 8)
+    finally:
+        remove_placement_group(training)
+
+
+IDLE = """
+import os, time
+import psutil, ray
+from dtn_ray.cluster import connect
+
+connect()
+
+@ray.remote(num_cpus=0.01)
+def pid() -> int:
+    time.sleep(8)
+    return os.getpid()
+
+found = set(ray.get([pid.remote() for _ in range(os.cpu_count() + 2)]))
+time.sleep(5)
+print(len(found), sum(map(psutil.pid_exists, found)))
+"""
+
+
+@pytest.mark.slow
+def test_readers_that_pause_stay() -> None:
+    ran = subprocess.run([sys.executable, "-c", IDLE], capture_output=True, text=True, timeout=120, check=True)
+    found, left = map(int, ran.stdout.split()[-2:])
+    assert found == left > 2

@@ -27,10 +27,11 @@ test: setup  ## the fast tests
 test-slow: setup  ## the long tests: real training, real kills
 	$(BIN)/python -m pytest -m slow
 
-check: setup  ## lint, format and types
+check: setup  ## lint, format, types and imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy dtn_ray
+	$(BIN)/lint-imports
 
 format: setup  ## format the code and mend what lint can mend
 	$(BIN)/ruff check --fix .

@@ -38,7 +38,7 @@ from dtn_ray.method.features import FrozenF
 from dtn_ray.perceptual.load import build_classifier
 from dtn_ray.perceptual.options import Pretraining
 from dtn_ray.settings import to_dict
-from dtn_ray.train.build import build_dtn
+from dtn_ray.train.domains import build_dtn
 from dtn_ray.train.presets import embedded
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -4,8 +4,8 @@ python benchmarks/stream.py --faces FACES                         1,000,000 rows
 python benchmarks/stream.py --faces FACES --f NETWORK.onnx        … and the rate of training steps beside it
 
 FACES: Parquet files of aligned faces, as jobs/ingest.py writes them; they are linked many times under other names until
-there are so many rows. The stream is the training's own (dtn_ray/data/streamed.py): Ray Data reads, decodes and scales, one
-worker takes batches, and does nothing with them. Memory is the sum over all processes of this Ray, pages that they
+there are so many rows. The stream is the training's own (dtn_ray/data/streamed.py): Ray Data reads, decodes and scales,
+one worker takes batches, and does nothing with them. Memory is the sum over all processes of this Ray, pages that they
 share counted once, at each tenth of the way; rates are images a second, in all and for each core.
 """
 
@@ -34,7 +34,7 @@ from dtn_ray.method.features import FrozenF
 from dtn_ray.method.pixels import to_float
 from dtn_ray.perceptual.load import load_face_network
 from dtn_ray.ray_cluster.connect import connect
-from dtn_ray.train.build import build_dtn
+from dtn_ray.train.domains import build_dtn
 from dtn_ray.train.presets import PRESETS
 
 sys.path.insert(0, str(Path(__file__).parent))

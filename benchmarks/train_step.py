@@ -50,9 +50,9 @@ from dtn_ray.perceptual.load import build_classifier, load_classifier
 from dtn_ray.perceptual.options import Pretraining
 from dtn_ray.resumable.options import Run
 from dtn_ray.train import job as training
-from dtn_ray.train.build import build_dtn
+from dtn_ray.train.digits import load_domains
+from dtn_ray.train.domains import build_dtn
 from dtn_ray.train.options import Experiment
-from dtn_ray.train.prepare import load_domains
 from dtn_ray.train.presets import embedded
 
 GOAL = 0.97

@@ -15,7 +15,7 @@ from dtn_ray import cli
 from dtn_ray.resumable.options import Run
 from dtn_ray.settings import Unprefixed
 from dtn_ray.train.options import Experiment
-from dtn_ray.train.presets import PRESETS, experiment_of
+from dtn_ray.train.presets import PRESETS
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ def parse(arguments: list[str]) -> Job:
     Raises UserError where a file in a preset's place is none of an experiment.
     """
     if arguments and arguments[0].endswith(".json"):
+        from dtn_ray.train.prepare import experiment_of
+
         default = Job(experiment_of(arguments[0]), Run())
         return tyro.cli(Job, args=arguments[1:], default=default, description=__doc__)
     if not arguments or (arguments[0].startswith("-") and not {"-h", "--help"} & {*arguments}):

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import torch
 from pyarrow import fs
@@ -29,33 +29,38 @@ from dtn_ray import storage
 from dtn_ray.bounds import AtLeastOne, Count
 from dtn_ray.checkpoints import onnx_files, optimizer_states, run_result, weights
 from dtn_ray.errors import UserError, reason
-from dtn_ray.method.features import FrozenF
-from dtn_ray.models.faces import DeepFace
-from dtn_ray.models.imported import ImportedF
-from dtn_ray.perceptual.options import FacePretraining, Pretraining
 from dtn_ray.settings import T, fit, from_dict, to_dict
 from dtn_ray.storage import json_files
 from dtn_ray.storage.local_writes import replacing
-from dtn_ray.super_resolution.options import SuperResolution
-from dtn_ray.train.options import Experiment
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"
 
 NETWORKS = ("f", "g", "g_ema", "g_convert", "D", "D2", "judge", "classifier", "face_network", "srcnn")
 
-Config = Experiment | Pretraining | FacePretraining | SuperResolution
-C = TypeVar("C", Experiment, Pretraining, FacePretraining, SuperResolution)
+
+class Config(Protocol):
+    """The settings that networks were trained with: a frozen dataclass."""
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What the networks take: range, layout, and where images are squares, `size`, their pixels."""
+
+
+C = TypeVar("C", bound=Config)
 
 
 def save(folder: str | Path, kind: str, config: Config, networks: dict[str, nn.Module], **facts: Any) -> None:
-    """Writes networks and facts (step, metrics, …) into a local folder, the manifest last: it marks a whole one."""
+    """Writes networks and facts (step, metrics, …) into a local folder, the manifest last: it marks a whole one.
+
+    Of a network with an attribute `onnx` (FrozenF), this file too.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, network in networks.items():
-        if isinstance(network, FrozenF) and isinstance(network.network, ImportedF):
-            with replacing(folder / "f.onnx") as path:
-                path.write_bytes(network.network.content)
+        if content := getattr(network, "onnx", None):
+            with replacing(folder / f"{name}.onnx") as path:
+                path.write_bytes(content)
         weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
         with replacing(folder / f"{name}.safetensors") as path:
             save_file(weights, path)
@@ -64,22 +69,12 @@ def save(folder: str | Path, kind: str, config: Config, networks: dict[str, nn.M
         "kind": kind,
         "code_version": dtn_ray.__version__,
         "config": to_dict(config),
-        "preprocessing": _preprocessing(config),
+        "preprocessing": config.preprocessing,
         "networks": {name: digest(network) for name, network in networks.items()},
         **facts,
     }
     with replacing(folder / MANIFEST) as path:
         path.write_text(json.dumps(manifest, indent=2))
-
-
-def _preprocessing(config: Config) -> dict[str, Any]:
-    """What the networks take; `size` is the pixels of the square that x is."""
-    if isinstance(config, SuperResolution):
-        return {"luminance": "BT.601, studio range", "range": [0, 1], "layout": "NCHW"}
-    if isinstance(config, FacePretraining):
-        return {"size": DeepFace.size, "range": [-1, 1], "layout": "NCHW"}
-    size = config.data.size if isinstance(config, Experiment) and config.model.kind == "faces" else 32
-    return {"size": size, "range": [-1, 1], "layout": "NCHW"}
 
 
 def digest(network: nn.Module) -> str:
@@ -201,7 +196,7 @@ def read_settings(folder: Path, cls: type[T], manifest: dict[str, Any], key: str
 def read_config(folder: Path, cls: type[C], manifest: dict[str, Any]) -> C:
     """The settings that the checkpoint was trained with, which its preprocessing follows from."""
     config = read_settings(folder, cls, manifest, "config")
-    for name, value in _preprocessing(config).items():
+    for name, value in config.preprocessing.items():
         found = manifest["preprocessing"].get(name)
         if found != value:
             raise UserError(f"{folder}/{MANIFEST}: preprocessing: {name} is {str(found)[:80]}, by its config {value}")
@@ -218,11 +213,10 @@ def load_weights(network: nn.Module, folder: Path, name: str) -> nn.Module:
     digests = _manifest(folder)["networks"]
     if name not in digests:
         raise UserError(f"{folder}/{MANIFEST}: networks: no SHA-256 of {name}, without which {path.name} is not used")
-    imported = isinstance(network, FrozenF) and isinstance(network.network, ImportedF)
     empty = any(value.is_meta for value in network.state_dict().values())
     try:
-        # Checkpoints of former versions have an imported f's weights once more.
-        former = "network.network." if imported else None
+        # Checkpoints of former versions have the weights of an f from ONNX once more.
+        former = "network.network." if getattr(network, "onnx", None) else None
         network.load_state_dict(weights.read(path, network.state_dict(), digests[name], former), assign=empty)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: missing, damaged or not of this network ({reason(error)})") from error

@@ -19,14 +19,10 @@ from dtn_ray.method.pixels import to_float, to_uint8
 from dtn_ray.super_resolution.load import Upscaler, load_super_resolver
 from dtn_ray.train.trained import Trained, load_trained
 
-FACES_ON_A_CPU = 8
-"""In one pass through the networks. Passes of 64 took 1.1 to 1.4 times as long a face, since glibc gives blocks of
-32 MB and more back to the kernel at once, which clears them again for the next layer."""
-
 
 def finds_faces(job: Conversion, trained: Trained) -> bool:
     """Whether x are the faces of a photo, or the image as it is. Raises UserError for options that do not fit G."""
-    of_faces = trained.experiment.model.kind == "faces"
+    of_faces = trained.domain.of_faces
     if not of_faces:
         for name in ("detector", "aligned", "super_resolution"):
             if getattr(job, name):
@@ -68,8 +64,8 @@ class Converter(Pipeline):
             torch.set_num_threads(cpus)
         trained = load_trained(job.checkpoint)
         enlarged = upscaler(job)
-        small = trained.experiment.model.kind == "faces" and not (job.gpu or job.batch_size)
-        self.at_once = FACES_ON_A_CPU if small else self.batch_size
+        chosen = job.gpu or job.batch_size
+        self.at_once = self.batch_size if chosen else trained.domain.batch_on_a_cpu
         self.model, self.size = identity(job, trained, enlarged), trained.manifest["preprocessing"]["size"]
         self.folder, self.format, self.shards = model_folder(self.model), job.format, job.shards
         self.finder: FaceFinder | None = None

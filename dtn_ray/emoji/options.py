@@ -5,8 +5,6 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dtn_ray.faces.align import SIZE
-
 Expression = Literal["neutral", "smiling", "any"]
 
 
@@ -22,7 +20,7 @@ class EmojiSet:
     """avataaars, personas or toon-head."""
     expression: Expression = "neutral"
     """neutral, smiling or any; a set of both is two sets in one folder."""
-    size: int = SIZE
+    size: int = 152
     """Pixels of the aligned square."""
     options: str | None = None
     """JSON file of the style's own options, as DiceBear names them, such as {"beardProbability": 30, "skinColor":

@@ -69,7 +69,7 @@ def retrieve(job: Retrieval) -> dict[str, Any]:
     """
     _check(job)
     trained = load_trained(job.checkpoint, job.weights)
-    if trained.experiment.model.kind != "faces":
+    if not trained.domain.of_faces:
         raise UserError(f"{job.checkpoint}: a DTN of digits; retrieval (Table 4) is measured of faces")
     judge, facts = load_face_network(job.judge, "--judge")
     _refuse_f(job, trained, judge, facts)

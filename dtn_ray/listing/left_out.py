@@ -9,12 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dtn_ray.storage.local_files import GONE, LOOP, RESULTS, SPECIAL, UNREADABLE
 from dtn_ray.text import display
 
 OTHER_SUFFIX, LITTER = "other_suffix", "litter"
 MATCH, MIN_SIZE, MODIFIED_SINCE = "match", "min_size", "modified_since"
-UNREADABLE, LOOP, SPECIAL, GONE = "unreadable", "link_loop", "special", "gone"
-RESULTS = "results"
 FOLDER, OUTSIDE, UNSAFE, BAD_LINE = "folder", "outside", "unsafe", "bad_line"
 
 REASONS = {

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dtn_ray.models.imported import ImportedF
+from dtn_ray.models.perceptual import Perceptual
+
 SHRINKAGE = 0.05  # of covariances towards the identity: some thousand images leave the least directions to chance
 
 
@@ -48,14 +51,14 @@ class FrozenF(nn.Module):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Perceptual,
         scale: float = 1.0,
         domains: tuple[Moments, Moments] | None = None,
         transport: Tensor | None = None,
         exaggeration: float = 1.0,
     ) -> None:
         super().__init__()
-        self.network = network.requires_grad_(False)
+        self.network: Perceptual = network.requires_grad_(False)
         s, t = domains or (Moments(None, scale), Moments(None, scale))
         self.register_buffer("scale", torch.tensor(float(s.scale) / exaggeration))
         self.register_buffer("mean_s", s.mean if s.mean is None else s.mean.clone())
@@ -64,12 +67,17 @@ class FrozenF(nn.Module):
         self.register_buffer("transport", transport)
         self.eval()
 
+    @property
+    def onnx(self) -> bytes | None:
+        """The file of an f that was brought along, which holds its weights; None of others."""
+        return self.network.content if isinstance(self.network, ImportedF) else None
+
     def train(self, mode: bool = True) -> "FrozenF":
         return super().train(False)
 
     def forward(self, x: Tensor, of_t: bool = False) -> Tensor:
         """f(x) in its unit: images N×C×H×W in [-1, 1] of s, or of t as G's are, to N×features."""
-        features: Tensor = self.network.represent(x).float()  # type: ignore[operator]
+        features: Tensor = self.network.represent(x).float()
         if self.mean_s is None or self.mean_t is None or self.scale_t is None:
             return features / self.scale
         if of_t:
@@ -79,9 +87,9 @@ class FrozenF(nn.Module):
 
 
 @torch.no_grad()
-def moments(network: nn.Module, batches: Iterable[Tensor]) -> Moments:
+def moments(network: Perceptual, batches: Iterable[Tensor]) -> Moments:
     """Of f's features over batches of images N×C×H×W in [-1, 1]; divided by that scale, they have unit variance."""
-    features = torch.cat([network.represent(batch).float() for batch in batches])  # type: ignore[operator]
+    features = torch.cat([network.represent(batch).float() for batch in batches])
     return Moments(features.mean(0), float(features.var(dim=0).mean().sqrt()), torch.cov(features.T))
 
 

@@ -8,9 +8,10 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from dtn_ray.models.layers import initialise, scaled
+from dtn_ray.models.perceptual import Perceptual
 
 
-class DigitF(nn.Module):
+class DigitF(Perceptual):
     """f of Sec. 5.1 with the classifier on top that it is trained with; also the architecture of the judge.
 
     Input N×3×32×32 (or N×1×32×32: "we replicate the grayscale image three times") in [-1, 1].

@@ -5,7 +5,6 @@ All take and give images in [-1, 1]. `width` multiplies the number of filters; 1
 
 import math
 from itertools import pairwise
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 
 from dtn_ray.models.imported import Eye
 from dtn_ray.models.layers import initialise, scaled
+from dtn_ray.models.options import Norm, Upscaling
+from dtn_ray.models.perceptual import Perceptual
 
-Upscaling = Literal["transposed", "nearest"]
-Norm = Literal["batch", "none"]
 SLOPE = 0.2  # of D's leaky ReLU
 
 
@@ -41,7 +40,7 @@ class LocallyConnected(nn.Module):
         return places.permute(2, 3, 0, 1) + self.bias
 
 
-class DeepFace(nn.Module):
+class DeepFace(Perceptual):
     """f of Sec. 5.2 with the classifier that it is trained with: DeepFace (Taigman et al. 2014).
 
     Input N×3×152×152 in [-1, 1]. `represent` gives f(x), N×256; `forward` gives N×`classes` logits.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dtn_ray.bounds import Positive, Within
 from dtn_ray.models.allowance import allowance
+from dtn_ray.models.perceptual import Perceptual
 
 if TYPE_CHECKING:
     from dtn_ray.models import onnx_reader
@@ -23,8 +24,8 @@ Place = Annotated[float, Within(ge=-2, le=2)]
 class Eye:
     """What a network sees of an aligned face, and how.
 
-    Aligned faces (dtn_ray/faces/align.py) have the same place in a square picture of any size, so a crop in fractions of its
-    side fits photos of 152 pixels and emoji of 64 alike.
+    Aligned faces (dtn_ray/faces/align.py) have the same place in a square picture of any size, so a crop in fractions
+    of its side fits photos of 152 pixels and emoji of 64 alike.
     """
 
     size: Annotated[int, Within(ge=1, le=1024)]
@@ -70,7 +71,7 @@ class Eye:
         return torch.linspace(low, high, self.size, dtype=x.dtype, device=x.device)
 
 
-class ImportedF(nn.Module):
+class ImportedF(Perceptual):
     """A network from ONNX with its eye, in eval mode, its weights fixed; `represent` gives f(x), N×`features`.
 
     How it wants its images (N×3×H×W or N×H×W×3, bytes or numbers, colour or grey, a batch or one at a time) is told

@@ -3,7 +3,8 @@
 Two libraries read them, and the first that succeeds counts:
 
 - onnx2torch (last release: August 2024) knows operations up to opset 17. It makes modules, which
-  dtn_ray/models/onnx_simplify.py makes fast, and the digests in checkpoints go by its names: what it can read, it reads.
+  dtn_ray/models/onnx_simplify.py makes fast, and the digests in checkpoints go by its names: what it can read, it
+  reads.
 - onnx2fx (0.0.1, one author, Apache 2.0, 12,000 lines) reads the rest: opsets to 24, SAME padding, attention. It opens
   no file and runs no text as code. It is young, so it is pinned, the known differences from ONNX are refused
   (`refuse_differences`), names are replaced by numbers (it takes `a.b` and `a_b` for one), and each network is tried.

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from pydantic import TypeAdapter
-from torch import nn
 
 from dtn_ray import storage
 from dtn_ray.checkpoints import onnx_files
@@ -16,6 +15,7 @@ from dtn_ray.models.digits import DigitF
 from dtn_ray.models.faces import DeepFace
 from dtn_ray.models.imported import Eye, ImportedF
 from dtn_ray.models.layers import unfilled
+from dtn_ray.models.perceptual import Perceptual
 from dtn_ray.perceptual import load
 from dtn_ray.perceptual.options import FacePretraining, Pretraining
 from dtn_ray.settings import fit
@@ -108,7 +108,7 @@ def build_imported(content: bytes, eye: Eye, uri: str) -> ImportedF:
 
 
 @torch.no_grad()
-def check_features(f: nn.Module, size: int, uri: str) -> None:
+def check_features(f: Perceptual, size: int, uri: str) -> None:
     """Raises UserError naming `uri` where f, or a judge, gives the same for all pictures, or no numbers.
 
     `size`: pixels of the side of the pictures.
@@ -118,7 +118,7 @@ def check_features(f: nn.Module, size: int, uri: str) -> None:
     spots = [torch.rand(1, 3, side, side, generator=generator) * 2 - 1 for side in (2, 3, 5, 8, size)]
     plain = [torch.full((1, 3, 1, 1), value) for value in (-1.0, 1.0)]
     pictures = torch.cat([F.interpolate(each, size) for each in (*spots, *plain)])
-    features = f.represent(pictures)  # type: ignore[operator]
+    features = f.represent(pictures)
     if not features.isfinite().all():
         raise UserError(f"{uri}: it gives numbers that are not finite; its training diverged")
     if torch.equal(features, features[:1].expand_as(features)):

@@ -1,7 +1,7 @@
 """The options of training f, or the judge."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -50,6 +50,11 @@ class Pretraining:
     seed: Seed = 0
     """Decides initialisation, the order of the data and all that is random."""
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What the networks take (dtn_ray/checkpoints/checkpoint.py)."""
+        return {"size": 32, "range": [-1, 1], "layout": "NCHW"}
+
 
 @dataclass(frozen=True)
 class FacePretraining:
@@ -88,3 +93,8 @@ class FacePretraining:
     """Compute in bfloat16 where that is safe (autocast)."""
     seed: Seed = 0
     """Decides initialisation, the order of the data and all that is random."""
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What the networks take (dtn_ray/checkpoints/checkpoint.py)."""
+        return {"size": 152, "range": [-1, 1], "layout": "NCHW"}

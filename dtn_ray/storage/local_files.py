@@ -14,10 +14,10 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
-from dtn_ray.listing.left_out import GONE, LOOP, RESULTS, SPECIAL, UNREADABLE
-
+UNREADABLE, LOOP, SPECIAL, GONE, RESULTS = "unreadable", "link_loop", "special", "gone", "results"
+"""Why an entry of a folder is no file."""
 Odd = Callable[[str, str], None]
-"""Is told of an entry that is no file, by reason (left_out.REASONS) and name."""
+"""Is told of an entry that is no file, by reason (below, and in listing/left_out.py) and name."""
 File = tuple[str, str, int, int]
 """Key, version, size in bytes, and time of change in µs since 1970."""
 

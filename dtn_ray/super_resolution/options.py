@@ -1,7 +1,7 @@
 """The options of training an SRCNN."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from pydantic import Field
@@ -33,3 +33,8 @@ class SuperResolution:
     """Compute in bfloat16 where that is safe (autocast), but for the last tenth of the steps."""
     seed: Seed = 0
     """Decides initialisation, the patches and all that is random."""
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What the networks take (dtn_ray/checkpoints/checkpoint.py)."""
+        return {"luminance": "BT.601, studio range", "range": [0, 1], "layout": "NCHW"}

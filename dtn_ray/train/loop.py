@@ -22,10 +22,11 @@ from dtn_ray.method.dtn import DTNTrainer, collapse_warning
 from dtn_ray.method.pixels import to_float
 from dtn_ray.metrics import TrainingMetrics
 from dtn_ray.models.layers import synchronise_batch_norm
+from dtn_ray.models.perceptual import Perceptual
 from dtn_ray.progress import Progress
 from dtn_ray.resumable.options import Run
 from dtn_ray.resumable.report import of_all_workers, report, use_assigned_cpus
-from dtn_ray.train.build import build_dtn
+from dtn_ray.train.domains import build_dtn
 from dtn_ray.train.measure import for_conversion, measure, show
 from dtn_ray.train.options import Experiment
 from dtn_ray.train.prepare import Inputs
@@ -47,7 +48,7 @@ def loop(settings: dict[str, Any]) -> None:
     # Networks, the same on every worker.
     torch.manual_seed(seed)
     dtn = build_dtn(experiment, copy.deepcopy(ray.get(inputs.f)))
-    judge: nn.Module | None = copy.deepcopy(ray.get(inputs.judge))
+    judge: Perceptual | None = copy.deepcopy(ray.get(inputs.judge))
     judge = judge and judge.to(device)
     if workers > 1:
         dtn.g, dtn.D = synchronise_batch_norm(dtn.g, device), synchronise_batch_norm(dtn.D, device)

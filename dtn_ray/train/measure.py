@@ -12,14 +12,15 @@ from dtn_ray.method.dtn import DTN, DTNTrainer, recalibrate
 from dtn_ray.method.features import FrozenF
 from dtn_ray.method.kid import kid
 from dtn_ray.method.pixels import to_float
-from dtn_ray.train.build import build_dtn
+from dtn_ray.models.perceptual import Perceptual
+from dtn_ray.train.domains import build_dtn
 from dtn_ray.train.options import Experiment
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-AT_ONCE = 16  # … in batches that fit a CPU's cache: a MobileNet takes three times as long over 128
+AT_ONCE = 16  # images to f, which fit a CPU's cache: a MobileNet takes three times as long over 128
 VALIDATION = 64  # at once
 
 
@@ -39,21 +40,21 @@ def for_conversion(experiment: Experiment, trainer: DTNTrainer, s: np.ndarray) -
 
 
 @torch.no_grad()
-def domain_features(f: FrozenF, judge: nn.Module | None, images: np.ndarray) -> torch.Tensor:
+def domain_features(f: FrozenF, judge: Perceptual | None, images: np.ndarray) -> torch.Tensor:
     """N×features by which G(x) and t are compared: the judge's, or where there is none f's.
 
     `images`: of t, or taken as such, N×C×H×W uint8.
     """
     batches = (to_float(images[i : i + AT_ONCE]) for i in range(0, len(images), AT_ONCE))
     represent = judge.represent if judge is not None else partial(f, of_t=True)
-    return torch.cat([represent(batch) for batch in batches])  # type: ignore[operator]
+    return torch.cat([represent(batch) for batch in batches])
 
 
 @torch.no_grad()
 def measure(
     dtn: DTN,
     g: nn.Module,
-    judge: nn.Module | None,
+    judge: Perceptual | None,
     s: np.ndarray,
     labels: np.ndarray | None,
     of_t: torch.Tensor,
@@ -73,7 +74,7 @@ def measure(
         G_x = g(f_x if dtn.with_f else x)
         f_G_x = dtn.f(G_x, True)
         L_const += len(x) / len(s) * losses.L_const(f_x, f_G_x).item()
-        drawn.append(f_G_x if judge is None else judge.represent(G_x))  # type: ignore[operator]
+        drawn.append(f_G_x if judge is None else judge.represent(G_x))
         if judge is not None and labels is not None:
             right += float((judge(G_x).argmax(1).cpu().numpy() == labels[i : i + VALIDATION]).sum())
         if not pairs:

@@ -1,14 +1,14 @@
 """A DTN training: what decides its result."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from pydantic import Field
 
 from dtn_ray.bounds import Count, Pixels, Seed, Width
 from dtn_ray.method.options import Augment, LossConfig, OptimConfig
-from dtn_ray.models.faces import Norm, Upscaling
+from dtn_ray.models.options import Norm, Upscaling
 from dtn_ray.settings import Unprefixed
 
 
@@ -90,3 +90,8 @@ class Experiment:
     optim: Annotated[OptimConfig, Unprefixed] = field(default_factory=OptimConfig)
     seed: Seed = 0
     """Decides initialisation, the order of the data and all that is random."""
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What the networks take (dtn_ray/checkpoints/checkpoint.py)."""
+        return {"size": self.data.size if self.model.kind == "faces" else 32, "range": [-1, 1], "layout": "NCHW"}

@@ -2,11 +2,8 @@
 
 from dataclasses import replace
 
-from dtn_ray.errors import UserError
 from dtn_ray.method.options import Augment, LossConfig, OptimConfig
 from dtn_ray.perceptual.options import Pretraining
-from dtn_ray.settings import from_dict
-from dtn_ray.storage import json_files
 from dtn_ray.train.options import DataConfig, Experiment, ModelConfig
 
 
@@ -129,16 +126,3 @@ def classifier_of(dataset: str, data: DataConfig, model: ModelConfig, seed: int,
         return replace(common, split="train", epochs=40.0 if small else 5.0, augment=shapes, label_smoothing=0.0)
     epochs = {"street-digits": 8.0, "svhn": 40.0 if data.source_split in ("largest", "train") else 5.0}
     return replace(common, split=data.source_split, without=data.f_without, epochs=epochs.get(dataset, 10.0))
-
-
-def experiment_of(uri: str) -> Experiment:
-    """The experiment in a JSON file, such as a search's best.json. Raises UserError naming what is wrong with it."""
-    from dtn_ray import storage  # pyarrow, which a command line needs for this alone
-
-    if not storage.exists(uri):
-        raise UserError(f"{uri}: no such file, and no preset; presets are {', '.join(PRESETS)}")
-    values = json_files.read(uri)
-    try:
-        return from_dict(Experiment, values)
-    except UserError as error:
-        raise UserError(f"{uri}: {error}") from error

@@ -1,14 +1,13 @@
 """A trained DTN from its checkpoint."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from dtn_ray.checkpoints import onnx_files
 from dtn_ray.checkpoints.checkpoint import (
     MANIFEST,
     load_weights,
@@ -20,11 +19,11 @@ from dtn_ray.checkpoints.checkpoint import (
 from dtn_ray.errors import UserError
 from dtn_ray.method.dtn import DTN
 from dtn_ray.method.features import FrozenF, Moments
-from dtn_ray.models.digits import DigitF
 from dtn_ray.models.layers import unfilled
-from dtn_ray.perceptual.load import build_classifier, build_deepface, build_imported, eye_of
-from dtn_ray.perceptual.options import FacePretraining, Pretraining
-from dtn_ray.train.build import build_dtn
+from dtn_ray.models.perceptual import Perceptual
+from dtn_ray.perceptual.load import build_classifier
+from dtn_ray.perceptual.options import Pretraining
+from dtn_ray.train.domains import Domain, build_dtn, domain_of
 from dtn_ray.train.options import Experiment
 
 
@@ -33,9 +32,13 @@ class Trained:
     """A trained DTN, ready to use: G(x) with the weights meant for conversion."""
 
     dtn: DTN
-    judge: DigitF | None
+    judge: Perceptual | None
     experiment: Experiment
     manifest: dict[str, Any]
+
+    @property
+    def domain(self) -> Domain:
+        return domain_of(self.experiment)
 
     @property
     def digest(self) -> str:
@@ -53,7 +56,7 @@ def load_trained(uri: str, weights: str = "convert") -> Trained:
     with open_folder(uri) as folder:
         manifest = read_manifest(folder, "dtn")
         experiment = read_config(folder, Experiment, manifest)
-        network = _network_f(folder, experiment, manifest)
+        network = domain_of(experiment).read_f(folder, experiment, manifest)
         judge = None
         try:
             with unfilled():
@@ -78,36 +81,12 @@ def _if_there(network: nn.Module, folder: Path, name: str) -> nn.Module:
     return load_weights(network, folder, name) if (folder / f"{name}.safetensors").exists() else nn.Module()
 
 
-def _empty_f(network: nn.Module, experiment: Experiment) -> FrozenF:
+def _empty_f(network: Perceptual, experiment: Experiment) -> FrozenF:
     """f with the buffers that its file will fill."""
     scale = experiment.model.feature_scale
-    nothing = Moments(torch.zeros(network.features), 1.0)  # type: ignore[call-overload]
+    nothing = Moments(torch.zeros(network.features), 1.0)
     return FrozenF(
         network,
         domains=(nothing, nothing) if scale in ("per-domain", "transport") else None,
-        transport=torch.zeros(network.features, network.features) if scale == "transport" else None,  # type: ignore[call-overload]
+        transport=torch.zeros(network.features, network.features) if scale == "transport" else None,
     )
-
-
-def _network_f(folder: Path, experiment: Experiment, manifest: dict[str, Any]) -> nn.Module:
-    """f without its weights; but one brought along whole, as its file has it."""
-    uri = f"{folder}/{MANIFEST}"
-    if experiment.model.kind == "digits":
-        settings = read_settings(folder, Pretraining, manifest, "f")
-        with unfilled():
-            return build_classifier(replace(settings, dropout=0.0))
-    facts = manifest.get("f")
-    if not isinstance(facts, dict):
-        raise UserError(f"{uri}: f: missing; it must tell what f is")
-    if "config" in facts:
-        faces = read_settings(folder, FacePretraining, facts, "config")
-        with unfilled():
-            return build_deepface(faces, 0)
-    eye, path = eye_of(facts.get("eye"), f"{uri}: f.eye"), folder / "f.onnx"
-    content = onnx_files.read_alone(str(path))
-    if (digest := hashlib.sha256(content).hexdigest()) != facts.get("sha256"):
-        raise UserError(
-            f"{path}: not the network that this was trained with: it has the SHA-256 {digest}, by {MANIFEST} "
-            f"{str(facts.get('sha256'))[:64]}"
-        )
-    return build_imported(content, eye, str(path))

@@ -28,7 +28,7 @@ from dtn_ray.perceptual.load import build_deepface, load_classifier, load_face_n
 from dtn_ray.perceptual.measure import measure, verification_auc
 from dtn_ray.perceptual.options import FacePretraining
 from dtn_ray.resumable.options import Run
-from dtn_ray.train.build import build_dtn
+from dtn_ray.train.domains import build_dtn
 from dtn_ray.train.job import train
 from dtn_ray.train.presets import paper_faces
 from dtn_ray.train.trained import load_trained

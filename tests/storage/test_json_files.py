@@ -15,7 +15,7 @@ from dtn_ray.settings import check, fit, to_dict
 from dtn_ray.storage import json_files
 from dtn_ray.super_resolution.options import SuperResolution
 from dtn_ray.train.options import Experiment, ModelConfig
-from dtn_ray.train.presets import experiment_of
+from dtn_ray.train.prepare import experiment_of
 
 
 @dataclass(frozen=True)

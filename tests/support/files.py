@@ -27,7 +27,7 @@ from dtn_ray.perceptual.load import build_classifier, load_classifier, load_face
 from dtn_ray.perceptual.options import Pretraining
 from dtn_ray.settings import to_dict
 from dtn_ray.super_resolution.load import load_super_resolver
-from dtn_ray.train.build import build_dtn
+from dtn_ray.train.domains import build_dtn
 from dtn_ray.train.options import DataConfig, Experiment, ModelConfig
 from dtn_ray.train.trained import load_trained
 

@@ -1,0 +1,16 @@
+"""What the method asks of a perceptual network f, and of a judge."""
+
+from torch import Tensor, nn
+
+
+class Perceptual(nn.Module):
+    """A network whose `represent` gives f(x): images N×C×H×W in [-1, 1] to N×`features`, with gradients to x.
+
+    A new f is a subclass of this in a module of its own, and is made known in dtn_ray/perceptual/load.py.
+    """
+
+    features: int
+
+    def represent(self, x: Tensor) -> Tensor:
+        """f(x), N×`features`."""
+        raise NotImplementedError

@@ -1,0 +1,118 @@
+"""The digits of Sec. 5.1: SVHN → MNIST, or their embedded stand-ins."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from dtn_ray import storage
+from dtn_ray.checkpoints import checkpoint
+from dtn_ray.checkpoints.checkpoint import read_settings
+from dtn_ray.data.digits import load
+from dtn_ray.data.digits.load import CHANNELS
+from dtn_ray.data.feed import InMemory
+from dtn_ray.data.labelled import LabelledImages
+from dtn_ray.errors import UserError
+from dtn_ray.method.dtn import DTN
+from dtn_ray.method.features import FrozenF
+from dtn_ray.models.digits import DigitD, DigitF, DigitG
+from dtn_ray.models.layers import unfilled
+from dtn_ray.perceptual.load import build_classifier, load_classifier
+from dtn_ray.perceptual.options import Pretraining
+from dtn_ray.resumable.options import Run
+from dtn_ray.settings import fingerprint
+from dtn_ray.train.domains import Domain, Prepared
+from dtn_ray.train.options import Experiment
+from dtn_ray.train.presets import classifier_of
+
+SCALING = 4096  # images that f's features are scaled by
+
+
+def build(experiment: Experiment, f: FrozenF) -> DTN:
+    """As `Domain.build`; with Table 1's variants."""
+    model = experiment.model
+    if (target := experiment.data.target) not in CHANNELS:
+        raise UserError(f"--target {target}: no dataset of digits; there are {', '.join(CHANNELS)}")
+    channels = CHANNELS[target]
+    g: nn.Module = DigitG(f.network.features, channels, model.width_g)
+    if not model.with_f:
+        g = nn.Sequential(Encoder(DigitF(model.width_f)), DigitG(round(128 * model.width_f), channels, model.width_g))
+    D = DigitD(channels, 1 if model.binary else 3, model.width_D)
+    D2 = DigitD(2 * channels, 1, model.width_D) if experiment.loss.d2 == "gan" else None
+    return DTN(f, g, D, D2=D2, with_f=model.with_f, binary=model.binary)
+
+
+class Encoder(nn.Module):
+    """An untrained network of f's shape at the bottom of g, where G does not contain f (Table 1)."""
+
+    def __init__(self, network: DigitF) -> None:
+        super().__init__()
+        self.layers = network.layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N×3×32×32 or N×1×32×32 in [-1, 1] to N×features."""
+        return self.layers(x.expand(-1, 3, -1, -1)).flatten(1)
+
+
+def read_f(folder: Path, _: Experiment, manifest: dict[str, Any]) -> DigitF:
+    """As `Domain.read_f`."""
+    settings = read_settings(folder, Pretraining, manifest, "f")
+    with unfilled():
+        return build_classifier(replace(settings, dropout=0.0))
+
+
+def prepare(experiment: Experiment, run: Run) -> Prepared:
+    """As `Domain.prepare`; f and the judge are trained first where no checkpoints of them are given."""
+    from dtn_ray.resumable.run import check_folder
+
+    s, t = load_domains(experiment)
+    s, held = s.split_off(experiment.data.validation, experiment.seed)
+    if not len(held):
+        raise UserError(
+            f"nothing to validate on: --validation {experiment.data.validation} must be at least 1, and s hold at "
+            f"least 10 images (it has {len(s)})"
+        )
+    name = run.name or f"dtn-{experiment.data.source}-{experiment.data.target}-{fingerprint(experiment)}"
+    inner = replace(run, storage=storage.join(run.storage, name))
+    check_folder(inner.storage)
+
+    # f and the judge: given, or trained first inside this run's folder.
+    given = {
+        role: load_classifier(uri)
+        for role, uri in (("f", experiment.model.f), ("judge", experiment.model.judge))
+        if uri
+    }
+    f, f_manifest = given.get("f") or load_classifier(_pretrained(experiment, inner, "f"))
+    judge, judge_manifest = given.get("judge") or load_classifier(_pretrained(experiment, inner, "judge"))
+    facts = {
+        "s_images": len(s),
+        "t_images": len(t),
+        "f": f_manifest["config"],
+        "f_test_error": f_manifest.get("metrics", {}).get("test_error"),
+        "f_digest": checkpoint.digest(f),
+        "judge": judge_manifest["config"],
+    }
+    some_s, some_t = s.images[:SCALING], t.images[:SCALING]
+    return Prepared(name, InMemory(s, t), some_s, some_t, held.images, held.labels, f, judge, facts)
+
+
+def load_domains(experiment: Experiment) -> tuple[LabelledImages, LabelledImages]:
+    """s and t of an experiment, less the classes left out. Raises UserError for missing or damaged data."""
+    chosen = experiment.data
+    s = load.load(chosen.source, chosen.source_split, chosen.data_dir, download=chosen.download)
+    t = load.load(chosen.target, chosen.target_split, chosen.data_dir, download=chosen.download)
+    return s.without(chosen.s_without), t.without(chosen.t_without)
+
+
+def _pretrained(experiment: Experiment, run: Run, role: str) -> str:
+    """The checkpoint of f or of the judge, trained under this run's folder."""
+    from dtn_ray.perceptual.job import pretrain
+
+    chosen = experiment.data
+    dataset = chosen.source if role == "f" else chosen.target
+    config = classifier_of(dataset, chosen, experiment.model, experiment.seed, judge=role == "judge")
+    return pretrain(config, replace(run, name=role)).checkpoint
+
+
+DIGITS = Domain("digits", False, 64, build, read_f, prepare)

@@ -1,0 +1,75 @@
+"""What differs between the domains, digits and faces: their networks, data and f; everything else is the same.
+
+Each is a value, in train/digits.py and train/faces.py; a third would be another such module, and its line below.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dtn_ray.method.dtn import DTN
+from dtn_ray.method.features import FrozenF
+from dtn_ray.models.perceptual import Perceptual
+from dtn_ray.resumable.options import Run
+from dtn_ray.train.options import Experiment
+
+if TYPE_CHECKING:  # Ray, which who converts need not import
+    from dtn_ray.data.feed import InMemory
+    from dtn_ray.data.streamed import Streamed
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a training needs of its domain."""
+
+    name: str
+    """Of the run."""
+    feed: "InMemory | Streamed"
+    s: np.ndarray
+    """Some thousand of its images, N×C×H×W uint8."""
+    t: np.ndarray
+    """Of its own too."""
+    validation: np.ndarray
+    """Images of s that training does not see, N×C×H×W uint8."""
+    labels: np.ndarray | None
+    """Theirs."""
+    f: Perceptual
+    judge: Perceptual | None
+    facts: dict[str, Any]
+    """For the manifest."""
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One of the domains of Sec. 5."""
+
+    name: str
+    of_faces: bool
+    """Whether x are faces, which have to be found in photos."""
+    batch_on_a_cpu: int
+    """Images that pass the networks at once where a conversion has no GPU."""
+    build: Callable[[Experiment, FrozenF], DTN]
+    """The networks around f, with g and D freshly initialised. Raises UserError for settings that do not fit."""
+    read_f: Callable[[Path, Experiment, dict[str, Any]], Perceptual]
+    """f from a checkpoint's folder, settings and manifest: its weights unfilled, but those of a file brought along.
+
+    Raises UserError naming the file and what is wrong with it.
+    """
+    prepare: Callable[[Experiment, Run], Prepared]
+    """Reads the data and makes f. Raises UserError for bad settings or files."""
+
+
+def domain_of(experiment: Experiment) -> Domain:
+    """The domain of an experiment."""
+    from dtn_ray.train.digits import DIGITS
+    from dtn_ray.train.faces import FACES
+
+    return {"digits": DIGITS, "faces": FACES}[experiment.model.kind]
+
+
+def build_dtn(experiment: Experiment, f: FrozenF) -> DTN:
+    """The networks of an experiment around f, with g and D freshly initialised."""
+    return domain_of(experiment).build(experiment, f)

@@ -3,7 +3,7 @@
 python benchmarks/colours.py          a minute
 
 Photos are smooth noise as JPEG. `square` is what conversion decodes for G (dtn_ray.images.decode), `faces` what the
-face detector sees (dtn_ray.images.photo at twice 640 pixels). The other profile has sRGB's primaries and another curve:
+face detector sees (images.decode.photo at twice 640 pixels). The other profile has sRGB's primaries and another curve:
 for littlecms the same work as Display P3 or Adobe RGB. A profile that is sRGB is found out once, and costs nothing from
 then on.
 """

@@ -34,6 +34,18 @@ JOBS = Path(__file__).parent.parent / "jobs"
 torch.set_num_threads(1)  # small networks are faster so, and leave the cores to Ray's workers
 
 
+ALONE = {"ray_cluster": "ray", "ceph_server": "ceph", "swift_server": "swift"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where processes share the tests (`-n 2`), those of one Ray, or of one slow server, stay in one of them."""
+    for item in items:
+        for fixture, group in ALONE.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group(group))
+                break
+
+
 @pytest.fixture(scope="session")
 def ray_cluster(s3_server, s3_proxy):
     """An embedded Ray that counts four CPUs, whatever the machine has; its workers inherit the way to the S3 server.

@@ -24,6 +24,7 @@ from dtn_ray.convert.job import convert
 from dtn_ray.convert.options import Conversion
 from dtn_ray.convert.pipeline import Converter
 from dtn_ray.errors import UserError
+from dtn_ray.storage import s3
 from dtn_ray.train.trained import load_trained
 
 ROOT = Path(__file__).parents[2]
@@ -169,7 +170,7 @@ def test_another_model_converts_all_again_beside_the_first(made, tmp_path, ray_c
 def test_keys_of_every_kind_are_converted_in_a_bucket(made, bucket):
     source, out = f"{bucket}/in", f"{bucket}/out"
     keys = ["a b.png", "a%2Fb.png", "été/фото.png", "q?x=1&y=#z+.png", "long" * 50 + ".png"]
-    client, name = storage.s3_client(), bucket.removeprefix("s3://")
+    client, name = s3.client(), bucket.removeprefix("s3://")
     for key in keys:
         client.put_object(Bucket=name, Key=f"in/{key}", Body=photo(7))
     table = pa.concat_tables(storage.list_pages(source))

@@ -278,12 +278,14 @@ def test_other_fields_of_a_manifest_pass(copy: Callable[[str], Path]) -> None:
 
 LOADS = """
 import json, resource, sys
-from dtn_ray import checkpoint
 from dtn_ray.errors import UserError
+from dtn_ray.perceptual.load import load_classifier, load_face_network
+from dtn_ray.super_resolution.load import load_srcnn
+from dtn_ray.train.trained import load_trained
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for load, folder in json.loads(sys.argv[1]):
     try:
-        getattr(checkpoint, load)(folder)
+        globals()[load](folder)
     except UserError as error:
         print(error)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

@@ -34,7 +34,7 @@ def test_a_shorter_set_starts_a_longer_one(digits):
 
 def test_another_process_draws_the_same(digits):
     code = (
-        "import sys; from dtn_ray.data.street_digits import street_digits;"
+        "import sys; from dtn_ray.data.digits.street_digits import street_digits;"
         "images, labels = street_digits(20, 0); sys.stdout.buffer.write(images.tobytes() + labels.tobytes())"
     )
     drawn = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60).stdout

@@ -143,7 +143,7 @@ def test_batches_stream_through_ray_and_go_on_where_they_stopped(shards, ray_clu
 
 def test_readers_do_without_torch() -> None:
     """It takes seconds to import, and half a gigabyte in each of them."""
-    code = "import sys, dtn_ray.streaming; sys.exit('torch' in sys.modules)"
+    code = "import sys, dtn_ray.data.streamed; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=250).returncode == 0
 
 
@@ -162,7 +162,7 @@ def test_streams_need_no_more_cpus_than_trainings_leave_them(shards, ray_cluster
 IDLE = """
 import os, time
 import psutil, ray
-from dtn_ray.cluster import connect
+from dtn_ray.ray_cluster.connect import connect
 
 connect()
 

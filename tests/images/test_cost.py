@@ -24,13 +24,14 @@ import json, resource, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 import numpy as np
-from dtn_ray import images
+from dtn_ray.images.decode import decode, photo
+from dtn_ray.images.encode import encode
 content, threads = sys.stdin.buffer.read(), int(sys.argv[1])
-images.decode(images.encode(np.zeros((3, 8, 8), np.uint8)), 8, 1000)
+decode(encode(np.zeros((3, 8, 8), np.uint8)), 8, 1000)
 before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
 def both(_):
     said = []
-    for work in (lambda: images.decode(content, 64, 120_000_000), lambda: images.photo(content, 120_000_000)[0]):
+    for work in (lambda: decode(content, 64, 120_000_000), lambda: photo(content, 120_000_000)[0]):
         try:
             said.append(str(work().shape))
         except ValueError as error:

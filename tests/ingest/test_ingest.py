@@ -133,7 +133,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path, options, message) -> None:
 def test_ingestion_does_without_torch_and_matplotlib() -> None:
     """They take seconds to import, in the driver and in each actor, before the first photo is looked at."""
     code = (
-        "import sys, dtn_ray.outcome, dtn_ray.ingest, dtn_ray.actor\n"
+        "import sys, dtn_ray.bulk.outcome, dtn_ray.ingest.job, dtn_ray.bulk.actor\n"
         "sys.exit(bool({'torch', 'matplotlib'} & {*sys.modules}))"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=250).returncode == 0

@@ -20,7 +20,7 @@ READ = """
 import json, resource, sys
 from collections import Counter
 from dtn_ray.errors import UserError
-from dtn_ray.inventory import open_inventory, read_inventory
+from dtn_ray.listing.inventory import open_inventory, read_inventory
 odd, rows, error = Counter(), 0, ""
 try:
     for file in open_inventory(sys.argv[1]):

@@ -15,6 +15,7 @@ from PIL import Image
 from dtn_ray.convert.job import convert
 from dtn_ray.convert.options import Conversion
 from dtn_ray.errors import UserError
+from dtn_ray.storage import s3
 
 PHOTO = encode(Image.new("RGB", (32, 32), "teal"))
 SIZE = len(PHOTO)
@@ -195,9 +196,7 @@ def test_a_list_for_a_bucket_in_which_single_keys_are_refused(made, bucket, s3_s
 
 
 def storage_client():
-    from dtn_ray import storage
-
-    return storage.s3_client()
+    return s3.client()
 
 
 def test_a_long_list_is_read_by_ray_and_its_odd_lines_are_counted(run, monkeypatch, ray_cluster):

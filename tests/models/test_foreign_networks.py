@@ -228,12 +228,13 @@ def test_what_a_network_sees_is_refused_where_it_is_no_json(text: str, tmp_path:
 LOADS = """
 import json, resource, sys
 import onnx, dtn_ray.models.onnx_reader, onnx2torch, onnx2fx
-from dtn_ray import perceptual, upscaling
+from dtn_ray.perceptual.load import load_imported
+from dtn_ray.super_resolution.load import load_super_resolver
 from dtn_ray.errors import UserError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in json.loads(sys.argv[1]):
     try:
-        (perceptual if "/f-" in path else upscaling).load(path)
+        (load_imported if "/f-" in path else load_super_resolver)(path)
         print("loaded")
     except UserError as error:
         print(error)

@@ -25,13 +25,14 @@ from dtn_ray.parquet import tables
 READ = """
 import json, resource, sys, time
 import pyarrow as pa
-from dtn_ray import people, tables
-from dtn_ray.data import stream
+from dtn_ray.convert import people
+from dtn_ray.data.rows import find_groups
+from dtn_ray.data.windows import Window, read_window
 from dtn_ray.errors import UserError
 uri, warm = sys.argv[1:]
 def train(uri):
-    groups = stream.find_groups(uri, ("image", "identity"))
-    return [len(block["image"]) for block in stream.read(stream.Window(tuple(groups), (0,)), 8, ["identity"])]
+    groups = find_groups(uri, ("image", "identity"))
+    return [len(block["image"]) for block in read_window(Window(tuple(groups), (0,)), 8, ["identity"])]
 def look_up(uri):
     return len(people._by_table(uri, pa.chunked_array([["a", "b"]])))
 for work in (train, look_up):

@@ -12,12 +12,13 @@ from dtn_ray.ray_cluster import connect
 # The first node's raylet dies at once, as one whose agents are too slow does; of the second on, it starts late.
 START = """
 import pathlib, ray._private.services as services
-from dtn_ray import cli, cluster
+from dtn_ray import cli
+from dtn_ray.ray_cluster.connect import connect
 real, script = services.RAYLET_EXECUTABLE, pathlib.Path("raylet")
 script.write_text(f"#!/bin/sh\\nmkdir died 2>/dev/null && exit 1\\n{late}\\nexec {real} \\"$@\\"\\n")
 script.chmod(0o755)
 services.RAYLET_EXECUTABLE = str(script.absolute())
-cli.run(cluster.connect)
+cli.run(connect)
 """
 
 

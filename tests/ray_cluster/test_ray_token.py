@@ -11,7 +11,8 @@ import pytest
 PREPARE = """
 import hashlib
 from ray._raylet import AuthenticationTokenLoader
-from dtn_ray import cli, ray_token
+from dtn_ray import cli
+from dtn_ray.ray_cluster import ray_token
 
 def main():
     ray_token.prepare(starts={starts})
@@ -24,14 +25,15 @@ cli.run(main)
 """
 START = """
 import ray
-from dtn_ray import cli, cluster
+from dtn_ray import cli
+from dtn_ray.ray_cluster.connect import connect
 
 @ray.remote
 def task():
     return 42
 
 def main():
-    cluster.connect()
+    connect()
     print("a task ran:", ray.get(task.remote()))
 
 cli.run(main)

@@ -1,8 +1,10 @@
 """Listing a source in stretches: together they hold every key once, whatever the order a store lists in."""
 
+import os
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ class Store:
             part = left[i : i + self.page]
             yield {
                 "Contents": [
-                    {"Key": each, "ETag": '"x"', "Size": 1, "LastModified": storage.datetime.now(storage.UTC)}
+                    {"Key": each, "ETag": '"x"', "Size": 1, "LastModified": datetime.now(UTC)}
                     for each in part
                     if not entries[each]
                 ],
@@ -76,9 +78,9 @@ def listed(uri: str, parts: int) -> tuple[list[str], int]:
 def test_every_key_is_in_one_stretch_in_either_order(order: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = names(seed, 300)
     store = Store({f"in/{key}" for key in keys} | {"other/a.jpg"}, order, page=20)
-    monkeypatch.setattr(storage, "_list", store.list)
-    monkeypatch.setattr(storage, "PAGE", 20)
-    monkeypatch.setattr(storage, "FOLDER_PAGES", 2)
+    monkeypatch.setattr("dtn_ray.storage.listing._list", store.list)
+    monkeypatch.setattr("dtn_ray.storage.listing.PAGE", 20)
+    monkeypatch.setattr("dtn_ray.storage.listing.FOLDER_PAGES", 2)
     found, stretches = listed("s3://bucket/in", 16)
     assert stretches >= 16
     assert sorted(found) == sorted(keys)
@@ -89,12 +91,12 @@ def test_a_real_store_in_stretches(store: str, request: pytest.FixtureRequest, m
     keys, bucket = names(0, 800), request.getfixturevalue(store)
     client = S3Store(
         bucket.removeprefix("s3://"),
-        endpoint=storage.os.environ["AWS_ENDPOINT_URL"],
+        endpoint=os.environ["AWS_ENDPOINT_URL"],
         client_options={"allow_http": True},
     )
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda key: obstore.put(client, f"in/{key}", b"x"), keys))
-    monkeypatch.setattr(storage, "FOLDER_PAGES", 1)
+    monkeypatch.setattr("dtn_ray.storage.listing.FOLDER_PAGES", 1)
     found, stretches = listed(f"{bucket}/in", 8)
     assert stretches >= 8
     assert sorted(found) == sorted(keys)

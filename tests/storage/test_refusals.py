@@ -11,7 +11,8 @@ from fault_proxy import Plan
 from objects import Objects
 
 from dtn_ray import storage
-from dtn_ray.storage.refusals import Absent, Refused
+from dtn_ray.errors import UserError
+from dtn_ray.storage.refusals import Absent, Refused, refused
 
 KEYS = ("in/2026/a-17.png", "in/2026//b-18.png")  # fetched by obstore, and by boto3
 NEVER_KEPT = re.compile(r"\d|a-17|b-18|http:|RequestId|HostId")
@@ -84,7 +85,7 @@ def test_what_is_written_is_refused_by_the_same_words(store, shelf, key):
     uri = f"{shelf}/{key}"
     (found,) = storage.write_many([storage.NewFile(uri, b"new")])
     assert found is not None and (found.cause, found.reason) == ("store", "access denied (AccessDenied)")
-    with pytest.raises(storage.UserError) as refused:
+    with pytest.raises(UserError) as refused:
         storage.write_bytes(uri, b"new")
     assert str(refused.value) == f"{uri}: cannot be written: access denied (AccessDenied): on {key}"
     store.plan = Plan()
@@ -156,7 +157,7 @@ def test_a_disk_that_fails_is_a_failing_store():
     """/proc/self/mem gives EIO for what is not mapped, as a broken disk does."""
     with pytest.raises(OSError) as failed:
         os.read(os.open("/proc/self/mem", os.O_RDONLY), 10)
-    found = storage.refused("x-7.png", failed.value)
+    found = refused("x-7.png", failed.value)
     assert (found.cause, found.reason) == ("store", "Input/output error")
 
 

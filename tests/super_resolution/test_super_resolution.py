@@ -22,7 +22,6 @@ from dtn_ray.errors import UserError
 from dtn_ray.models.srcnn import SRCNN, bicubic, degrade, rgb_to_ycbcr, upscale, ycbcr_to_rgb
 from dtn_ray.resumable.options import Run
 from dtn_ray.settings import fingerprint, from_dict, to_dict
-from dtn_ray.super_resolution import loop
 from dtn_ray.super_resolution.job import train_super_resolution
 from dtn_ray.super_resolution.load import Upscaler, load_super_resolver
 from dtn_ray.super_resolution.loop import coarse, rate
@@ -334,7 +333,7 @@ def test_a_training_that_lost_its_worker_ends_with_the_same_weights(trained, tmp
         rate = failing
         loop(settings)
 
-    monkeypatch.setattr(loop, "_loop", dies_once)
+    monkeypatch.setattr("dtn_ray.super_resolution.job.loop", dies_once)
     resumed = train_super_resolution(config, replace(run, storage=str(tmp_path)))
     assert not mark.exists() and resumed.metrics["resumed_at"] in (20, 40)
     assert load_super_resolver(resumed.checkpoint).digest == load_super_resolver(outcome.checkpoint).digest

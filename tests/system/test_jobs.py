@@ -162,7 +162,7 @@ def test_a_missing_f_is_told_before_the_judge_is_trained(call, made, monkeypatch
     def no_training(*_, **__):
         raise AssertionError("the judge was trained first")
 
-    monkeypatch.setattr("dtn_ray.train.job.pretrain", no_training)
+    monkeypatch.setattr("dtn_ray.perceptual.job.pretrain", no_training)
     code, _, err = call(f"train --source svhn --source-split {made}/unseen.mat --f {made}/gone")
     assert code == 2 and f"{made}/gone: no checkpoint here" in err
 

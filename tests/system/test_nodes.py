@@ -191,6 +191,13 @@ def test_a_wrong_token_is_refused_in_one_line(s3_server, f, tmp_path):
     assert "Traceback" not in log.read_text()
 
 
+CONNECT = """
+from dtn_ray import cli
+from dtn_ray.ray_cluster.connect import connect
+cli.run(connect)
+"""
+
+
 @pytest.mark.parametrize(
     ("address", "message"),
     [
@@ -204,7 +211,7 @@ def test_a_wrong_token_is_refused_in_one_line(s3_server, f, tmp_path):
 def test_an_address_without_a_cluster_is_refused_at_once(address, message):
     closed = free_port()
     done = subprocess.run(
-        [sys.executable, "-c", "from dtn_ray import cli, cluster; cli.run(cluster.connect)"],
+        [sys.executable, "-c", CONNECT],
         env=os.environ | {"RAY_ADDRESS": address.format(closed=closed)},
         cwd=ROOT,
         stderr=subprocess.PIPE,
@@ -217,10 +224,11 @@ def test_an_address_without_a_cluster_is_refused_at_once(address, message):
 
 LONG_END = """
 import os, signal, time
-from dtn_ray import cli, cluster
+from dtn_ray import cli
+from dtn_ray.ray_cluster.connect import connect
 
 def job():
-    cluster.connect()
+    connect()
     try:
         os.kill(os.getpid(), signal.SIGTERM)
     finally:

@@ -249,7 +249,8 @@ def test_what_ray_prints_of_its_workers_is_cleaned_too():
     script = f"""
 import time
 import ray
-from dtn_ray import cli, cluster
+from dtn_ray import cli
+from dtn_ray.ray_cluster.connect import connect
 
 @ray.remote
 def task():
@@ -257,7 +258,7 @@ def task():
     raise RuntimeError({SIGNED!r})
 
 def job():
-    cluster.connect()
+    connect()
     try:
         ray.get(task.remote())
     finally:

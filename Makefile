@@ -21,8 +21,8 @@ demo: setup  ## train, score and convert on the embedded data; ends with the pat
 demo-faces: setup  ## photos to emoji, on what packages ship and draw; ends with the path of a contact sheet
 	$(BIN)/python jobs/demo_faces.py
 
-test: setup  ## the fast tests
-	$(BIN)/python -m pytest -m 'not slow'
+test: setup  ## the fast tests, in two processes
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadgroup
 
 test-slow: setup  ## the long tests: real training, real kills
 	$(BIN)/python -m pytest -m slow

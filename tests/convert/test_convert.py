@@ -153,6 +153,7 @@ def test_one_image_per_person_is_that_of_the_lowest_score(made, tmp_path, ray_cl
             convert(replace(job, **options))
 
 
+@pytest.mark.slow
 def test_a_pool_of_actors_grows_to_max_actors_for_short_work_too(made, tmp_path, ray_cluster):
     def actors() -> int:
         return sum("MapWorker" in actor["ActorClassName"] for actor in ray._private.state.actors().values())

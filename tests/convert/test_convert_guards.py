@@ -213,7 +213,7 @@ def test_a_store_where_it_cannot_work_is_refused_in_one_line_with_advice(refusal
     assert re.search(words, line) and re.search(ADVICE, line), line
 
 
-@pytest.mark.parametrize("whose", ["source", "out"])
+@pytest.mark.parametrize("whose", ["source", pytest.param("out", marks=pytest.mark.slow)])
 def test_an_endpoint_that_is_down_is_named_within_half_a_minute(refusal, tmp_path, photos, whose):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         endpoint = f"127.0.0.1:{closed.getsockname()[1]}"

@@ -210,12 +210,14 @@ def test_a_training_goes_on_without_its_bad_rows(experiment, tmp_path, ray_clust
     assert outcome.metrics["bad_rows"] == 5
 
 
+@pytest.mark.slow
 def test_too_many_bad_rows_end_it_at_once(experiment, tmp_path, ray_cluster) -> None:
     run = Run(storage=str(tmp_path), name="strict", cpus_per_worker=1, max_bad_rows=1)
     with pytest.raises(UserError, match=r"a\.parquet, row .*; more than --max-bad-rows 1 rows hold no image"):
         train(experiment, run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mistake", "times"), [(True, 1), (False, 2)])
 def test_a_mistake_of_the_users_is_not_tried_again(mistake: bool, times: int, tmp_path, ray_cluster) -> None:
     tried = tmp_path / "tried"

@@ -282,6 +282,7 @@ def test_on_ray_ranks_are_those_of_brute_force(given, ray_cluster, call):
     assert np.asarray(Image.open(given / "scores/retrieval.png").convert("L")).std() > 10
 
 
+@pytest.mark.slow
 def test_neither_blocks_nor_actors_nor_the_layout_of_files_matter(given, ray_cluster, monkeypatch):
     shown = []
     monkeypatch.setattr(retrieval, "retrieval_figure", lambda curves, rows: shown.append(rows) or figure())
@@ -318,6 +319,7 @@ def stream_images(path: Path) -> list[bytes]:
     return [content for group in find_groups(str(path)) for some in examining.read(group) for content in some]
 
 
+@pytest.mark.slow
 def test_a_damaged_row_ends_the_run_and_names_its_file(given, ray_cluster, tmp_path):
     whole = faces(9, 1)
     path = write_faces(tmp_path / "broken.parquet", [*whole, whole[0][:90]], 4)

@@ -72,6 +72,7 @@ def trained(tmp_path_factory, ray_cluster, s3_server):
     return pretrain_faces(config, on_s3), config, on_s3
 
 
+@pytest.mark.slow
 def test_it_learns_to_name_people_and_to_tell_them_apart(trained) -> None:
     outcome, *_ = trained
     assert outcome.metrics["test_images"] == 20 and outcome.metrics["train_images"] == 180
@@ -79,6 +80,7 @@ def test_it_learns_to_name_people_and_to_tell_them_apart(trained) -> None:
     assert outcome.metrics["verification_auc"] > 0.9
 
 
+@pytest.mark.slow
 def test_its_run_lives_on_s3(trained) -> None:
     outcome, config, on_s3 = trained
     assert outcome.checkpoint.startswith("s3://deepface/runs/f/checkpoint_")
@@ -88,6 +90,7 @@ def test_its_run_lives_on_s3(trained) -> None:
     assert not any("not-a-secret" in json.dumps(value) for value in (manifest, outcome.metrics))
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_dtn_trains_on_it_as_f(trained, tmp_path) -> None:
     outcome, *_ = trained

@@ -5,11 +5,13 @@ import re
 import subprocess
 import sys
 
+import pytest
 from clusters import ROOT
 
 NOISE = ("Traceback", "Error", "TrainingReport", "Checkpoint(", "Token authentication")
 
 
+@pytest.mark.slow
 def test_a_training_beside_another_ray_prints_progress_and_its_result(ray_cluster, tmp_path):
     command = f"{sys.executable} jobs/pretrain.py --dataset handwritten-digits --split train --width 0.125 --epochs 1"
     options = ["--storage", str(tmp_path), "--name", "f", "--log-every", "5", "--cpus-per-worker", "1"]

@@ -105,7 +105,11 @@ def test_a_file_that_is_named_and_holds_no_token_is_one_line(tmp_path):
         assert stderr.startswith(f"error: RAY_AUTH_TOKEN_PATH={tmp_path}/token: no token") and stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("home", ["/dev/null", None], ids=["none that can be written", "none"])
+@pytest.mark.parametrize(
+    "home",
+    ["/dev/null", pytest.param(None, marks=pytest.mark.slow)],
+    ids=["none that can be written", "none"],
+)
 def test_without_a_home_ray_starts_behind_a_token_of_its_own(home):
     code, stdout, stderr = run(START, home)
     assert code == 0, stderr

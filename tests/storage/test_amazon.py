@@ -128,9 +128,8 @@ def job(amazon: Amazon, line: str, **variables: str) -> dict:
     return json.loads(done.stdout[done.stdout.rindex("\n{") if "\n{" in done.stdout else 0 :])
 
 
-@pytest.mark.parametrize(
-    ("source", "out"), [("far", "my.dotted.bucket"), pytest.param("photos", "far", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("source", "out"), [("far", "my.dotted.bucket"), ("photos", "far")])
 def test_a_conversion_from_and_to_amazon(amazon, made, source, out):
     put(amazon, source, images(12) | {"in": b"an object that is named like the prefix"})
     line = f"convert {made}/dtn s3://{source}/in s3a://{out}/out-of-{source} --sheet 4"

@@ -101,6 +101,7 @@ def test_an_object_that_is_not_there_is_gone(store, shelf, key):
     assert (other.cause, other.reason) == ("store", "the store answered NoSuchBucket")
 
 
+@pytest.mark.slow
 def test_a_store_that_is_not_there_is_a_failing_store(monkeypatch, s3_server):
     for name, value in (s3_server | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}).items():
         monkeypatch.setenv(name, value)

@@ -283,6 +283,7 @@ def trained(ray_cluster, drawings, tmp_path_factory):
     return config, run, train_super_resolution(config, run)
 
 
+@pytest.mark.slow
 def test_training_beats_bicubic_and_says_so(trained):
     metrics = trained[2].metrics
     assert metrics["step"] == 60 and metrics["images"] == 6
@@ -295,6 +296,7 @@ def test_training_beats_bicubic_and_says_so(trained):
         )
 
 
+@pytest.mark.slow
 def test_the_checkpoint_is_data_and_enlarges(trained, drawings):
     config, _, outcome = trained
     manifest = json.loads((Path(outcome.checkpoint) / "checkpoint.json").read_text())
@@ -348,6 +350,7 @@ def test_two_workers_end_with_the_weights_of_one(trained, tmp_path):
         torch.testing.assert_close(other[name], value, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_same_call_is_not_run_again_and_other_images_are_refused(trained, tmp_path):
     config, run, outcome = trained
     assert replace(train_super_resolution(config, run), resumed=False).checkpoint == outcome.checkpoint

@@ -245,6 +245,7 @@ cli.run(job)
     assert not NEVER.search(re.sub(r"^.*(raise|warning\(|warn\().*$", "", done.stderr, flags=re.MULTILINE))
 
 
+@pytest.mark.slow
 def test_what_ray_prints_of_its_workers_is_cleaned_too():
     script = f"""
 import time
@@ -309,7 +310,13 @@ def test_the_trials_of_a_search_are_given_no_keys(monkeypatch):
 # The webhook's URL by the name of what holds it
 
 
-@pytest.fixture(params=["env", "file", "file URI"])
+@pytest.fixture(
+    params=[
+        "env",
+        pytest.param("file", marks=pytest.mark.slow),
+        pytest.param("file URI", marks=pytest.mark.slow),
+    ]
+)
 def hook(request, tmp_path, monkeypatch):
     """Gives a function that puts a URL there, and what to write after --webhook."""
 

@@ -1,13 +1,17 @@
 """Between stored pixels and the method's tensors. Apart from the sets, whose readers need no torch."""
 
-import numpy as np
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    import numpy as np
 
-def to_float(images: np.ndarray | Tensor) -> Tensor:
+
+def to_float(images: "np.ndarray | Tensor") -> Tensor:
     """uint8 0..255 to float32 in [-1, 1]: the one place where images enter the method."""
-    values = images.astype(np.float32) if isinstance(images, np.ndarray) else images.float()
+    values = images.float() if isinstance(images, Tensor) else images.astype("float32")
     return torch.as_tensor(values).div(127.5).sub_(1)
 
 

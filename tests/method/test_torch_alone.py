@@ -25,9 +25,7 @@ hidden = {
 assert {"ray", "pyarrow", "pydantic", "tyro", "numpy", "PIL", "torchvision", "boto3", "onnx"} <= hidden, sorted(hidden)
 
 
-class Hiding:
-    """Finds what the finder behind it finds, but for what is hidden."""
-
+class Hiding:  # finds what the finder behind it finds, but for what is hidden
     def __init__(self, finder):
         self.finder = finder
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dtn_ray.models.srcnn import degrade
-from dtn_ray.super_resolution.patches import Luminances, cropped, luminance_to_float
+from dtn_ray.super_resolution.patches import Luminances, crop_to_multiple, luminance_to_float
 
 
 def psnr(y: Tensor, reference: Tensor, border: int) -> float:
@@ -26,7 +26,7 @@ def measure(network: nn.Module, images: Luminances, factor: int) -> dict[str, tu
     device = next(network.parameters()).device
     found = {}
     for key, image in images.items():
-        sharp = luminance_to_float(cropped(image, factor)).to(device)
+        sharp = luminance_to_float(crop_to_multiple(image, factor)).to(device)
         blurred = degrade(sharp, factor)
         found[key] = psnr(blurred, sharp, factor), psnr(network(blurred), sharp, factor)
     return found

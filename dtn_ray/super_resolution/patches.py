@@ -59,7 +59,7 @@ def luminance_to_float(y: np.ndarray) -> Tensor:
     return torch.from_numpy(y.astype(np.float32) / 255)[None, None]
 
 
-def cropped(image: np.ndarray, factor: int) -> np.ndarray:
+def crop_to_multiple(image: np.ndarray, factor: int) -> np.ndarray:
     height, width = image.shape
     return image[: height - height % factor, : width - width % factor]
 
@@ -76,7 +76,7 @@ class Pair:
 
 def make_pairs(images: Luminances, factor: int) -> list[Pair]:
     """The images, cropped to multiples of the factor, beside what `degrade` makes of them."""
-    cropped = [np.ascontiguousarray(cropped(image, factor)) for image in images.values()]
+    cropped = [np.ascontiguousarray(crop_to_multiple(image, factor)) for image in images.values()]
     # Half precision errs by a sixteenth of a grey level at most.
     return [Pair(degrade(luminance_to_float(image), factor)[0, 0].half().numpy(), image) for image in cropped]
 

@@ -127,7 +127,7 @@ def not_root() -> Iterator[None]:
 
 def test_local_files_that_cannot_be_read_have_their_causes(tmp_path):
     tmp_path.chmod(0o755)
-    for above in tmp_path.parents[:2]:
+    for above in tmp_path.parents[:3]:
         above.chmod(0o755)
     (tmp_path / "file-7").write_bytes(b"content")
     (tmp_path / "secret-7").write_bytes(b"content")

@@ -6,7 +6,9 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -249,6 +251,7 @@ cli.run(job)
 def test_what_ray_prints_of_its_workers_is_cleaned_too():
     script = f"""
 import time
+from contextlib import suppress
 import ray
 from dtn_ray import cli
 from dtn_ray.ray_cluster.connect import connect
@@ -342,7 +345,10 @@ def test_a_webhook_by_name_is_told_and_nobody_sees_it(made, tmp_path, hook):
         )
         seen = set[str]()
         while job.poll() is None:
-            seen |= {" ".join(each.info["cmdline"] or []) for each in psutil.process_iter(["cmdline"])}
+            with suppress(psutil.NoSuchProcess):
+                own = psutil.Process(job.pid)
+                seen |= {" ".join(each.cmdline()) for each in [own, *own.children(recursive=True)]}
+            time.sleep(0.05)
         printed = job.communicate()[0]
     assert job.returncode == 2 and len(server.requests) == 2, printed
     assert any(webhook in each for each in seen), "the job was seen"

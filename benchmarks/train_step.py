@@ -50,6 +50,7 @@ from dtn_ray.perceptual.load import build_classifier, load_classifier
 from dtn_ray.perceptual.options import Pretraining
 from dtn_ray.resumable.options import Run
 from dtn_ray.train import job as training
+from dtn_ray.train import loop as on_a_worker
 from dtn_ray.train.digits import load_domains
 from dtn_ray.train.domains import build_dtn
 from dtn_ray.train.options import Experiment
@@ -165,7 +166,7 @@ def compare(experiment: Experiment, workers: int, bare: Connection, options: Opt
     def loop(settings: dict[str, Any]) -> None:
         """In each Ray worker: the product's own loop; its first worker waits for its turns, the others for it."""
         if ray.train.get_context().get_world_rank():
-            loop.loop(settings)
+            on_a_worker.loop(settings)
             return
         turns, step = Turns(Client(address)), DTNTrainer.step
 
@@ -174,7 +175,7 @@ def compare(experiment: Experiment, workers: int, bare: Connection, options: Opt
             return step(*arguments)
 
         with mock.patch.object(DTNTrainer, "step", step_in_turn):
-            loop.loop(settings)
+            on_a_worker.loop(settings)
 
     def take_turns() -> None:
         with listener, listener.accept() as worker:
@@ -201,7 +202,7 @@ def compare(experiment: Experiment, workers: int, bare: Connection, options: Opt
     )
     referee = threading.Thread(target=take_turns, daemon=True)
     referee.start()
-    with mock.patch.object(loop, "_loop", loop):  # in this process; the workers import the original
+    with mock.patch.object(training, "loop", loop):  # in this process; the workers import the original
         training.train(replace(experiment, optim=optim), run)
     referee.join()
     return done

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
+from dtn_ray.data.bad_rows import BadRows
 from dtn_ray.data.labelled import LabelledImages
 from dtn_ray.data.order import batch_indices, worker_slice
 
@@ -17,12 +19,27 @@ Stages = Sequence[tuple[int, int]]
 """What a training has done already: numbers of workers, and of steps taken by them, in order."""
 
 
+class Feed(Protocol):
+    """Where a training's batches come from."""
+
+    @property
+    def bad_rows(self) -> BadRows | None:
+        """Rows without an image that this process met; None where the data cannot hold any."""
+
+    def batches(self, done: Stages, rank: int, workers: int, batch_size: int, seed: int) -> Iterator[Any]:
+        """This worker's shares of the global batches of `batch_size`, after what is done; endless.
+
+        A batch is whatever the training's step takes.
+        """
+
+
 @dataclass(frozen=True)
 class InMemory:
     """Sets that every worker holds whole: the digits."""
 
     s: LabelledImages
     t: LabelledImages
+    bad_rows = None
 
     def batches(self, done: Stages, rank: int, workers: int, batch_size: int, seed: int) -> Batches:
         """This worker's shares of the global batches, N×C×H×W uint8 of s and of t, after what is done; endless."""
@@ -39,6 +56,7 @@ class InMemoryLabelled:
     """A set that every worker holds whole, for the training of a classifier: the digits."""
 
     train: LabelledImages
+    bad_rows = None
 
     def __len__(self) -> int:
         return len(self.train)

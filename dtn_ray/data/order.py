@@ -43,7 +43,7 @@ def worker_slice(batch: np.ndarray, rank: int, workers: int) -> np.ndarray:
 def step_seed(seed: int, step: int, rank: int) -> int:
     """Seed of everything random inside a step (augmentation, dropout, noise), on one worker.
 
-    Both training loops seed torch with it at every step. The state of the random generator is thereby part of the
+    The training loop seeds torch with it at every step. The state of the random generator is thereby part of the
     position in the data, and a resumed run draws what an uninterrupted one would.
     """
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,33 +1,28 @@
 """What each worker of a classifier's training does."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
-import ray.train
 import ray.train.torch
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from dtn_ray.checkpoints import checkpoint
-from dtn_ray.data.feed import InMemoryLabelled, Stages
+from dtn_ray.data.feed import Feed, Stages
 from dtn_ray.data.labelled import LabelledImages
-from dtn_ray.data.order import step_seed
-from dtn_ray.data.streamed import StreamedPeople
 from dtn_ray.method.augment import augment
 from dtn_ray.method.pixels import to_float
-from dtn_ray.metrics import TrainingMetrics
 from dtn_ray.models.digits import DigitF
 from dtn_ray.models.faces import DeepFace
 from dtn_ray.perceptual.load import build_classifier, build_deepface
 from dtn_ray.perceptual.measure import measure
 from dtn_ray.perceptual.options import FacePretraining, Pretraining
-from dtn_ray.progress import Progress
-from dtn_ray.resumable.options import Run
-from dtn_ray.resumable.report import of_all_workers, report, use_assigned_cpus
+from dtn_ray.resumable.loop import Measured, Training, Worker, start_worker, train_steps
 
 
 @dataclass(frozen=True)
@@ -49,88 +44,70 @@ def total_steps(config: Pretraining | FacePretraining, images: int) -> int:
 
 
 def loop(settings: dict[str, Any]) -> None:
+    """What Ray Train calls on each worker."""
     config: Pretraining | FacePretraining = settings["config"]
-    run: Run = settings["run"]
-    inputs: Inputs = settings["inputs"]
-    feed: InMemoryLabelled | StreamedPeople = ray.get(inputs.feed)
-    test: LabelledImages = ray.get(inputs.test)
-    context = ray.train.get_context()
-    rank, workers = context.get_world_rank(), context.get_world_size()
-    device = ray.train.torch.get_device()
-    steps = total_steps(config, inputs.images)
+    worker = start_worker(config.seed)
+    train_steps(ClassifierTraining(config, settings["inputs"], worker), worker, settings["run"])
 
-    # Networks and optimiser.
-    use_assigned_cpus()
-    torch.manual_seed(config.seed)
-    network: DigitF | DeepFace
-    if isinstance(config, Pretraining):
-        kind, title, network = "classifier", f"{config.dataset} classifier", build_classifier(config)
-    else:
-        kind, title, network = "face_network", "deepface", build_deepface(config, inputs.classes)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    parallel: nn.Module = ray.train.torch.prepare_model(network)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps)
 
-    # Resume.
-    before: Stages = []
-    if (last := ray.train.get_checkpoint()) is not None:
-        with last.as_directory() as path:
-            folder = Path(path)
-            before = [(count, done) for count, done in checkpoint.read_manifest(folder, kind, ("stages",))["stages"]]
-            checkpoint.load_weights(network, folder, kind)
-            checkpoint.load_optimizers(folder, {kind: optimizer})
-    start = sum(done for _, done in before)
-    schedule.last_epoch = start
-    progress = Progress(title, start, steps, config.batch_size, quiet=rank > 0)
-    exported = TrainingMetrics(context.get_experiment_name())
+class ClassifierTraining(Training):
+    """A classifier of digits (Sec. 5.1), or DeepFace as a classifier of people (Sec. 5.2)."""
 
-    shares = feed.batches(before, rank, workers, config.batch_size, config.seed)
-    for step in range(start, steps):
-        images, labels = next(shares)
-        torch.manual_seed(step_seed(config.seed, step, rank))
-        x = augment(to_float(images), config.augment).to(device, memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            logits = parallel(x)
-        loss = F.cross_entropy(
-            logits.float(), torch.from_numpy(labels).to(device), label_smoothing=config.label_smoothing
-        )
-        optimizer.zero_grad(set_to_none=True)
+    def __init__(self, config: Pretraining | FacePretraining, inputs: Inputs, worker: Worker) -> None:
+        self.config, self.inputs, self.device = config, inputs, worker.device
+        self.seed, self.steps, self.batch_size = config.seed, total_steps(config, inputs.images), config.batch_size
+
+        # Data.
+        self.feed: Feed = ray.get(inputs.feed)
+        self.test: LabelledImages = ray.get(inputs.test)
+
+        # Network and optimiser.
+        self.network: DigitF | DeepFace
+        if isinstance(config, Pretraining):
+            self.kind, self.title = "classifier", f"{config.dataset} classifier"
+            self.network = build_classifier(config)
+        else:
+            self.kind, self.title = "face_network", "deepface"
+            self.network = build_deepface(config, inputs.classes)
+        self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.parallel: nn.Module = ray.train.torch.prepare_model(self.network)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, config.lr, total_steps=self.steps)
+
+    def restore(self, folder: Path) -> Stages:
+        manifest = checkpoint.read_manifest(folder, self.kind, ("stages",))
+        checkpoint.load_weights(self.network, folder, self.kind)
+        checkpoint.load_optimizers(folder, {self.kind: self.optimizer})
+        stages = [(workers, steps) for workers, steps in manifest["stages"]]
+        self.schedule.last_epoch = sum(steps for _, steps in stages)
+        return stages
+
+    def step(self, batch: tuple[np.ndarray, np.ndarray], step: int) -> dict[str, Tensor]:
+        images, labels = batch
+        x = augment(to_float(images), self.config.augment).to(self.device, memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
+            logits = self.parallel(x)
+        of_x = torch.from_numpy(labels).to(self.device)
+        loss = F.cross_entropy(logits.float(), of_x, label_smoothing=self.config.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
-        if step + 1 < steps:
-            schedule.step()
-        done = step + 1
-        if rank == 0 and done % run.log_every == 0:
-            values = {"loss": loss.item()}
-            exported.log(done, progress.update(done, values), values)
+        self.optimizer.step()
+        if step + 1 < self.steps:
+            self.schedule.step()
+        return {"loss": loss.detach()}
 
-        if done % run.checkpoint_every == 0 or done == steps:
-            metrics: dict[str, Any] = {"step": done, "resumed_at": start, "loss": loss.item()}
-            if isinstance(feed, StreamedPeople):
-                metrics["bad_rows"] = len(of_all_workers(feed.bad_rows.found))
-            if rank:
-                report(metrics)
-                continue
-            found = measure(network, test)
-            network.train()
-            known = {name: value for name, value in found.items() if value is not None}
-            progress.update(done, {name.replace("_", " "): value for name, value in known.items()})
-            exported.validated(known)
-            metrics |= found | {"test_images": len(test), "train_images": inputs.images}
-            facts = {"step": done, "stages": [*before, (workers, done - start)], "metrics": metrics}
-            if kind == "face_network":
-                facts["people"] = inputs.classes
-            report(metrics, partial(_save, kind, config, network, optimizer, facts))
+    def shown(self, values: Mapping[str, float]) -> Mapping[str, float]:
+        return {name.replace("_", " "): value for name, value in values.items()}
 
+    def measure(self, done: int) -> Measured:
+        found = measure(self.network, self.test)
+        self.network.train()
+        known = {name: value for name, value in found.items() if value is not None}
+        return Measured({**found, "test_images": len(self.test), "train_images": self.inputs.images}, known)
 
-def _save(
-    kind: str,
-    config: Pretraining | FacePretraining,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    facts: dict[str, Any],
-    folder: Path,
-) -> None:
-    checkpoint.save_optimizers(folder, {kind: optimizer})
-    checkpoint.save(folder, kind, config, {kind: network}, **facts)
+    def save(self, folder: Path, metrics: dict[str, Any], stages: Stages) -> None:
+        facts: dict[str, Any] = {"step": metrics["step"], "stages": stages, "metrics": metrics}
+        if self.kind == "face_network":
+            facts["people"] = self.inputs.classes
+        checkpoint.save_optimizers(folder, {self.kind: self.optimizer})
+        checkpoint.save(folder, self.kind, self.config, {self.kind: self.network}, **facts)

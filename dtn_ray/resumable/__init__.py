@@ -2,5 +2,7 @@
 
 options    where and how it runs
 run        start it, go on with it, finish it
+loop       … on each worker: resume, step, log, validate, save
 report     what its workers tell
+curves     TensorBoard, beside the checkpoints
 """

@@ -1,28 +1,23 @@
 """What each worker of an SRCNN's training does."""
 
 import math
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
-import ray.train
 import ray.train.torch
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from dtn_ray.checkpoints import checkpoint
-from dtn_ray.data.order import step_seed, worker_slice
-from dtn_ray.metrics import TrainingMetrics
+from dtn_ray.data.feed import Stages
 from dtn_ray.models.srcnn import SRCNN
-from dtn_ray.progress import Progress
-from dtn_ray.resumable.options import Run
-from dtn_ray.resumable.report import report, use_assigned_cpus
+from dtn_ray.resumable.loop import Measured, Training, Worker, start_worker, train_steps
 from dtn_ray.super_resolution.measure import measure_all
 from dtn_ray.super_resolution.options import SuperResolution
-from dtn_ray.super_resolution.patches import Luminances, Pair, cut, draw_patches
+from dtn_ray.super_resolution.patches import Luminances, Pair, Patches
 
 WARM_UP = 100  # steps
 
@@ -41,67 +36,62 @@ def coarse(config: SuperResolution, step: int) -> bool:
 
 
 def loop(settings: dict[str, Any]) -> None:
+    """What Ray Train calls on each worker."""
     config: SuperResolution = settings["config"]
-    run: Run = settings["run"]
-    pairs: list[Pair] = ray.get(settings["pairs"])
-    tests: Luminances = ray.get(settings["tests"])
-    context = ray.train.get_context()
-    rank, workers = context.get_world_rank(), context.get_world_size()
-    device = ray.train.torch.get_device()
+    worker = start_worker(config.seed)
+    pairs, tests = ray.get(settings["pairs"]), ray.get(settings["tests"])
+    train_steps(SRCNNTraining(config, pairs, tests, settings["images"], worker), worker, settings["run"])
 
-    # Network and optimiser.
-    use_assigned_cpus()
-    torch.manual_seed(config.seed)
-    network = SRCNN(config.middle).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    parallel: nn.Module = ray.train.torch.prepare_model(network)
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.lr)
-    shapes = np.array([pair.sharp.shape for pair in pairs])
-    side = config.patch + 2 * network.margin
 
-    # Resume.
-    start = 0
-    if (last := ray.train.get_checkpoint()) is not None:
-        with last.as_directory() as path:
-            folder = Path(path)
-            start = checkpoint.read_manifest(folder, "super_resolution", ("step",))["step"]
-            checkpoint.load_weights(network, folder, "srcnn")
-            checkpoint.load_optimizers(folder, {"srcnn": optimizer})
-    progress = Progress("srcnn", start, config.steps, config.batch_size, quiet=rank > 0)
-    exported = TrainingMetrics(context.get_experiment_name())
+class SRCNNTraining(Training):
+    """SRCNN, trained on patches of `images` images, and measured on `tests`, of which there may be none."""
 
-    for step in range(start, config.steps):
-        # This worker's share of a batch that all draw alike.
-        patches = draw_patches(shapes, side, config.batch_size, step_seed(config.seed, step, 0))
-        blurred, sharp = cut(pairs, worker_slice(patches, rank, workers), side, network.margin)
-        with torch.autocast(device.type, torch.bfloat16, enabled=coarse(config, step)):
-            y = parallel(blurred.to(device, memory_format=torch.channels_last), pad=False)
-        loss = F.mse_loss(y.float(), sharp.to(device))
-        for group in optimizer.param_groups:
-            group["lr"] = rate(config, step)
-        optimizer.zero_grad(set_to_none=True)
+    title = "srcnn"
+
+    def __init__(
+        self, config: SuperResolution, pairs: list[Pair], tests: Luminances, images: int, worker: Worker
+    ) -> None:
+        self.config, self.tests, self.images, self.device = config, tests, images, worker.device
+        self.seed, self.steps, self.batch_size = config.seed, config.steps, config.batch_size
+
+        # Network and optimiser.
+        self.network = SRCNN(config.middle).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.parallel: nn.Module = ray.train.torch.prepare_model(self.network)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr)
+
+        # Data.
+        margin = self.network.margin
+        self.feed = Patches(pairs, config.patch + 2 * margin, margin)
+
+    def restore(self, folder: Path) -> Stages:
+        step = checkpoint.read_manifest(folder, "super_resolution", ("step",))["step"]
+        checkpoint.load_weights(self.network, folder, "srcnn")
+        checkpoint.load_optimizers(folder, {"srcnn": self.optimizer})
+        return [(1, step)]  # patches of a step are the same for any number of workers
+
+    def step(self, batch: tuple[Tensor, Tensor], step: int) -> dict[str, Tensor]:
+        blurred, sharp = batch
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=coarse(self.config, step)):
+            y = self.parallel(blurred.to(self.device, memory_format=torch.channels_last), pad=False)
+        loss = F.mse_loss(y.float(), sharp.to(self.device))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate(self.config, step)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
-        done = step + 1
-        if rank == 0 and done % run.log_every == 0:
-            images_per_second = progress.update(done, {"training PSNR": -10 * math.log10(loss.item())})
-            exported.log(done, images_per_second, {"loss": loss.item()})
+        self.optimizer.step()
+        return {"loss": loss.detach()}
 
-        if done % run.checkpoint_every == 0 or done == config.steps:
-            metrics: dict[str, Any] = {"step": done, "resumed_at": start, "loss": loss.item()}
-            if rank:
-                report(metrics)
-                continue
-            metrics["images"] = settings["images"]
-            if tests:
-                metrics |= measure_all(network, tests, config.factors)
-                found = {name: value for name, value in metrics.items() if name.startswith("psnr")}
-                progress.update(done, found)
-                exported.validated(found)
-            report(metrics, partial(_save, config, network, optimizer, metrics))
+    def shown(self, values: Mapping[str, float]) -> Mapping[str, float]:
+        return {"training PSNR": -10 * math.log10(values["loss"])} if "loss" in values else values
 
+    def measure(self, done: int) -> Measured:
+        if not self.tests:
+            return Measured({"images": self.images}, {})
+        found = measure_all(self.network, self.tests, self.config.factors)
+        psnr = {name: value for name, value in found.items() if name.startswith("psnr")}
+        return Measured({"images": self.images, **found}, psnr)
 
-def _save(
-    config: SuperResolution, network: SRCNN, optimizer: torch.optim.Optimizer, metrics: dict[str, Any], folder: Path
-) -> None:
-    checkpoint.save_optimizers(folder, {"srcnn": optimizer})
-    checkpoint.save(folder, "super_resolution", config, {"srcnn": network}, step=metrics["step"], metrics=metrics)
+    def save(self, folder: Path, metrics: dict[str, Any], stages: Stages) -> None:
+        checkpoint.save_optimizers(folder, {"srcnn": self.optimizer})
+        facts = {"step": metrics["step"], "metrics": metrics}
+        checkpoint.save(folder, "super_resolution", self.config, {"srcnn": self.network}, **facts)

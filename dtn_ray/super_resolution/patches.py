@@ -1,5 +1,6 @@
 """What an SRCNN learns from: luminances, blurred and sharp, in patches."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor
 
 from dtn_ray import storage
+from dtn_ray.data.feed import Stages
+from dtn_ray.data.order import step_seed, worker_slice
 from dtn_ray.errors import UserError
 from dtn_ray.images.decode import photo
 from dtn_ray.images.names import SUFFIXES, is_photo_name
@@ -103,3 +106,24 @@ def cut(pairs: list[Pair], patches: np.ndarray, side: int, margin: int) -> tuple
             array[i, 0] = turned.T if turn >= 4 else turned
     inside = slice(margin, side - margin)
     return torch.from_numpy(x), torch.from_numpy(y[..., inside, inside] / 255)
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Random patches of images that every worker holds whole."""
+
+    pairs: list[Pair]
+    side: int
+    margin: int
+    bad_rows = None
+
+    def batches(
+        self, done: Stages, rank: int, workers: int, batch_size: int, seed: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """This worker's shares of the global batches, as `cut` gives them, after what is done; endless."""
+        shapes = np.array([pair.sharp.shape for pair in self.pairs])
+        step = sum(steps for _, steps in done)
+        while True:
+            patches = draw_patches(shapes, self.side, batch_size, step_seed(seed, step, 0))  # all workers draw alike
+            yield cut(self.pairs, worker_slice(patches, rank, workers), self.side, self.margin)
+            step += 1

@@ -1,31 +1,24 @@
-"""What each worker of a DTN training does."""
+"""What each worker of a DTN's training does."""
 
 import copy
-import shutil
-import tempfile
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
-import ray.train
 import ray.train.torch
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from dtn_ray import storage
 from dtn_ray.checkpoints import checkpoint
-from dtn_ray.data.order import step_seed
-from dtn_ray.data.streamed import Streamed
+from dtn_ray.data.feed import Feed, Stages
 from dtn_ray.method.augment import augment
 from dtn_ray.method.dtn import DTNTrainer, collapse_warning
 from dtn_ray.method.pixels import to_float
-from dtn_ray.metrics import TrainingMetrics
 from dtn_ray.models.layers import synchronise_batch_norm
 from dtn_ray.models.perceptual import Perceptual
-from dtn_ray.progress import Progress
-from dtn_ray.resumable.options import Run
-from dtn_ray.resumable.report import of_all_workers, report, use_assigned_cpus
+from dtn_ray.resumable.curves import Curves
+from dtn_ray.resumable.loop import Measured, Training, Worker, start_worker, train_steps
 from dtn_ray.train.domains import build_dtn
 from dtn_ray.train.measure import for_conversion, measure, show
 from dtn_ray.train.options import Experiment
@@ -33,115 +26,86 @@ from dtn_ray.train.prepare import Inputs
 
 
 def loop(settings: dict[str, Any]) -> None:
+    """What Ray Train calls on each worker."""
     experiment: Experiment = settings["experiment"]
-    run: Run = settings["run"]
-    optim, seed = experiment.optim, experiment.seed
-    inputs: Inputs = settings["inputs"]
-    feed, calibration, validation, labels, of_t = (
-        ray.get(ref) for ref in (inputs.feed, inputs.calibration, inputs.validation, inputs.labels, inputs.of_t)
-    )
-    context = ray.train.get_context()
-    rank, workers = context.get_world_rank(), context.get_world_size()
-    device = ray.train.torch.get_device()
-    use_assigned_cpus()
-
-    # Networks, the same on every worker.
-    torch.manual_seed(seed)
-    dtn = build_dtn(experiment, copy.deepcopy(ray.get(inputs.f)))
-    judge: Perceptual | None = copy.deepcopy(ray.get(inputs.judge))
-    judge = judge and judge.to(device)
-    if workers > 1:
-        dtn.g, dtn.D = synchronise_batch_norm(dtn.g, device), synchronise_batch_norm(dtn.D, device)
-        dtn.D2 = dtn.D2 and synchronise_batch_norm(dtn.D2, device)
-
-    def data_parallel(network: nn.Module) -> nn.Module:
-        return ray.train.torch.prepare_model(network, parallel_strategy_kwargs={"broadcast_buffers": False})
-
-    trainer = DTNTrainer(dtn, experiment.loss, optim, device, data_parallel if workers > 1 else None)
-
-    # Resume.
-    before: list[tuple[int, int]] = []
-    if (last := ray.train.get_checkpoint()) is not None:
-        with last.as_directory() as path:
-            before = _restore(Path(path), trainer)
-    start = sum(steps for _, steps in before)
-
-    from torch.utils.tensorboard import SummaryWriter  # half a second to import, which drivers would pay too
-
-    logs = tempfile.mkdtemp(prefix="dtn-logs-") if rank == 0 else ""
-    board = SummaryWriter(logs) if rank == 0 else None
-    exported = TrainingMetrics(context.get_experiment_name())
-    progress = Progress("dtn", start, optim.steps, optim.batch_size, quiet=rank > 0 or settings["quiet"])
-
-    batches = feed.batches(before, rank, workers, optim.batch_size, seed)
-    for step in range(start, optim.steps):
-        # This worker's shares of a global batch of s and of one of t.
-        s, t = next(batches)
-        torch.manual_seed(step_seed(seed, step, rank))
-        terms = trainer.step(augment(to_float(s), experiment.data.augment_s), to_float(t), step)
-
-        # Log.
-        done = step + 1
-        if board is not None and done % run.log_every == 0:
-            values = {name: value.item() for name, value in terms.items()}
-            rate = progress.update(done, values)
-            for name, value in (values | {"images_per_second": rate}).items():
-                board.add_scalar(name, value, done)
-            exported.log(done, rate, values)
-            rested = experiment.loss.D_has_rested(step)
-            warning = collapse_warning(values.get("L_d", 0.0), values.get("L_gan_g", 0.0), rested)
-            if warning and not experiment.model.binary and not settings["quiet"]:
-                print(f"warning: {warning}", flush=True)
-
-        # Validate and save.
-        if done % run.checkpoint_every == 0 or done == optim.steps:
-            metrics: dict[str, Any] = {"step": done, "resumed_at": start}
-            metrics |= {name: value.item() for name, value in terms.items()}
-            if isinstance(feed, Streamed):
-                metrics["bad_rows"] = len(of_all_workers(feed.bad_rows.found))
-            if board is None:
-                report(metrics)
-                continue
-            g_convert = for_conversion(experiment, trainer, calibration)
-            found, pairs = measure(trainer.dtn, g_convert, judge, validation, labels, of_t)
-            show(found, pairs, board, done)
-            exported.validated(found)
-            progress.update(done, found)
-            metrics |= found
-            board.flush()
-            storage.copy_folder(logs, storage.join(settings["folder"], "tensorboard"), root=settings["folder"])
-            facts = settings["facts"] | metrics | {"stages": [*before, (workers, done - start)]}
-            report(metrics, partial(_save, experiment, trainer, g_convert, judge, facts))
-    if board is not None:
-        board.close()
-        shutil.rmtree(logs)
+    worker = start_worker(experiment.seed)
+    training = DTNTraining(experiment, settings["inputs"], settings["facts"], settings["folder"], worker)
+    training.warns = not settings["quiet"]
+    train_steps(training, worker, settings["run"], quiet=settings["quiet"])
 
 
-def _save(
-    experiment: Experiment,
-    trainer: DTNTrainer,
-    g_convert: nn.Module,
-    judge: nn.Module | None,
-    facts: dict[str, Any],
-    folder: Path,
-) -> None:
-    dtn = trainer.dtn
-    networks: dict[str, nn.Module] = {"f": dtn.f, "g": dtn.g, "D": dtn.D, "g_convert": g_convert}
-    if judge is not None:
-        networks["judge"] = judge
-    if dtn.D2 is not None:
-        networks["D2"] = dtn.D2
-    if trainer.ema is not None:
-        networks["g_ema"] = trainer.ema
-    checkpoint.save_optimizers(folder, trainer.optimizers)
-    checkpoint.save(folder, "dtn", experiment, networks, **facts)
+class DTNTraining(Training):
+    """g and D, trained as Secs. 3 and 4 say. `facts`: what the manifest tells besides; `folder`: the run's."""
 
+    title = "dtn"
+    warns = True
 
-def _restore(folder: Path, trainer: DTNTrainer) -> list[tuple[int, int]]:
-    """Fills networks and optimisers from a checkpoint, and returns what was done, by numbers of workers and steps."""
-    networks: dict[str, nn.Module | None] = {"g": trainer.dtn.g, "D": trainer.dtn.D, "D2": trainer.dtn.D2}
-    for name, network in (networks | {"g_ema": trainer.ema}).items():
-        if network is not None:
+    def __init__(
+        self, experiment: Experiment, inputs: Inputs, facts: dict[str, Any], folder: str, worker: Worker
+    ) -> None:
+        self.experiment, self.facts, self.curves = experiment, facts, Curves(folder)
+        self.seed, self.steps, self.batch_size = experiment.seed, experiment.optim.steps, experiment.optim.batch_size
+
+        # Data.
+        self.feed: Feed = ray.get(inputs.feed)
+        self.calibration: np.ndarray = ray.get(inputs.calibration)
+        self.validation: np.ndarray = ray.get(inputs.validation)
+        self.labels: np.ndarray | None = ray.get(inputs.labels)
+        self.of_t: Tensor = ray.get(inputs.of_t)
+
+        # Networks, the same on every worker.
+        dtn = build_dtn(experiment, copy.deepcopy(ray.get(inputs.f)))
+        judge: Perceptual | None = copy.deepcopy(ray.get(inputs.judge))
+        self.judge = judge and judge.to(worker.device)
+        if worker.workers > 1:
+            dtn.g, dtn.D = (synchronise_batch_norm(network, worker.device) for network in (dtn.g, dtn.D))
+            dtn.D2 = dtn.D2 and synchronise_batch_norm(dtn.D2, worker.device)
+        wrap = data_parallel if worker.workers > 1 else None
+        self.trainer = DTNTrainer(dtn, experiment.loss, experiment.optim, worker.device, wrap)
+        self.g_convert: nn.Module = dtn.g
+
+    def restore(self, folder: Path) -> Stages:
+        for name, network in self._trained().items():
             checkpoint.load_weights(network, folder, name)
-    checkpoint.load_optimizers(folder, trainer.optimizers)
-    return [(workers, steps) for workers, steps in checkpoint.read_manifest(folder, "dtn", ("stages",))["stages"]]
+        checkpoint.load_optimizers(folder, self.trainer.optimizers)
+        return [(workers, steps) for workers, steps in checkpoint.read_manifest(folder, "dtn", ("stages",))["stages"]]
+
+    def step(self, batch: tuple[np.ndarray, np.ndarray], step: int) -> dict[str, Tensor]:
+        s, t = batch
+        return self.trainer.step(augment(to_float(s), self.experiment.data.augment_s), to_float(t), step)
+
+    def log(self, done: int, losses: Mapping[str, float], images_per_second: float) -> None:
+        self.curves.add(done, {**losses, "images_per_second": images_per_second})
+        rested = self.experiment.loss.D_has_rested(done - 1)
+        warning = collapse_warning(losses.get("L_d", 0.0), losses.get("L_gan_g", 0.0), rested)
+        if warning and self.warns and not self.experiment.model.binary:
+            print(f"warning: {warning}", flush=True)
+
+    def measure(self, done: int) -> Measured:
+        dtn = self.trainer.dtn
+        self.g_convert = for_conversion(self.experiment, self.trainer, self.calibration)
+        found, pairs = measure(dtn, self.g_convert, self.judge, self.validation, self.labels, self.of_t)
+        show(found, pairs, self.curves.board, done)
+        self.curves.keep()
+        return Measured(found, found)
+
+    def save(self, folder: Path, metrics: dict[str, Any], stages: Stages) -> None:
+        networks: dict[str, nn.Module] = {"f": self.trainer.dtn.f, "g_convert": self.g_convert, **self._trained()}
+        if self.judge is not None:
+            networks["judge"] = self.judge
+        checkpoint.save_optimizers(folder, self.trainer.optimizers)
+        checkpoint.save(folder, "dtn", self.experiment, networks, **self.facts | metrics | {"stages": stages})
+
+    def close(self) -> None:
+        self.curves.close()
+
+    def _trained(self) -> dict[str, nn.Module]:
+        """The networks that a step changes, by their names in a checkpoint."""
+        dtn = self.trainer.dtn
+        networks = {"g": dtn.g, "D": dtn.D, "D2": dtn.D2, "g_ema": self.trainer.ema}
+        return {name: network for name, network in networks.items() if network is not None}
+
+
+def data_parallel(network: nn.Module) -> nn.Module:
+    """Batch norm's statistics are synchronised already, so no buffers need to be sent."""
+    return ray.train.torch.prepare_model(network, parallel_strategy_kwargs={"broadcast_buffers": False})

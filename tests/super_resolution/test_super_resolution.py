@@ -322,9 +322,9 @@ def test_a_training_that_lost_its_worker_ends_with_the_same_weights(trained, tmp
     def dies_once(settings: dict, mark: str = str(mark)) -> None:
         import os
 
-        from dtn_ray.super_resolution.loop import loop, rate
+        from dtn_ray.super_resolution import loop as module
 
-        rate_of = rate
+        rate_of = module.rate
 
         def failing(config: SuperResolution, step: int) -> float:
             if step == 55 and os.path.exists(mark):
@@ -332,8 +332,8 @@ def test_a_training_that_lost_its_worker_ends_with_the_same_weights(trained, tmp
                 raise RuntimeError("a worker is lost")
             return rate_of(config, step)
 
-        rate = failing
-        loop(settings)
+        module.rate = failing
+        module.loop(settings)
 
     monkeypatch.setattr("dtn_ray.super_resolution.job.loop", dies_once)
     resumed = train_super_resolution(config, replace(run, storage=str(tmp_path)))

@@ -1,0 +1,150 @@
+"""The loop that every training runs on each of its workers: resume, step, log, validate, save, report.
+
+What is trained is a `Training`: networks, one step, a measurement, a checkpoint. A worker runs
+
+    worker = start_worker(seed)
+    train_steps(MyTraining(…, worker), worker, run)
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray.train
+import ray.train.torch
+import torch
+from torch import Tensor
+
+from dtn_ray.data.feed import Feed, Stages
+from dtn_ray.data.order import step_seed
+from dtn_ray.metrics import TrainingMetrics
+from dtn_ray.progress import Progress
+from dtn_ray.resumable.options import Run
+from dtn_ray.resumable.report import of_all_workers, report, use_assigned_cpus
+
+
+@dataclass(frozen=True)
+class Worker:
+    """This process among the data-parallel workers of a training."""
+
+    rank: int
+    """The worker of rank 0 logs, validates and saves for all."""
+    workers: int
+    device: torch.device
+    run_name: str
+
+
+def start_worker(seed: int) -> Worker:
+    """To be called on each worker before it builds its networks, which are then the same on all of them."""
+    use_assigned_cpus()
+    torch.manual_seed(seed)
+    context = ray.train.get_context()
+    return Worker(
+        context.get_world_rank(),
+        context.get_world_size(),
+        ray.train.torch.get_device(),
+        context.get_experiment_name(),
+    )
+
+
+class Measured(NamedTuple):
+    """Outcome of a validation."""
+
+    metrics: Mapping[str, Any]
+    """What is reported and saved: plain values."""
+    shown: Mapping[str, float]
+    """What the progress line and Prometheus show."""
+
+
+class Training(ABC):
+    """What is trained. Its constructor builds networks and optimisers, and makes the networks data-parallel."""
+
+    title: str
+    """First word of each progress line."""
+    seed: int
+    steps: int
+    batch_size: int
+    """Of the global batch, over all workers."""
+    feed: Feed
+
+    @abstractmethod
+    def restore(self, folder: Path) -> Stages:
+        """Fills networks and optimisers from a checkpoint that `save` wrote, and returns the `stages` in it."""
+
+    @abstractmethod
+    def step(self, batch: Any, step: int) -> dict[str, Tensor]:
+        """One update, by this worker's share of a global batch. `step` counts from 0.
+
+        Returns the losses, detached scalars on the device. Torch's random generator is seeded for the step.
+        """
+
+    def shown(self, values: Mapping[str, float]) -> Mapping[str, float]:
+        """Losses, or `Measured.shown`, as the progress line shows them."""
+        return values
+
+    def log(self, done: int, losses: Mapping[str, float], images_per_second: float) -> None:  # noqa: B027 (few need it)
+        """More about the last of `done` steps than the progress line and Prometheus tell. On rank 0 alone."""
+
+    @abstractmethod
+    def measure(self, done: int) -> Measured:
+        """Validates after `done` steps. On rank 0 alone."""
+
+    @abstractmethod
+    def save(self, folder: Path, metrics: dict[str, Any], stages: Stages) -> None:
+        """Fills a folder with a checkpoint. On rank 0 alone.
+
+        `metrics`: `step`, `resumed_at`, the losses and what was measured. `stages`: how many workers have taken how
+        many steps, the place in the data to go on from.
+        """
+
+    def close(self) -> None:  # noqa: B027 (few need it)
+        """Called after the last step."""
+
+
+def train_steps(training: Training, worker: Worker, run: Run, *, quiet: bool = False) -> None:
+    """Trains from the last checkpoint, or from the beginning, to the last step. `quiet`: prints no progress."""
+    # Resume.
+    before: Stages = []
+    if (last := ray.train.get_checkpoint()) is not None:
+        with last.as_directory() as folder:
+            before = training.restore(Path(folder))
+    start = sum(steps for _, steps in before)
+
+    first = worker.rank == 0
+    progress = Progress(training.title, start, training.steps, training.batch_size, quiet=quiet or not first)
+    exported = TrainingMetrics(worker.run_name)
+    batches = training.feed.batches(before, worker.rank, worker.workers, training.batch_size, training.seed)
+    for step in range(start, training.steps):
+        # Step.
+        batch = next(batches)
+        torch.manual_seed(step_seed(training.seed, step, worker.rank))
+        losses = training.step(batch, step)
+        done = step + 1
+
+        # Log.
+        if first and done % run.log_every == 0:
+            values = {name: value.item() for name, value in losses.items()}
+            images_per_second = progress.update(done, training.shown(values))
+            exported.log(done, images_per_second, values)
+            training.log(done, values, images_per_second)
+
+        # Validate and save. A report waits for all workers, so each of them reports.
+        if done % run.checkpoint_every == 0 or done == training.steps:
+            metrics: dict[str, Any] = {"step": done, "resumed_at": start}
+            metrics |= {name: value.item() for name, value in losses.items()}
+            if training.feed.bad_rows is not None:
+                metrics["bad_rows"] = len(of_all_workers(training.feed.bad_rows.found))
+            if not first:
+                report(metrics)
+                continue
+            measured = training.measure(done)
+            if measured.shown:
+                exported.validated(measured.shown)
+                progress.update(done, training.shown(measured.shown))
+            metrics |= measured.metrics
+            stages = [*before, (worker.workers, done - start)]
+            report(metrics, partial(training.save, metrics=metrics, stages=stages))
+    training.close()

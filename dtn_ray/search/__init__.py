@@ -7,3 +7,16 @@ worth      what a trial is worth
 figures    pictures of a search
 job        a search
 """
+
+from typing import Any
+
+PICKLED = ("Lines", "OwnFirst", "Report", "SpareOwn")
+
+
+def __getattr__(name: str) -> Any:
+    """Classes of `tuner` that Ray Tune's files of a search name, where it began when `dtn_ray.search` was a module."""
+    if name not in PICKLED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from dtn_ray.search import tuner
+
+    return getattr(tuner, name)

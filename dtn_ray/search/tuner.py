@@ -97,6 +97,10 @@ def run_trial(weights: dict[str, Any], experiment: Experiment, run: Run, ready: 
         tune.report(finished.metrics | found)
 
 
+# Tune writes it into a search's files, and goes on only with a function of the same name.
+run_trial.__name__ = "_trial"
+
+
 class Lines(Callback):
     """One line for each trial that ends, with the time left."""
 

@@ -27,23 +27,20 @@ from dtn_ray.train.prepare import Inputs
 
 def loop(settings: dict[str, Any]) -> None:
     """What Ray Train calls on each worker."""
-    experiment: Experiment = settings["experiment"]
-    worker = start_worker(experiment.seed)
-    training = DTNTraining(experiment, settings["inputs"], settings["facts"], settings["folder"], worker)
-    training.warns = not settings["quiet"]
-    train_steps(training, worker, settings["run"], quiet=settings["quiet"])
+    worker = start_worker(settings["experiment"].seed)
+    train_steps(DTNTraining(settings, worker), worker, settings["run"], quiet=settings["quiet"])
 
 
 class DTNTraining(Training):
-    """g and D, trained as Secs. 3 and 4 say. `facts`: what the manifest tells besides; `folder`: the run's."""
+    """g and D, trained as Secs. 3 and 4 say. `settings`: see `fit` in train/job.py."""
 
     title = "dtn"
-    warns = True
 
-    def __init__(
-        self, experiment: Experiment, inputs: Inputs, facts: dict[str, Any], folder: str, worker: Worker
-    ) -> None:
-        self.experiment, self.facts, self.curves = experiment, facts, Curves(folder)
+    def __init__(self, settings: dict[str, Any], worker: Worker) -> None:
+        experiment: Experiment = settings["experiment"]
+        inputs: Inputs = settings["inputs"]
+        self.experiment, self.facts, self.quiet = experiment, settings["facts"], settings["quiet"]
+        self.curves = Curves(settings["folder"])
         self.seed, self.steps, self.batch_size = experiment.seed, experiment.optim.steps, experiment.optim.batch_size
 
         # Data.
@@ -78,7 +75,7 @@ class DTNTraining(Training):
         self.curves.add(done, {**losses, "images_per_second": images_per_second})
         rested = self.experiment.loss.D_has_rested(done - 1)
         warning = collapse_warning(losses.get("L_d", 0.0), losses.get("L_gan_g", 0.0), rested)
-        if warning and self.warns and not self.experiment.model.binary:
+        if warning and not self.quiet and not self.experiment.model.binary:
             print(f"warning: {warning}", flush=True)
 
     def measure(self, done: int) -> Measured:

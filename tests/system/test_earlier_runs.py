@@ -72,6 +72,7 @@ def test_what_is_finished_is_found_under_its_name_and_not_run_again(command, lin
     assert {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "steps", "load"),
     [
@@ -92,6 +93,7 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(command, line, step
     load(found["checkpoint"])
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_goes_on(command):
     (ended,) = Path("interrupted/search/trials").glob("*/result.json")
     before = ended.read_bytes()

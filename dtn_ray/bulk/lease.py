@@ -75,8 +75,8 @@ class Lease:
                 raise
             raise UserError(
                 f"{error}. By them a run makes sure that no other works on the same OUT. Choose an OUT in a store that "
-                "has them (docs/stores.md lists some) or in a local folder; or, if you make sure yourself that no two "
-                "runs start on it at once, give --unconditional-lease"
+                "has them (docs/reference/stores.md lists some) or in a local folder; or, if you make sure yourself that "
+                "no two runs start on it at once, give --unconditional-lease"
             ) from error
         self._heart = threading.Thread(target=self._beat, daemon=True)
         self._heart.start()

@@ -9,7 +9,7 @@ OUT/lease.json       held by the run that works here
 OUT/ledger/<name>/   which object was done, with what outcome
 OUT/<folder>/        what was made of them (images/ or shards/), summary.json, report.html, sheet.png
 
-What a run deletes and overwrites below OUT, docs/security.md lists.
+docs/explanation/security.md lists what a run deletes and overwrites below OUT.
 """
 
 import io

@@ -7,7 +7,7 @@ kind `face_network`: a DeepFace with its classifier.
 kind `super_resolution`: an SRCNN.
 
 None of it is believed before it is checked: the manifest by its schema, settings by their bounds, files of weights by
-their headers and then by the SHA-256 that the manifest has of each (docs/security.md).
+their headers and then by the SHA-256 that the manifest has of each (docs/explanation/security.md).
 """
 
 import hashlib

@@ -35,7 +35,7 @@ class Conversion(BulkJob):
     """Write many images (about a thousand) into one file, Parquet or a WebDataset tar, instead of each into its own;
     one OUT keeps to one way."""
     detector: str | None = None
-    """For a DTN of faces: file of the face detector YuNet, which is else fetched (see the README)."""
+    """For a DTN of faces: file of the face detector YuNet; by default it is fetched, and its hash is checked."""
     faces: Literal["all", "largest"] = "all"
     """For a DTN of faces: make an emoji of every face of a photo, or of the largest alone."""
     aligned: bool = False

@@ -1,4 +1,4 @@
-"""The one error that means: what the user gave is wrong, and the message says what to do."""
+"""The error for bad input: its message says what is wrong and what to do."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""What there is to do: a source's listing without what the ledger says is done.
+"""The work list: a source's listing without what the ledger records as done.
 
-Neither is ever held whole. The source is listed in stretches, side by side; whoever lists one reads the ledger's rows
-of the same keys beside it, and writes what is left to do as Parquet files, the work list.
+Neither is ever held whole. The source is listed in stretches, in parallel. The task that lists a stretch also reads the
+ledger's rows of the same keys, and writes what is left to do as Parquet files, the work list.
 """
 
 import zlib

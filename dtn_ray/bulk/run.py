@@ -1,13 +1,13 @@
-"""Ray Data: does something to every object below a folder or prefix, once. Run again, it does what is new.
+"""Ray Data: processes every object below a folder or prefix once. A later run processes what is new.
 
-Blocks between tasks carry pointers into the work list and outcomes, never pixels: one actor holds a Pipeline, which
-fetches, computes and writes (pipeline.py); of FEW objects, the driver does so itself. It enters what is finished into
-the ledger.
+Blocks between tasks carry pointers into the work list and outcomes, never pixels. One actor holds a Pipeline, which
+fetches, computes and writes (pipeline.py). Up to FEW objects are processed by the driver itself. The driver enters
+finished objects into the ledger.
 
 OUT/.dtn-ray/        the mark of an OUT, and the work list of the run that works here (ownership.py)
 OUT/lease.json       held by the run that works here
 OUT/ledger/<name>/   which object was done, with what outcome
-OUT/<folder>/        what was made of them (images/ or shards/), summary.json, report.html, sheet.png
+OUT/<folder>/        the results (images/ or shards/), summary.json, report.html, sheet.png
 
 docs/explanation/security.md lists what a run deletes and overwrites below OUT.
 """

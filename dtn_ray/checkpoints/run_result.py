@@ -1,4 +1,4 @@
-"""result.json of a finished run: its outcome, and which of its checkpoints stands for it."""
+"""result.json of a finished run: its outcome, and the checkpoint that represents it."""
 
 import os
 from dataclasses import dataclass

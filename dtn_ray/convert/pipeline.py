@@ -1,4 +1,4 @@
-"""Conversion of one batch after another: f → g on what a pipeline fetches and writes. Knows no Ray."""
+"""The conversion of one batch: f → g on the images that a pipeline fetches and writes. Knows no Ray."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Images in Parquet files, of any number: the row groups that hold them."""
+"""The row groups of Parquet files that hold a set of images of any size."""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor

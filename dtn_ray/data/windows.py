@@ -1,8 +1,8 @@
-"""Windows of row groups: in an order that is arithmetic, read and decoded.
+"""Windows of row groups, in an order computed from a seed, read and decoded.
 
-A stream is an endless sequence of windows, each some row groups shuffled together. Which window comes when, who reads
-it, and what is left after a restart with another number of workers, are pure functions of the seed and of how many rows
-were taken; nothing but those numbers is ever saved.
+A stream is an endless sequence of windows, each a few row groups shuffled together. Which window comes when, which
+worker reads it, and what is left after a restart with another number of workers, are pure functions of the seed and of
+the numbers of rows taken. Only those numbers are ever saved.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Finds faces in pixels with YuNet: close-ups, faces upside-down and sideways, and panoramas included. No Ray."""
+"""Finds faces in pixels with YuNet, including close-ups, upside-down and sideways faces, and panoramas. No Ray."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""f as the DTN uses it: frozen, its features in a unit of their own."""
+"""f as the DTN uses it: frozen, with scaled features."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

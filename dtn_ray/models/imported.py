@@ -1,4 +1,4 @@
-"""f brought along: any face network as ONNX, as a frozen torch module through which gradients flow."""
+"""Any face network in ONNX, as f: a frozen torch module through which gradients flow."""
 
 import math
 import warnings

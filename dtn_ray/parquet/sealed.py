@@ -1,6 +1,6 @@
-"""Parquet that the program writes for itself and reads back: damage is an error, never fewer or other rows.
+"""Parquet that the program writes and reads back itself: damage is an error, never fewer or other rows.
 
-Every page has its checksum; the footer, which none covers, has its digest in the file's name.
+Every page has a checksum. No checksum covers the footer, so its digest is in the file's name.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""f for faces: known networks and those brought along, with what each sees of an aligned face."""
+"""Loads f for faces, known networks and those brought along, with the region of a face that each sees."""
 
 import hashlib
 from typing import Any

@@ -40,4 +40,4 @@ class Search:
     scheduler: Literal["asha", "none"] = "asha"
     """Stop the worse two thirds of the trials at a quarter of --steps and at three quarters (ASHA), or none."""
     domain_limit: float = 0.1
-    """KID between G(s) and t above which a trial is worse than its L_CONST says, in parts of that between s and t."""
+    """KID between G(s) and t, relative to that between s and t, above which a trial's objective exceeds its L_CONST."""

@@ -1,4 +1,4 @@
-"""What a search draws from."""
+"""The search space, in Ray Tune's terms."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""What is at a URI: a file, a folder, nothing; and the file system that it lives on."""
+"""What is at a URI (a file, a folder, nothing), and on which file system."""
 
 import os
 import stat as stat_modes

@@ -1,7 +1,7 @@
-"""What the libraries of stores and file systems raise, in the terms of failures.py.
+"""Classifies the errors of stores and file systems by the causes in failures.py.
 
-A reason is the same for all objects that are refused alike: no keys, request ids, addresses and times are in it, so
-that a report can count by reason. Classified are S3's error codes, whichever library tells them, and `errno`.
+Objects that are refused in the same way get the same reason: it contains no keys, request ids, addresses or times, so
+that a report can count by reason. S3's error codes are classified, whichever library reports them, and `errno`.
 """
 
 import errno

@@ -1,6 +1,7 @@
-"""What differs between the domains, digits and faces: their networks, data and f; everything else is the same.
+"""The differences between the domains, digits and faces: their networks, data and f. Everything else is shared.
 
-Each is a value, in train/digits.py and train/faces.py; a third would be another such module, and its line below.
+Each domain is a value, in train/digits.py and train/faces.py. A third one is another such module and a line in
+`domain_of`.
 """
 
 from collections.abc import Callable

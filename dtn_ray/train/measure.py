@@ -1,4 +1,4 @@
-"""What a validation tells of G."""
+"""The measurements of a validation."""
 
 from functools import partial
 from typing import TYPE_CHECKING

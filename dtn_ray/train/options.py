@@ -1,4 +1,4 @@
-"""A DTN training: what decides its result."""
+"""The options of a DTN training that decide its result."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal

@@ -1,4 +1,4 @@
-"""What comes before training: settings checked, data read, f and the judge made and measured."""
+"""The preparation of a training: checks settings, reads data, makes f and the judge, measures f."""
 
 import math
 from dataclasses import dataclass

@@ -50,9 +50,8 @@ def broken(page: Path) -> list[str]:
             continue
         path, _, anchor = unquote(link).partition("#")
         target = (page.parent / path).resolve() if path else page
-        if not target.is_relative_to(ROOT) or not target.exists():
-            found.append(link)
-        elif anchor and (target.suffix != ".md" or anchor not in anchors(target)):
+        there = target.is_relative_to(ROOT) and target.exists()
+        if not there or (anchor and (target.suffix != ".md" or anchor not in anchors(target))):
             found.append(link)
     return found
 

@@ -39,7 +39,7 @@ class TrainingMetrics:
 
 
 class OutcomeMetrics:
-    """What one actor of a bulk job has finished."""
+    """The objects that one actor of a bulk job has finished."""
 
     def __init__(self) -> None:
         self.images = Counter("dtn_images", "Images that a bulk job finished", ("status", "cause"))

@@ -44,9 +44,9 @@ def faces() -> None:
     axes.bar_label(bars, [f"{rank:.0f}" for rank in ranks], padding=14)
     axes.axvline(3001, color="grey", linestyle=":", label="chance")
     axes.set(
-        xscale="log", xlim=(1, 8000), xlabel="median rank of the person's other photo among 6,001 (lower is better)"
+        xscale="log", xlim=(1, 30000), xlabel="median rank of the person's other photo among 6,001 (lower is better)"
     )
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper right")
     save(figure, "faces/ranks.png")
 
 

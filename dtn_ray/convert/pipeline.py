@@ -32,7 +32,7 @@ def finds_faces(job: Conversion, trained: Trained) -> bool:
 
 
 def upscaler(job: Conversion) -> Upscaler | None:
-    """What enlarges G's images; None for nothing. Raises UserError where a network is missing or does not serve."""
+    """The network that enlarges G's images, or None. Raises UserError if it is missing or unsuitable."""
     if job.upscale == 1 and job.super_resolution is None:
         return None
     if job.super_resolution is None:

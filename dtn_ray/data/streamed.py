@@ -71,7 +71,7 @@ class Streamed:
     """The bad rows that this process found in either set."""
 
     def batches(self, done: Stages, rank: int, workers: int, batch_size: int, seed: int) -> Batches:
-        """As InMemory's. No row of an epoch comes twice or never, also if the number of workers changes on the way."""
+        """As InMemory's. Every row of an epoch comes exactly once, even if the number of workers changes during it."""
         s, t = (
             batches(Share(groups, own_seed, done, rank, workers, batch_size, self.size), self.bad_rows)
             for groups, own_seed in ((self.s, seed), (self.t, seed + T_STREAM))

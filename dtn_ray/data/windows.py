@@ -68,7 +68,7 @@ def windows_of(groups: Sequence[Rows], seed: int, size: int = 2) -> Iterator[Win
 
 
 def left_after(sequence: Iterator[Window], workers: int, rows: int) -> Iterator[Window]:
-    """What is left of a sequence once each of `workers` has taken `rows` rows of every `workers`-th window."""
+    """The rest of a sequence after each of `workers` has taken `rows` rows of every `workers`-th window."""
     wanted, left = [rows] * workers, list[Window]()
     for i, window in enumerate(sequence if rows else ()):
         taken = min(wanted[i % workers], window.rows)

@@ -46,7 +46,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the judge sees of P pairs, each P×features, and G(x), P×3×H×W uint8."""
+    """The judge's features of P pairs, each P×features, and G(x), P×3×H×W uint8."""
 
     x: np.ndarray
     mates: np.ndarray
@@ -139,7 +139,7 @@ def decode(photo: Photo) -> np.ndarray:
 
 
 class Examiner:
-    """What an actor does with faces: holds the networks. `size`: of the square that G takes."""
+    """Holds the networks in an actor and applies them to faces. `size`: side of the square that G takes."""
 
     def __init__(self, judge: ImportedF | DeepFace, dtn: DTN, size: int, gpu: bool) -> None:
         self.device = "cuda" if gpu else "cpu"

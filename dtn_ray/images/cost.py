@@ -53,7 +53,7 @@ class Header:
 
 
 def check(content: bytes) -> Header:
-    """What a file's header tells, before Pillow opens it. Raises ValueError for a file that no encoder writes."""
+    """The contents of a file's header, before Pillow opens it. Raises ValueError for a file that no encoder writes."""
     if content.startswith(b"\xff\xd8"):
         return _jpeg(content)
     if content.startswith(b"\x89PNG\r\n\x1a\n"):

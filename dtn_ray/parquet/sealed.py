@@ -36,7 +36,7 @@ def open_file(file: pa.NativeFile, uri: str) -> pq.ParquetFile:
 
 
 class Seekable(Protocol):
-    """What a footer is read from."""
+    """A file from which a footer can be read."""
 
     def size(self) -> int: ...
     def seek(self, place: int) -> int: ...

@@ -34,7 +34,7 @@ DAMAGE = (OSError, ValueError, LookupError, ArithmeticError, NotImplementedError
 
 
 class Damaged(UserError):
-    """What a Parquet file holds cannot be read."""
+    """The content of a Parquet file cannot be read."""
 
 
 class Table:

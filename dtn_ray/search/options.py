@@ -10,7 +10,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Space:
-    """What a search tries. Ranges are LOW HIGH on a logarithmic scale; a weight whose LOW is its HIGH is fixed."""
+    """The search space. Ranges are LOW HIGH on a logarithmic scale; a weight whose LOW is its HIGH is fixed."""
 
     alpha: Range | None = None
     """α; by default a tenth to ten times the experiment's."""

@@ -74,7 +74,7 @@ class Absent(Refused, FileNotFoundError):
 
 
 def refused(uri: str, error: Exception, *, writing: bool = False) -> Refused:
-    """What a library raised about one file, by reading or by writing it."""
+    """Classifies an error that a library raised while it read or wrote one file."""
     if isinstance(error, Refused):
         return error
     cause, reason, detail = _explained(error)

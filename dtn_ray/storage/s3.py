@@ -201,7 +201,7 @@ def store(bucket: str) -> S3Store:
 
 
 def advice() -> str:
-    """What to check where a store refuses, as it was resolved: what libraries raise does not always tell it."""
+    """What the user should check after a refusal, with the resolved settings, which libraries' errors often omit."""
     try:
         access = _reached()
     except BotoCoreError:

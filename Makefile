@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo demo-faces test test-slow check format bench clean
+.PHONY: help setup demo demo-faces test test-slow check format reference bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ check: setup  ## lint, format, types and imports
 format: setup  ## format the code and mend what lint can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: setup  ## write docs/reference/commands.md anew from the options' dataclasses
+	$(BIN)/python docs/reference/make.py
 
 bench: setup  ## benchmarks, as ratios in one run
 	$(BIN)/python benchmarks/train_step.py

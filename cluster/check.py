@@ -279,7 +279,7 @@ class Account:
         if not groups and not own:
             yield Warn(
                 f"Ray will make the security group {made}, with port 22 open to the whole internet: make it before, "
-                "with your own addresses alone (docs/cluster.md)"
+                "with your own addresses alone (docs/how-to/cluster.md)"
             )
         within = [
             pair["GroupId"]
@@ -296,7 +296,7 @@ class Account:
                 ranges |= {each["CidrIpv6"] for each in rule.get("Ipv6Ranges", [])}
                 if ranges & WORLD:
                     ports = f"port {rule['FromPort']}" if rule.get("FromPort", -1) >= 0 else "every port"
-                    yield Warn(f"{group['GroupName']}: {ports} is open to the whole internet (docs/cluster.md)")
+                    yield Warn(f"{group['GroupName']}: {ports} is open to the whole internet (docs/how-to/cluster.md)")
 
     def quotas(self) -> Iterator[str]:
         client = self.session.client("service-quotas")

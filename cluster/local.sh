@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Two Ray nodes on this machine, behind a token, until Ctrl-C: to try a job on "two machines". docs/cluster.md
+# Two Ray nodes on this machine, behind a token, until Ctrl-C: to try a job on "two machines". docs/how-to/cluster.md
 #
 #     cluster/local.sh [CPUS]        CPUs of each node, 1 by default
 set -euo pipefail

@@ -1,8 +1,8 @@
-"""Bounds of settings, by kind: `settings.from_dict` refuses what lies outside, and so does `settings.check`.
+"""Bounds of settings, by kind. `settings.from_dict` and `settings.check` refuse values outside of them.
 
-They keep a checkpoint's manifest from asking for networks and images without measure; each leaves far more room than
-anyone has used. Needs the standard library alone, as the method's options do; pydantic asks `Within` for its schema,
-and tyro passes over it.
+They keep a checkpoint's manifest from asking for networks and images of unbounded size; each is far larger than anyone
+has needed. This module imports only the standard library, as the method's options do. pydantic reads the schema from
+`Within`; tyro ignores it.
 """
 
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""What the command lines in jobs/ share: options from dataclasses, errors as one line, a result as JSON."""
+"""What the command lines in jobs/ share: options from dataclasses, errors in one line, the result as JSON."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""The one error that means: what the user gave is wrong, and the message says what to do."""
+"""The error for bad input: its message says what is wrong and what to do."""
 
 from typing import Any
 
@@ -18,12 +18,12 @@ class UserError(ValueError):
 
 
 def reason(error: BaseException, longest: int = 400) -> str:
-    """What an error of another library says, in one line of so many characters, without control characters."""
+    """The message of another library's error, in one line of limited length, without control characters."""
     return line(" ".join(str(error).split()) or type(error).__name__, longest)
 
 
 def changes(before: Any, after: Any, prefix: str = "") -> list[str]:
-    """In which settings two configurations differ, as "name: before → after", sorted; names of nested ones are dotted.
+    """The settings in which two configurations differ, as "name: before → after", sorted; nested names are dotted.
 
     Configurations are dicts of plain values, as JSON keeps them; a setting that one lacks counts as None there.
     """

@@ -1,4 +1,4 @@
-"""Why an object fails, and what each cause means for the runs that follow: all of it in the table CAUSES."""
+"""Why an object fails, and what each cause means for later runs: the table CAUSES."""
 
 from dataclasses import dataclass
 

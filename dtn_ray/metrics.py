@@ -1,7 +1,7 @@
-"""What Ray's Prometheus endpoints tell of our jobs, beside what Ray tells of itself; cluster/grafana/ shows both.
+"""The Prometheus metrics of our jobs, exported beside Ray's own; cluster/grafana/ shows both.
 
-Prometheus sees `ray_` before each name here, and `_total` behind a counter's. A counter stays until its node ends, a
-gauge for as long as the process that set it, and seconds longer.
+Prometheus sees each name here with the prefix `ray_`, and counters with the suffix `_total`. A counter stays until its
+node ends; a gauge stays as long as the process that set it, plus some seconds.
 """
 
 import time
@@ -18,7 +18,7 @@ JOB = ("kind", "out")  # conversion or ingestion, and its OUT
 
 
 class TrainingMetrics:
-    """How a training goes. Its worker of rank 0 tells for all."""
+    """The progress of a training, reported by its worker of rank 0."""
 
     def __init__(self, run: str) -> None:
         self.run = label(run)
@@ -39,7 +39,7 @@ class TrainingMetrics:
 
 
 class OutcomeMetrics:
-    """What one actor of a bulk job has finished."""
+    """The objects that one actor of a bulk job has finished."""
 
     def __init__(self) -> None:
         self.images = Counter("dtn_images", "Images that a bulk job finished", ("status", "cause"))
@@ -55,7 +55,7 @@ class OutcomeMetrics:
 
 
 class JobMetrics:
-    """Where a bulk job stands, and how it ended. Its driver tells."""
+    """The progress of a bulk job and how it ended, reported by its driver."""
 
     def __init__(self, kind: str, out: str) -> None:
         self.tags = {"kind": kind, "out": label(out)}

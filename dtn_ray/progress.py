@@ -1,4 +1,4 @@
-"""One progress line for everything long: done, rate, time left."""
+"""The progress line of every long task: done, rate, time left."""
 
 import time
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from tqdm import tqdm
 class Progress:
     """Prints lines such as `dtn 450/6000 · 143 images/s · 41:02 left · L_d 0.52`; plain lines survive any log.
 
-    `start` and `total` count steps, of which each handles `per_step` images.
+    `start` and `total` count steps of `per_step` images.
     """
 
     def __init__(self, title: str, start: int, total: int, per_step: int, *, quiet: bool = False) -> None:

@@ -1,6 +1,7 @@
-"""Secrets by name: an option holds env:NAME or file:PATH, since what stands on a command line is seen by others.
+"""Options that name a secret instead of holding it: env:NAME or file:PATH.
 
-They see it in `ps`, and in Ray's table of jobs; what `ray job submit --runtime-env-json` is given stands there too.
+Other users can see a command line in `ps` and in Ray's table of jobs, and also what is passed to
+`ray job submit --runtime-env-json`.
 """
 
 import os

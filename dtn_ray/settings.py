@@ -1,4 +1,4 @@
-"""Settings: dataclasses ↔ plain values, checked field by field."""
+"""Settings: conversion between dataclasses and plain values, checked field by field."""
 
 import hashlib
 import json

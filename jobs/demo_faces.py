@@ -6,9 +6,9 @@ Photos of scikit-image: 100 small grey faces (lfw_subset, of Labeled Faces in th
 (NASA, public domain); of matplotlib: Grace Hopper (US Navy, public domain). Avatars of DiceBear: Avataaars by Pablo
 Stanley (free for personal and commercial use).
 
-f and the judge are trained here on those few pictures, to tell each from all others however it is lit and framed. They
-know dark hair from fair, and little of likeness: for that, name face networks by --f and --judge (docs/faces.md). No
-one has two photos here, so the photo that retrieval seeks is the same one, mirrored.
+f and the judge are trained on these few pictures: to tell each picture from all others under any light and framing.
+They tell dark hair from fair, but hardly one person from another. For likeness, name face networks by --f and --judge
+(docs/reference/face-networks.md). Nobody has two photos here, so retrieval searches for the same photo, mirrored.
 """
 
 import io

@@ -1,16 +1,16 @@
-"""Something done to every object of a collection, once. Knows neither conversion nor ingestion.
+"""Processes every object of a collection once. Knows neither conversion nor ingestion.
 
-options     of all such jobs
+options     options that all such jobs share
 run         one run, from start to end
-lease       … which keeps others out
-plan        what there is to do
+lease       keeps other runs out
+plan        what there is to do: the work list
 access      whether anything can be read at all
-actor       a pipeline on Ray
+actor       holds a pipeline on Ray
 pipeline    key → image → result
-keys        … under a name that follows from the key
-shards      … or many in one file
-ledger      what was done
-tally       … in numbers
-report      … to look at
-outcome     how the run ended, for those who did not watch
+keys        the result's name, a function of the key
+shards      many results in one file
+ledger      what was done, one row per object
+tally       counts of the ledger's rows
+report      a contact sheet and an HTML page
+outcome     reports how the run ended
 """

@@ -1,9 +1,9 @@
-"""Whether objects are refused one by one, or because nothing can be read: wrong credentials, a source that is gone.
+"""Tells refusals of single objects from a failure to read anything: wrong credentials, a source that is gone.
 
-What is denied is not tried again, and --max-failure-rate does not count it. Both would be wrong for a bucket that
-denies every object, or a node that may read none. So where most of some objects are refused, the driver reads a few of
-these itself, which must fail, and then others, of which one must be readable: some that were read before, and some from
-all over the work list. Otherwise it is the store that fails: that ends the run, and the next one tries again.
+A denied object is not tried again, and --max-failure-rate does not count it. Both would be wrong for a bucket that
+denies every object, or for a node that may read none. So when most objects of a group are refused, the driver reads a
+few of these itself, which must fail, and then others, of which one must succeed: some that were read before, and some
+from all over the work list. Otherwise the store has failed: the run ends, and the next run tries again.
 """
 
 from collections.abc import Iterable, Iterator

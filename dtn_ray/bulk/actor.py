@@ -1,4 +1,4 @@
-"""A Pipeline on Ray. Its module is small because each actor spends its first seconds on importing it."""
+"""An actor that holds a Pipeline on Ray. The module is small because every actor imports it before it can start."""
 
 from collections.abc import Callable
 from functools import lru_cache

@@ -1,4 +1,4 @@
-"""Where the result for a key goes: a pure function, so that every run writes the same object again."""
+"""The place of the result for a key: a pure function, so that every run writes the same object."""
 
 import hashlib
 import re

@@ -1,11 +1,12 @@
-"""The lease on an output folder: of two runs at once, one works. Knows no Ray.
+"""The lease on an output folder: only one of several simultaneous runs works. Knows no Ray.
 
-One record, lease.json, that only changes by compare-and-swap, and that its holder renews until the end. Who finds it
-expired may take it over, and of several who try one succeeds.
+The lease is one record, lease.json, that changes only by compare-and-swap. Its holder renews it until the end. A run
+that finds it expired may take it over; if several try, one succeeds.
 
-Expiry goes by the store's clock (S3's Date header, the file system's time of change), so the machines' own clocks need
-not agree. A record that somebody edited, or that another version wrote, counts as that of a living run until it has not
-changed for the length of a lease: a run that lives renews it before. What no version ever wrote is nobody's.
+Expiry uses the store's clock (S3's Date header, the file system's modification time), so the clocks of machines need
+not agree. A record that somebody edited, or that another version wrote, counts as that of a live run until it has not
+changed for the length of a lease, because a live run renews its lease before. A file that no version ever wrote
+belongs to nobody.
 """
 
 import contextlib
@@ -75,8 +76,8 @@ class Lease:
                 raise
             raise UserError(
                 f"{error}. By them a run makes sure that no other works on the same OUT. Choose an OUT in a store that "
-                "has them (docs/stores.md lists some) or in a local folder; or, if you make sure yourself that no two "
-                "runs start on it at once, give --unconditional-lease"
+                "has them (docs/reference/stores.md lists some) or in a local folder; or, if you make sure yourself "
+                "that no two runs start on it at once, give --unconditional-lease"
             ) from error
         self._heart = threading.Thread(target=self._beat, daemon=True)
         self._heart.start()

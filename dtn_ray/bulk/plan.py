@@ -1,7 +1,7 @@
-"""What there is to do: a source's listing without what the ledger says is done.
+"""The work list: a source's listing without what the ledger records as done.
 
-Neither is ever held whole. The source is listed in stretches, side by side; whoever lists one reads the ledger's rows
-of the same keys beside it, and writes what is left to do as Parquet files, the work list.
+Neither is ever held whole. The source is listed in stretches, in parallel. The task that lists a stretch also reads the
+ledger's rows of the same keys, and writes what is left to do as Parquet files, the work list.
 """
 
 import zlib
@@ -49,7 +49,7 @@ SAMPLE = 32
 
 @dataclass
 class Plan:
-    """What one run has to do. Sums of plans of parts of a source are the plan of the whole."""
+    """The work of one run. The plans of a source's parts add up to the plan of the whole."""
 
     photos: int = 0
     """Files that are photos by their name."""
@@ -104,7 +104,7 @@ class Filters:
         return cls(pattern, job.min_size, since)
 
     def apply(self, photos: pa.Table, left_out: LeftOut) -> pa.Table:
-        """Those of some files (storage.LISTING) that pass; the others are counted."""
+        """The files (a table like storage.LISTING) that pass the filters; the others are counted."""
 
         def keep(photos: pa.Table, mask: pa.Array | pa.ChunkedArray, reason: str) -> pa.Table:
             left_out.add_keys(reason, photos.filter(pc.call_function("invert", [mask]))["key"])

@@ -1,15 +1,15 @@
-"""Ray Data: does something to every object below a folder or prefix, once. Run again, it does what is new.
+"""Ray Data: processes every object below a folder or prefix once. A later run processes what is new.
 
-Blocks between tasks carry pointers into the work list and outcomes, never pixels: one actor holds a Pipeline, which
-fetches, computes and writes (pipeline.py); of FEW objects, the driver does so itself. It enters what is finished into
-the ledger.
+Blocks between tasks carry pointers into the work list and outcomes, never pixels. One actor holds a Pipeline, which
+fetches, computes and writes (pipeline.py). Up to FEW objects are processed by the driver itself. The driver enters
+finished objects into the ledger.
 
 OUT/.dtn-ray/        the mark of an OUT, and the work list of the run that works here (ownership.py)
 OUT/lease.json       held by the run that works here
 OUT/ledger/<name>/   which object was done, with what outcome
-OUT/<folder>/        what was made of them (images/ or shards/), summary.json, report.html, sheet.png
+OUT/<folder>/        the results (images/ or shards/), summary.json, report.html, sheet.png
 
-What a run deletes and overwrites below OUT, docs/security.md lists.
+docs/explanation/security.md lists what a run deletes and overwrites below OUT.
 """
 
 import io
@@ -80,20 +80,20 @@ JUDGED_AT_MOST = 1000
 
 
 class Make(Protocol):
-    """Makes a Pipeline, wherever it is to work."""
+    """Makes a Pipeline, in the process in which it works."""
 
     def __call__(self, scratch: str | None = None, cpus: int | None = None) -> Pipeline: ...
 
 
 @dataclass(frozen=True)
 class Bulk:
-    """What is to be done to each object, and where the results go."""
+    """A bulk job: what to do with each object, and where the results go."""
 
     job: BulkJob
     identity: str
-    """Digest of all that decides the results; what was done under another one is done again."""
+    """Digest of everything that decides the results; objects done under another digest are done again."""
     folder: str
-    """Of the results, below OUT."""
+    """Folder of the results, below OUT."""
     make: Make
     before: Callable[[bytes, Row], Image.Image]
     """The picture of an object (its bytes, its row of the ledger) on the contact sheet. May raise ValueError."""
@@ -104,7 +104,7 @@ class Bulk:
     format: str = "png"
     """Of the images."""
     begin: Callable[[], None] | None = None
-    """Called once it is sure that there is something to do, and that no other run does it."""
+    """Called when the run holds the lease and knows that there is something to do."""
 
     @property
     def ledger(self) -> Ledger:
@@ -112,7 +112,7 @@ class Bulk:
 
 
 def run(bulk: Bulk) -> dict[str, Any]:
-    """Does what the ledger lacks; returns counts and where to look.
+    """Processes what the ledger lacks; returns counts and the places of the results.
 
     An object is done once the ledger has its present version as converted, or as without a face. Whether one that
     failed is tried again goes by its cause (failures.py). Nothing stops for a bad image. Raises UserError for a missing

@@ -1,4 +1,4 @@
-"""Many results in one file, for training on them: Parquet, or a tar as WebDataset reads it."""
+"""Many results in one file, for training: Parquet, or a tar in WebDataset's format."""
 
 import hashlib
 import io

@@ -6,8 +6,8 @@ converting need.
 kind `face_network`: a DeepFace with its classifier.
 kind `super_resolution`: an SRCNN.
 
-None of it is believed before it is checked: the manifest by its schema, settings by their bounds, files of weights by
-their headers and then by the SHA-256 that the manifest has of each (docs/security.md).
+Everything is checked before it is used: the manifest by its schema, settings by their bounds, files of weights by their
+headers and then by the SHA-256 in the manifest (docs/explanation/security.md).
 """
 
 import hashlib
@@ -87,7 +87,8 @@ def digest(network: nn.Module) -> str:
 
 
 class Manifest(BaseModel):
-    """What a manifest must hold; other fields are facts for people, and pass. Settings have bounds of their own."""
+    """The required fields of a manifest; other fields are facts for people and are ignored. Settings have their own
+    bounds."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -1,4 +1,4 @@
-"""NETWORK.onnx from a folder or S3, in one piece: weights that its exporter put into files beside it are taken in."""
+"""Reads NETWORK.onnx from a folder or S3 as one piece: weights in files beside it are merged into it."""
 
 import os
 

@@ -1,6 +1,6 @@
-"""The optimisers' states in a checkpoint (optimizers.pt), checked before a training goes on with them.
+"""The optimisers' states in a checkpoint (optimizers.pt), checked before a training resumes with them.
 
-torch writes them as a ZIP archive of tensors and a pickle; torch's own restricted reader takes plain values from it.
+torch writes them as a ZIP archive of tensors and a pickle. torch's restricted reader takes only plain values from it.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""result.json of a finished run: its outcome, and which of its checkpoints stands for it."""
+"""result.json of a finished run: its outcome, and the checkpoint that represents it."""
 
 import os
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ LONGEST = 1000  # characters of a checkpoint's name
 
 @dataclass(frozen=True)
 class Result:
-    """What the file holds."""
+    """The content of the file."""
 
     checkpoint: str
     """A folder below the run's own, relative to it: a run that is moved or copied stays whole."""

@@ -1,6 +1,6 @@
-"""Files of weights (safetensors): read where they are what their manifest says, and what the network takes.
+"""Files of weights (safetensors), loaded only if they match their manifest and the network.
 
-Names, shapes and types are compared by the file's header, before any of its weights is read or a network has memory.
+Names, shapes and types are compared with the file's header before any weight is read or the network has memory.
 """
 
 import hashlib

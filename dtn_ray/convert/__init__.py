@@ -1,7 +1,7 @@
 """Photos → emoji.
 
-options     of the job
-pipeline    one batch
+options     options of the job
+pipeline    converts one batch
 people      one emoji for each person
-job         all of them
+job         converts a collection
 """

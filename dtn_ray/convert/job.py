@@ -1,8 +1,8 @@
-"""A folder or bucket of images → the same names, transferred by G: bulk.py with a Converter.
+"""Converts a folder or bucket of images with G, under the same names: bulk/run.py with a Converter.
 
-OUT/<model>/images/<key>.png        G(x); <model> is the beginning of the digest of all that decides it
-OUT/<model>/shards/                 or many of them together
-OUT/<model>/people/                 one image of each person, if --person or --people tells who is who (people.py)
+OUT/<model>/images/<key>.png        G(x); <model> is the start of a digest of everything that decides it
+OUT/<model>/shards/                 or many of them per file
+OUT/<model>/people/                 one image of each person, with --person or --people (people.py)
 """
 
 from dataclasses import replace

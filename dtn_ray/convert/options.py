@@ -23,34 +23,34 @@ class Conversion(BulkJob):
     actors_per_gpu: int = 1
     """Actors that share one GPU."""
     batch_size: int | None = None
-    """Images in one pass through the networks; by default 256 on a GPU, and on a CPU 64 digits or 8 faces, which
-    was fastest."""
+    """Images in one pass through the networks; by default 256 on a GPU, and 64 digits or 8 faces on a CPU, the fastest
+    sizes that were measured."""
     bf16: bool = False
     """Compute in bfloat16 where that is safe (autocast)."""
     compile: bool = False
     """Compile the networks (torch.compile)."""
     format: Literal["png", "webp"] = "png"
-    """Of the images written; both keep every pixel."""
+    """Format of the images written; both are lossless."""
     shards: Literal["none", "parquet", "webdataset"] = "none"
-    """Write many images (about a thousand) into one file, Parquet or a WebDataset tar, instead of each into its own;
-    one OUT keeps to one way."""
+    """Write about a thousand images into one file, Parquet or a WebDataset tar, instead of one file each; use one way
+    per OUT."""
     detector: str | None = None
-    """For a DTN of faces: file of the face detector YuNet, which is else fetched (see the README)."""
+    """For a DTN of faces: file of the face detector YuNet; by default it is fetched, and its hash is checked."""
     faces: Literal["all", "largest"] = "all"
     """For a DTN of faces: make an emoji of every face of a photo, or of the largest alone."""
     aligned: bool = False
-    """For a DTN of faces: the images are aligned faces already, as jobs/ingest.py makes them."""
+    """For a DTN of faces: the images already are aligned faces, as jobs/ingest.py makes them."""
 
     upscale: int = 1
-    """For a DTN of faces: write images so many times larger than G draws them, up to 4 (Sec. 5.2), which takes …"""
+    """For a DTN of faces: enlarge G's images by this factor, up to 4 (Sec. 5.2). Needs --super-resolution."""
     super_resolution: str | None = None
-    """… a checkpoint of jobs/super_resolution.py, or another network as ONNX."""
+    """The network that enlarges: a checkpoint of jobs/super_resolution.py, or another network as ONNX."""
 
     person: str = ""
-    """Regular expression (RE2's syntax) whose first group, or whole match, in the key tells who is in the photo: also
-    write one image of each person, that of the photo with the lowest score (Eq. 8)."""
+    """Also write one image of each person, that of the photo with the lowest score (Eq. 8). This regular expression
+    (RE2's syntax) finds the person in the key: its first group, or the whole match."""
     people: str | None = None
-    """The same by a table: a Parquet or CSV file (local or s3://) with columns key, as below IN, and person."""
+    """The same from a table: a Parquet or CSV file (local or s3://) with columns key (relative to IN) and person."""
 
     @property
     def gpus_per_actor(self) -> float:

@@ -1,7 +1,7 @@
-"""Ray Data: one emoji per person, that which shows its photo best (Eq. 8), of any number of persons.
+"""Ray Data: chooses one emoji per person, the one that shows its photo best (Eq. 8), for any number of persons.
 
-OUT/<model>/people/images/<person>.png    a copy of the image chosen
-OUT/<model>/people/table/*.parquet        columns person, key, output, score, and photos: how many there were
+OUT/<model>/people/images/<person>.png    a copy of the chosen image
+OUT/<model>/people/table/*.parquet        columns person, key, output, score, and photos: their number
 """
 
 import io

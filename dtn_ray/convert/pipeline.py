@@ -1,4 +1,4 @@
-"""Conversion of one batch after another: f → g on what a pipeline fetches and writes. Knows no Ray."""
+"""The conversion of one batch: f → g on the images that a pipeline fetches and writes. Knows no Ray."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def finds_faces(job: Conversion, trained: Trained) -> bool:
 
 
 def upscaler(job: Conversion) -> Upscaler | None:
-    """What enlarges G's images; None for nothing. Raises UserError where a network is missing or does not serve."""
+    """The network that enlarges G's images, or None. Raises UserError if it is missing or unsuitable."""
     if job.upscale == 1 and job.super_resolution is None:
         return None
     if job.super_resolution is None:

@@ -1,12 +1,12 @@
 """From stored images to batches.
 
-layouts     how others write image sets
+layouts     how image sets are stored
 rows        row groups of Parquet files
-windows     … in an order that is arithmetic, decoded
+windows     groups of these, in an order computed from a seed, decoded
 order       which image comes when, on which worker
 labelled    a set in memory
-bad_rows    rows without an image
+bad_rows    rows without a usable image
 feed        batches from memory
-streamed    batches from Parquet files of any size: Ray Data
-digits/     the digit experiments' datasets
+streamed    batches from Parquet files of any size, with Ray Data
+digits/     datasets of the digit experiments
 """

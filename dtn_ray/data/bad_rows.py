@@ -1,4 +1,4 @@
-"""Rows of a training set that hold no image: left out, named, counted, and too many of them refused."""
+"""Rows of a training set without a usable image: skipped, named and counted. Too many of them are an error."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field

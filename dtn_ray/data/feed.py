@@ -1,4 +1,4 @@
-"""Batches of s and t for a training, from a position that a few numbers tell."""
+"""Batches of s and t for a training, starting at any position given by a few numbers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A set of images in memory, as every dataset of the digit experiments gives it."""
+"""A set of images in memory: what every dataset of the digit experiments returns."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""How others write image sets: which files hold them, and how their column `image` holds encoded images."""
+"""The layouts of image sets: which files hold a set, and how their column `image` holds encoded images."""
 
 import pyarrow as pa
 import pyarrow.compute as pc

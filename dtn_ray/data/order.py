@@ -1,6 +1,6 @@
 """Which sample comes when, on which worker: pure functions of (seed, step, sizes).
 
-Nothing is remembered between batches, so resuming at step k, with any number of workers, is arithmetic.
+No state is kept between batches, so resuming at step k, with any number of workers, is arithmetic.
 """
 
 from functools import lru_cache

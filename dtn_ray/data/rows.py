@@ -1,4 +1,4 @@
-"""Images in Parquet files, of any number: the row groups that hold them."""
+"""The row groups of Parquet files that hold a set of images of any size."""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +28,7 @@ class Group:
     start: int = 0
 
     def table(self, columns: list[str]) -> pa.Table:
-        """Its rows; `image` as `large_binary`, null where there is none. Raises OSError where the store fails.
+        """The rows; `image` as `large_binary`, null where there is none. Raises OSError if the store fails.
 
         A row group that is damaged has null in all columns. Raises UserError where the file is gone, or the row group
         takes more memory than tables.GROUP_BYTES.
@@ -47,7 +47,7 @@ class Group:
         return rows.select(columns)
 
     def name(self, row: int) -> str:
-        """Of one of its rows."""
+        """The name of one of its rows."""
         return f"{self.uri}, row {self.start + row} of row group {self.index}"
 
 
@@ -71,7 +71,7 @@ class Files:
         return pa.table({"image": images, "identity": [*map(person, keys)]}).select(columns)
 
     def name(self, row: int) -> str:
-        """Of one of its rows."""
+        """The name of one of its rows."""
         return storage.join(self.uri, self.keys[self.start + row])
 
 

@@ -1,4 +1,4 @@
-"""Ray Data: streams sets of any size from Parquet files to a training's workers."""
+"""Ray Data: streams sets of any size from Parquet files to the workers of a training."""
 
 import logging
 from collections import deque
@@ -52,7 +52,7 @@ class Share:
     """Beside `image`."""
 
     def windows(self) -> Iterator[Window]:
-        """What this worker reads; endless."""
+        """The windows that this worker reads; endless."""
         left = windows_of(self.groups, self.seed)
         for workers, steps in self.done:
             left = left_after(left, workers, steps * self.batch_size // workers)
@@ -61,17 +61,17 @@ class Share:
 
 @dataclass(frozen=True)
 class Streamed:
-    """Sets of any size in Parquet files, of which some windows are held at a time: the faces."""
+    """Sets of any size in Parquet files, such as faces; a few windows are in memory at a time."""
 
     s: Sequence[Rows]
     t: Sequence[Rows]
     size: int
     """Pixels of the square that images are scaled to."""
     bad_rows: BadRows = field(default_factory=BadRows)
-    """Those that this process met in either set."""
+    """The bad rows that this process found in either set."""
 
     def batches(self, done: Stages, rank: int, workers: int, batch_size: int, seed: int) -> Batches:
-        """As InMemory's. No row of an epoch comes twice or never, also if the number of workers changes on the way."""
+        """As InMemory's. Every row of an epoch comes exactly once, even if the number of workers changes during it."""
         s, t = (
             batches(Share(groups, own_seed, done, rank, workers, batch_size, self.size), self.bad_rows)
             for groups, own_seed in ((self.s, seed), (self.t, seed + T_STREAM))
@@ -85,11 +85,11 @@ class StreamedPeople:
 
     groups: Sequence[Rows]
     people: Sequence[str]
-    """Who is meant by 0, 1, …"""
+    """The people with the class numbers 0, 1, …"""
     size: int
     """Pixels of the square that images are scaled to."""
     bad_rows: BadRows = field(default_factory=BadRows)
-    """Those that this process met."""
+    """The bad rows that this process found."""
 
     def __len__(self) -> int:
         return count_rows(self.groups)
@@ -103,7 +103,7 @@ class StreamedPeople:
 
 
 def batches(share: Share, bad_rows: BadRows) -> Iterator[Columns]:
-    """A share's batches, of which some are always under way; endless.
+    """The batches of a share, prefetched; endless.
 
     `image` N×3×`size`×`size` uint8, and other columns as they are stored. Rows that hold no image are counted in
     `bad_rows`. Raises UserError for too many of them, and for files that are gone.
@@ -177,7 +177,7 @@ def _decoded(windows: list[Window], size: int, columns: Sequence[str]) -> ray.da
 
 
 def _one_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """The same items, of which the next is made while one is used."""
+    """The same items; the next one is computed while the current one is used."""
     source = iter(items)
     with ThreadPoolExecutor(1) as thread:
         following = thread.submit(next, source)

@@ -1,8 +1,8 @@
-"""Windows of row groups: in an order that is arithmetic, read and decoded.
+"""Windows of row groups, in an order computed from a seed, read and decoded.
 
-A stream is an endless sequence of windows, each some row groups shuffled together. Which window comes when, who reads
-it, and what is left after a restart with another number of workers, are pure functions of the seed and of how many rows
-were taken; nothing but those numbers is ever saved.
+A stream is an endless sequence of windows, each a few row groups shuffled together. Which window comes when, which
+worker reads it, and what is left after a restart with another number of workers, are pure functions of the seed and of
+the numbers of rows taken. Only those numbers are ever saved.
 """
 
 from collections.abc import Iterator, Sequence
@@ -68,7 +68,7 @@ def windows_of(groups: Sequence[Rows], seed: int, size: int = 2) -> Iterator[Win
 
 
 def left_after(sequence: Iterator[Window], workers: int, rows: int) -> Iterator[Window]:
-    """What is left of a sequence once each of `workers` has taken `rows` rows of every `workers`-th window."""
+    """The rest of a sequence after each of `workers` has taken `rows` rows of every `workers`-th window."""
     wanted, left = [rows] * workers, list[Window]()
     for i, window in enumerate(sequence if rows else ()):
         taken = min(wanted[i % workers], window.rows)

@@ -1,6 +1,6 @@
 """A target set t of drawn avatars.
 
-options    of the job
+options    options of the job
 draw       one avatar, aligned like a face
-job        many, into Parquet files, on Ray
+job        many avatars, into Parquet files, on Ray
 """

@@ -1,7 +1,7 @@
-"""A target set t drawn from DiceBear's styles: avatars, aligned like faces, each with what it was drawn from. No Ray.
+"""Draws a target set t in DiceBear's styles: aligned avatars, each with the options it was drawn from. No Ray.
 
 The paper's t are emoji of an online service, centred and scaled by the irides and the tip of the nose (Sec. 5.2). A
-style of DiceBear draws all its avatars over one figure, so that its landmarks are known once for all.
+style of DiceBear draws all its avatars over one figure, so one set of landmarks holds for the whole style.
 """
 
 import io

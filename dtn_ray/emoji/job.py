@@ -1,4 +1,4 @@
-"""Ray: draws a target set of avatars into Parquet files. Run again, it draws those that are missing.
+"""Ray: draws a target set of avatars into Parquet files. A later run draws those that are missing.
 
 OUT/part-00000.parquet …   columns image (PNG), key (the avatar's seed), options (all that it was drawn from, as JSON)
 OUT/emoji.json, sheet.png  style, licence, expression, count; a contact sheet

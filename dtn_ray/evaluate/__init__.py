@@ -1,1 +1,9 @@
-"""The paper's measurements and figures."""
+"""The paper's measurements and figures.
+
+options      options of a retrieval
+digits       Table 1: accuracy
+retrieval    Table 4, on Ray
+examiner     what one of its actors does
+ranking      ranks, medians and their intervals
+figures      figures of both
+"""

@@ -1,4 +1,4 @@
-"""What Sec. 5.1 measures of a digit DTN, above all Table 1: the judge's accuracy on G(x) for x in s's test set."""
+"""The measurements of Sec. 5.1 for a digit DTN, above all Table 1: the judge's accuracy on G(x), x in s's test set."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

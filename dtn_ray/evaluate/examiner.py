@@ -1,4 +1,4 @@
-"""What one actor does for Table 4: reads faces, lets the judge see them, and compares them with all that is sought."""
+"""One actor's work for Table 4: reads faces, computes the judge's features, and compares them with the probes'."""
 
 import time
 from collections import deque
@@ -46,7 +46,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the judge sees of P pairs, each P×features, and G(x), P×3×H×W uint8."""
+    """The judge's features of P pairs, each P×features, and G(x), P×3×H×W uint8."""
 
     x: np.ndarray
     mates: np.ndarray
@@ -65,7 +65,7 @@ class Sought:
 
 @dataclass(frozen=True)
 class Found:
-    """What a part of the gallery tells; sums add up."""
+    """The counts over a part of the gallery; they add up."""
 
     faces: int
     counts: dict[str, Counts]
@@ -139,7 +139,7 @@ def decode(photo: Photo) -> np.ndarray:
 
 
 class Examiner:
-    """What an actor does with faces: holds the networks. `size`: of the square that G takes."""
+    """Holds the networks in an actor and applies them to faces. `size`: side of the square that G takes."""
 
     def __init__(self, judge: ImportedF | DeepFace, dtn: DTN, size: int, gpu: bool) -> None:
         self.device = "cuda" if gpu else "cpu"
@@ -157,7 +157,7 @@ class Examiner:
         return Seen(of_x, of_mates, of_G_x, of_G_mates, emoji)
 
     def compare(self, block: Group, sought: Sought) -> Found:
-        """What a block of the gallery tells. Raises UserError for what is no face."""
+        """The counts over a block of the gallery. Raises UserError for a row that is no face."""
         found, began = Found.nothing(sought), time.perf_counter()
         for contents, decoded in self._read_ahead(block):
             images = [image.result() for image in decoded]

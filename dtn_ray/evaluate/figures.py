@@ -1,4 +1,4 @@
-"""Pictures to look at: scores of digits, curves of a retrieval, the trials of a search."""
+"""Figures: scores of digits, match curves of a retrieval."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

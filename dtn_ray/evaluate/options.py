@@ -1,4 +1,4 @@
-"""The options of a retrieval; in a module of their own because the command line's help needs no torch."""
+"""The options of a retrieval. They have a module of their own so that --help does not import torch."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal

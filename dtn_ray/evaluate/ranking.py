@@ -1,4 +1,4 @@
-"""Table 4: whose emoji is it? Ranks of a person's other photo among many, by a face network that is not f. No Ray."""
+"""Table 4: the rank of a person's other photo among many, by a face network that is not f. No Ray."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,8 @@
-"""Table 4 on Ray: a gallery of any number of faces passes the judge once, and leaves nothing but counts.
+"""Table 4 on Ray: a gallery of any number of faces passes through the judge once; only counts are kept.
 
-Probes and mates are drawn and seen first; their features go to every actor. An actor reads a block of distractors,
-decodes it, lets the judge see it, and returns how many are above each mate, for all that is compared at once.
+The probes and the photos to be found are drawn and processed first, and their features are sent to every actor. An
+actor reads a block of distractors, decodes it, computes the judge's features, and returns how many distractors rank
+above each photo to be found, for all comparisons at once.
 """
 
 import io

@@ -1,6 +1,6 @@
-"""Where a face lies in a photo. Knows no Ray and no torch.
+"""Faces in photos. Knows no Ray and no torch.
 
-detect    faces in pixels, with YuNet
-align     … brought to one place in a square picture
-find      both, with the detector's file
+detect    finds faces in pixels, with YuNet
+align     moves them to the same place in a square picture
+find      both, and the detector's file
 """

@@ -1,4 +1,4 @@
-"""Faces brought to the one place in a square picture that f, g and D know them in.
+"""Aligns faces: moves them to the same place in a square picture, as f, g and D expect.
 
 Sec. 5.2 centres and scales emoji by their irides and nose tip; photos are aligned to the same five points.
 """

@@ -1,4 +1,4 @@
-"""Finds faces in pixels with YuNet: close-ups, faces upside-down and sideways, and panoramas included. No Ray."""
+"""Finds faces in pixels with YuNet, including close-ups, upside-down and sideways faces, and panoramas. No Ray."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ class Face:
 
     @property
     def width(self) -> float:
-        """Of its box, in the direction of the eyes."""
+        """Width of its box, in the direction of the eyes."""
         return self.box[3] if self.turns % 2 else self.box[2]
 
     def scaled(self, factor: float) -> "Face":
@@ -89,7 +89,7 @@ class Face:
         return Face((left, top, width, height), factor * (self.landmarks + 0.5) - 0.5, self.score)
 
     def shifted(self, corner: np.ndarray) -> "Face":
-        """The same face in the photo of which its own is the part that begins at `corner`."""
+        """The same face in the whole photo, of which its own photo is the part that begins at `corner`."""
         left, top, width, height = self.box
         return Face(
             (left + float(corner[0]), top + float(corner[1]), width, height), self.landmarks + corner, self.score
@@ -109,7 +109,7 @@ class Face:
         return max(0.0, min(a + c, e + g) - max(a, e)) * max(0.0, min(b + d, f + h) - max(b, f))
 
     def row(self) -> dict[str, Any]:
-        """As the ledger and shards keep it."""
+        """The face as the ledger and shards store it."""
         return {"detection": self.score, "box": list(self.box), "landmarks": self.landmarks.ravel().tolist()}
 
 

@@ -1,4 +1,4 @@
-"""The faces of a photo, found and aligned; and the detector's file."""
+"""Finds and aligns the faces of a photo, and provides the detector's file."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""How much memory all threads of a process may take for pixels."""
+"""A limit on the memory that all threads of a process together use for pixels."""
 
 import threading
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Budget:
-    """So many of something, of which each thread takes what it needs, and waits until others give it back."""
+    """A total that threads share: each takes the amount it needs, and waits while too little is left."""
 
     def __init__(self, total: int) -> None:
         self.total = self.left = total
@@ -14,7 +14,9 @@ class Budget:
 
     @contextmanager
     def take(self, count: int) -> Iterator[None]:
-        """More than there are in all count as all of them. To take some while holding others can wait for ever."""
+        """Holds `count` for the block. A request larger than the total takes the whole budget.
+
+        Do not nest `take`: two threads that each hold a part of the budget can deadlock."""
         count = min(count, self.total)
         with self.changed:
             self.changed.wait_for(lambda: self.left >= count)

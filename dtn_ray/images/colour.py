@@ -1,4 +1,4 @@
-"""Pictures' colours as sRGB, by the ICC profile that a file carries. littlecms, through Pillow, does the work."""
+"""Converts colours to sRGB by a file's ICC profile. littlecms does the work, through Pillow."""
 
 import io
 from functools import lru_cache

@@ -1,4 +1,4 @@
-"""Images side by side, laid out like the paper's Fig. 2. Without matplotlib and torch, which take seconds to import."""
+"""Images side by side, as in the paper's Fig. 2. Imports neither matplotlib nor torch, which load slowly."""
 
 from collections.abc import Sequence
 

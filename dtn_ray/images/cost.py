@@ -1,8 +1,8 @@
-"""What it takes to decode an image, told from its header: refuses what would take too much before a decoder allocates.
+"""The memory and time that decoding an image takes, computed from its header before a decoder allocates.
 
 A file of a few bytes can claim a canvas, a tile or a number of scans that takes gigabytes or minutes. `check` reads the
-headers that Pillow's plugins act upon when they open a file; `peak` tells the bytes of the most expensive moment
-between an open image and its pixels as RGB. Both look at headers alone, so that they cost nothing beside decoding.
+headers that Pillow's plugins act upon when they open a file. `peak` gives the bytes of the most expensive moment
+between an open image and its pixels as RGB. Both read only headers, so their cost is negligible beside decoding.
 """
 
 import struct
@@ -36,7 +36,7 @@ class TooManyPixels(TooLarge):
 
 @dataclass(frozen=True)
 class Header:
-    """What a file's header tells, as far as this module reads it."""
+    """The contents of a file's header that this module needs."""
 
     size: Size | None = None
     """Width and height of the picture; None: Pillow tells them."""
@@ -53,7 +53,7 @@ class Header:
 
 
 def check(content: bytes) -> Header:
-    """What a file's header tells, before Pillow opens it. Raises ValueError for a file that no encoder writes."""
+    """The contents of a file's header, before Pillow opens it. Raises ValueError for a file that no encoder writes."""
     if content.startswith(b"\xff\xd8"):
         return _jpeg(content)
     if content.startswith(b"\x89PNG\r\n\x1a\n"):

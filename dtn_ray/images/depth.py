@@ -1,4 +1,4 @@
-"""Samples of more than eight bits, signed or floating point, as 8-bit greys; and what Pillow reads wrongly of TIFFs."""
+"""Samples of more than eight bits, signed or floating point, as 8-bit grey; corrects what Pillow misreads in TIFFs."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Which files are photos, by their names. Imports nothing, because command lines do."""
+"""Which files are photos, by their names. Imports nothing, because command lines import it."""
 
 import re
 

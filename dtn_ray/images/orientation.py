@@ -1,4 +1,4 @@
-"""How the camera was held: the orientation in EXIF and XMP."""
+"""The orientation of a photo, from EXIF and XMP."""
 
 import struct
 

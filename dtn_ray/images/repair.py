@@ -1,8 +1,8 @@
-"""Damaged image files, reduced to what the picture is made of, so that Pillow reads what every viewer shows.
+"""Damaged image files, reduced to the parts that make up the picture, so that Pillow reads what viewers show.
 
-Pillow refuses a file for metadata that no pixel depends on: a text chunk's checksum, a colour profile cut short, a
-missing end marker. `versions` writes such a file again without its metadata. It also tells a file that lacks part of
-the picture, for which it raises `Truncated`, from one that lacks only what follows the picture.
+Pillow refuses a file for metadata that no pixel depends on: a text chunk's checksum, a truncated colour profile, a
+missing end marker. `versions` writes such a file again without its metadata. It also distinguishes a file that lacks
+part of the picture, for which it raises `Truncated`, from one that lacks only what follows the picture.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """Photos → aligned faces in Parquet files.
 
-options     of the job
-pipeline    one batch
-job         all of them
+options     options of the job
+pipeline    ingests one batch
+job         ingests a collection
 """

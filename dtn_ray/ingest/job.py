@@ -1,7 +1,7 @@
-"""A folder or bucket of photos → aligned faces in Parquet files, as trainings read them: bulk.py with an Ingester.
+"""Turns a folder or bucket of photos into Parquet files of aligned faces for training: bulk/run.py with an Ingester.
 
 OUT/faces/shards/*.parquet   columns image, key, version, face, detection, box, landmarks (and identity)
-OUT/faces/ingestion.json     the settings; one OUT keeps to one of them
+OUT/faces/ingestion.json     the settings; one OUT keeps to one set of them
 """
 
 import json

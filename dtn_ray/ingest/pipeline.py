@@ -1,4 +1,4 @@
-"""Ingestion of one batch after another: faces of what a pipeline fetches, into shards. Knows no Ray."""
+"""The ingestion of one batch: finds and aligns faces in the photos that a pipeline fetches. Knows no Ray."""
 
 import hashlib
 import json

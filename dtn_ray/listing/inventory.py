@@ -1,6 +1,6 @@
-"""Lists of objects made elsewhere, in place of a listing: S3 Inventory, tables, lists of keys. Knows no Ray.
+"""Lists of objects that replace a listing: S3 Inventory, tables, lists of keys. Knows no Ray.
 
-A line that cannot be meant is counted with its number, and the others are taken.
+A line that cannot be read is counted with its number; the others are used.
 """
 
 import csv

@@ -1,4 +1,4 @@
-"""What a source or a list holds beside the photos that a job takes: how many, why, and the first of them by name."""
+"""What a source or a list holds besides the photos of a job: how many, why, and the first names."""
 
 from collections import Counter
 from collections.abc import Iterable

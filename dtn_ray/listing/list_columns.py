@@ -1,4 +1,4 @@
-"""What lists of objects call the columns of storage.LISTING."""
+"""The names that lists of objects use for the columns of storage.LISTING."""
 
 import re
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
-"""From keys as lists write them to keys as the listing of a source tells them. What lies outside is never read.
+"""Turns keys as lists write them into keys as the source's listing gives them. Nothing outside is ever read.
 
-One rule for all ways to name an object, whether relative, by a path, a URI or a bucket: in the end a key is relative to
-the source, no component of it is `..`, and the listing of the source would come to it, too. Local links are followed as
-the walk follows them (local_files.Walked).
+One rule holds for all ways to name an object, whether relative, by a path, a URI or a bucket: the resulting key is
+relative to the source, no component of it is `..`, and the listing of the source would reach it too. Local links are
+followed as the walk follows them (local_files.Walked).
 """
 
 import os

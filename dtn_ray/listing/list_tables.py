@@ -1,8 +1,8 @@
-"""Parquet and ORC files that others wrote, as batches of bounded size. Knows no Ray.
+"""Parquet and ORC files from others, as batches of bounded size. Knows no Ray.
 
-A small file can unpack to any size: a page, a dictionary or a stripe is read whole by the libraries, before anybody can
-look at it; and damage may end the process that reads it. So another process reads it, which the system gives no more
-than MEMORY, and whose end is one line here.
+A small file can unpack to any size: the libraries read a page, a dictionary or a stripe whole before anyone can check
+it, and damage may crash the process that reads it. So another process reads the file, limited to MEMORY by the
+operating system; if it crashes, the error here is one line.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""Lists in text, as pages of cells: keys alone, one a line, or CSV. Knows no Ray.
+"""Text lists, as pages of cells: one key per line, or CSV. Knows no Ray.
 
-Text is read in blocks, and parsed a block at once where every line is a row, which is nearly always. A line or a row
-that is too long is left out without being held.
+Text is read in blocks. A block is parsed at once if every line in it is a row, which is nearly always so. A line or row
+that is too long is skipped without being held.
 """
 
 import codecs
@@ -207,7 +207,7 @@ class _Row(Iterator[str]):
 
 
 def _rows(lines: _Lines, delimiter: str, odd: Odd) -> Iterator[Rows]:
-    """Rows, of which those that cannot be parsed are left out."""
+    """The rows that can be parsed."""
     row = _Row(lines)
     reader = csv.reader(row, delimiter=delimiter, strict=True)
     while True:

@@ -1,8 +1,8 @@
-"""Regular expressions of users, over keys that others chose: RE2, whose time is linear in the length of a key.
+"""Users' regular expressions over keys that others chose: RE2, whose time is linear in the length of a key.
 
-Python's own `re` backtracks: one key of sixty letters can take it for ever, and it holds the interpreter's lock
-meanwhile. RE2 has no look-around, back-references, possessive or atomic groups. Its `\\d`, `\\w`, `\\s` and `\\b` mean
-ASCII, its `\\z` is Python's `\\Z`, and its `$` does not match before a newline at the end.
+Python's own `re` backtracks: one key of sixty letters can take it practically for ever, and it holds the interpreter's
+lock meanwhile. RE2 has no look-around, back-references, possessive or atomic groups. Its `\\d`, `\\w`, `\\s` and `\\b`
+mean ASCII, its `\\z` is Python's `\\Z`, and its `$` does not match before a newline at the end.
 """
 
 from functools import cached_property

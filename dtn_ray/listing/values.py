@@ -1,4 +1,4 @@
-"""Numbers and times as tables made elsewhere write them."""
+"""Parses numbers and times in the forms that tables from elsewhere use."""
 
 import math
 import re

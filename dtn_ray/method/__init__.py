@@ -2,9 +2,9 @@
 
 options     all settings of the method
 losses      Eqs. 1 to 7
-features    f as the method uses it, in a unit of its own
+features    f as the method uses it, with scaled features
 dtn         G = g∘f, D and one training step (Sec. 4)
 augment     random changes to images
 pixels      stored pixels ↔ tensors in [-1, 1]
-kid         how far G(s) is from t
+kid         the distance of G(s) from t
 """

@@ -1,4 +1,4 @@
-"""f as the DTN uses it: frozen, its features in a unit of their own."""
+"""f as the DTN uses it: frozen, with scaled features."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ SHRINKAGE = 0.05  # of covariances towards the identity: some thousand images le
 
 @dataclass(frozen=True)
 class Moments:
-    """Of f's features over a domain."""
+    """Mean and scale of f's features over a domain."""
 
     mean: Tensor | None
     """One number for each feature; None where it is not taken off."""

@@ -1,4 +1,4 @@
-"""How far what G draws is from t: the kernel distance between features, which needs neither labels nor pairs."""
+"""The distance of G's images from t: the kernel distance between features. It needs neither labels nor pairs."""
 
 from torch import Tensor
 

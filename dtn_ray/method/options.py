@@ -1,4 +1,4 @@
-"""The settings of the method. Imports the standard library alone, for command lines and checkpoints read them too."""
+"""The settings of the method. Imports only the standard library: command lines and checkpoints read them too."""
 
 import math
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ class Augment:
     invert: float = 0.0
     """Probability of inverting the colours: makes f see dark on light and light on dark alike."""
     mirror: float = 0.0
-    """Probability of changing left and right."""
+    """Probability of mirroring the image."""
     noise: float = 0.0
     """Standard deviation of white noise, on the scale of [-1, 1] images."""
 
@@ -71,21 +71,21 @@ class LossConfig:
     tv_exponent: float = 1.0
     """B of Eq. 7."""
     tv_reduction: Reduction = "mean"
-    """Whether Eq. 7 adds pixels up, as printed, or takes their mean."""
+    """Whether Eq. 7 sums over pixels, as printed, or takes their mean."""
     augment_G: Augment = field(default_factory=Augment)
     """Random changes to G(x) before f in L_CONST, against fine patterns that only f can see; the paper makes none."""
     augment_D: Augment = field(default_factory=Augment)
-    """Random changes to all that D sees, real or not (Zhao et al. 2020), against D's learning a small t by heart; the
+    """Random changes to all that D sees, real or not (Zhao et al. 2020), so that D does not memorise a small t; the
     paper makes none."""
     r1: float = 0.0
     """Weight of D's gradient penalty on t (Mescheder et al. 2018), taken at each R1_EVERY-th update; the paper has
     none."""
     warm_up: Count = 0
-    """First steps in which g minimises L_TID and L_TV alone, and D rests: g draws t before it is told what to draw. The
-    paper has none."""
+    """Number of first steps in which g minimises only L_TID and L_TV, and D rests: g learns to draw t before it learns
+    what to draw. The paper has none."""
     ramp: Count = 0
-    """Steps after those in which α grows from 0 to its weight: a g whose images D tells from t at a glance is otherwise
-    drawn to patterns that f alone sees. The paper has none."""
+    """Steps after the warm-up in which α grows from 0 to its weight: while D easily tells g's images from t, g would
+    otherwise learn patterns that only f sees. The paper has none."""
 
     def D_has_rested(self, step: int) -> bool:
         """Whether D rests at a step (from 0), or has learned for fewer steps than it rested."""
@@ -105,7 +105,7 @@ class OptimConfig:
     steps: Count = 6000
     """Training steps; each updates g once, and D once or as D_every says."""
     D_every: AtLeastOne = 1
-    """Update D in each so-many-th step only, where it outruns g; the paper does not tell its ratio."""
+    """Update D only in every N-th step, if it outruns g; the paper does not give its ratio."""
     lr_g: NotNegative = 2e-4
     """Adam's learning rate for g."""
     lr_D: NotNegative = 2e-4

@@ -1,4 +1,4 @@
-"""Between stored pixels and the method's tensors. Apart from the sets, whose readers need no torch."""
+"""Conversion between stored pixels and the method's tensors. Separate from the sets, whose readers need no torch."""
 
 from typing import TYPE_CHECKING
 

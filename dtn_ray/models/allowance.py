@@ -1,4 +1,4 @@
-"""How much memory a network of others may take while it is read and tried: a few bytes of ONNX can ask for any."""
+"""Limits the memory that a network from others may take while it is read: a few bytes of ONNX can ask for any."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

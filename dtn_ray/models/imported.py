@@ -1,4 +1,4 @@
-"""f brought along: any face network as ONNX, as a frozen torch module through which gradients flow."""
+"""Any face network in ONNX, as f: a frozen torch module through which gradients flow."""
 
 import math
 import warnings
@@ -22,7 +22,7 @@ Place = Annotated[float, Within(ge=-2, le=2)]
 
 @dataclass(frozen=True)
 class Eye:
-    """What a network sees of an aligned face, and how.
+    """The region of an aligned face that a network takes as input, and in which form.
 
     Aligned faces (dtn_ray/faces/align.py) have the same place in a square picture of any size, so a crop in fractions
     of its side fits photos of 152 pixels and emoji of 64 alike.

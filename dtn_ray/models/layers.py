@@ -1,4 +1,4 @@
-"""What networks of all domains share."""
+"""Layers that the networks of all domains share."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -21,7 +21,7 @@ CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
 
 @dataclass(frozen=True)
 class Declared:
-    """What a graph says of its input and outputs; None for a length that it leaves open."""
+    """The shapes that a graph declares for its input and outputs; None for a length that it leaves open."""
 
     input: tuple[int | None, ...] | None
     """Lengths of the image's axes, the batch's among them; None where the graph does not tell."""

@@ -82,7 +82,7 @@ class Adapted(nn.Module):
 
 @dataclass(frozen=True)
 class Reading:
-    """What one of the readers made of a network."""
+    """A network as one of the readers built it."""
 
     network: fx.GraphModule
     again: Callable[[], fx.GraphModule]

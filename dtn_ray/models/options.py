@@ -1,4 +1,4 @@
-"""How networks may be built. Imports the standard library alone, for command lines read it."""
+"""How networks may be built. Imports only the standard library, because command lines read it."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""What the method asks of a perceptual network f, and of a judge."""
+"""The interface of a perceptual network f, and of a judge."""
 
 from torch import Tensor, nn
 

@@ -1,6 +1,6 @@
 """Parquet files.
 
-tables    others', read within bounds, by way of
-thrift    … their footers
-sealed    the program's own, in which damage is an error
+tables    files from others, read within bounds
+thrift    their footers
+sealed    the program's own files, in which damage is an error
 """

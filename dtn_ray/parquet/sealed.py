@@ -1,6 +1,6 @@
-"""Parquet that the program writes for itself and reads back: damage is an error, never fewer or other rows.
+"""Parquet that the program writes and reads back itself: damage is an error, never fewer or other rows.
 
-Every page has its checksum; the footer, which none covers, has its digest in the file's name.
+Every page has a checksum. No checksum covers the footer, so its digest is in the file's name.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ def open_file(file: pa.NativeFile, uri: str) -> pq.ParquetFile:
 
 
 class Seekable(Protocol):
-    """What a footer is read from."""
+    """A file from which a footer can be read."""
 
     def size(self) -> int: ...
     def seek(self, place: int) -> int: ...

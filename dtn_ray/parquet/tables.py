@@ -1,8 +1,8 @@
-"""Parquet files of others, read within bounds: what a footer tells is not believed.
+"""Parquet files from others, read within bounds: a footer's claims are not trusted.
 
-A few bytes of Parquet can stand for gigabytes: pages that are compressed, values that are told once and meant many
-times, nulls that take no bytes. So each row group is looked through before it is decoded: the headers of its pages tell
-what they unpack to, and with that how many rows may be decoded together. The rows are then decoded in batches, and
+A few bytes of Parquet can stand for gigabytes: compressed pages, values that are stored once and repeated many times,
+nulls that take no bytes. So each row group is checked before it is decoded: the headers of its pages give their
+unpacked sizes, and from these follows how many rows may be decoded together. The rows are then decoded in batches and
 counted as they come.
 """
 
@@ -34,7 +34,7 @@ DAMAGE = (OSError, ValueError, LookupError, ArithmeticError, NotImplementedError
 
 
 class Damaged(UserError):
-    """What a Parquet file holds cannot be read."""
+    """The content of a Parquet file cannot be read."""
 
 
 class Table:
@@ -172,14 +172,14 @@ def damage(uri: str) -> Iterator[None]:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether an error tells of a file's bytes: the store's own errors may pass, these will not."""
+    """Whether an error lies in a file's bytes. The store's own errors may be transient; these are not."""
     if isinstance(error, OSError):
         return not isinstance(error, Refused) and error.errno is None and "AWS Error" not in str(error)
     return isinstance(error, DAMAGE)
 
 
 class _Source:
-    """A file of which some parts are held in memory, since they are looked through before pyarrow reads them."""
+    """A file with some parts held in memory, because they are checked before pyarrow reads them."""
 
     def __init__(self, stream: pa.NativeFile) -> None:
         self.stream, self.place, self.held = stream, 0, dict[int, memoryview]()
@@ -222,7 +222,7 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """A column of a row group, as the footer tells."""
+    """A column of a row group, as the footer describes it."""
 
     path: str
     kind: int
@@ -270,7 +270,7 @@ def _chunks(footer: memoryview) -> list[list[_Chunk]]:
 
 @dataclass(frozen=True)
 class _Page:
-    """What the header of a page tells."""
+    """The contents of a page's header."""
 
     size: int
     """Bytes that it unpacks to."""

@@ -1,7 +1,7 @@
-"""Thrift's compact protocol, in which Parquet writes its footer and the headers of its pages: read within bounds.
+"""Thrift's compact protocol, in which Parquet writes its footer and the headers of its pages, read within bounds.
 
-pyarrow's own view of a column in a footer ends the process where the footer is damaged in some places
-(`terminate called after throwing an instance of 'parquet::ParquetException'`), so tables.py reads footers by this.
+pyarrow's own view of a column in a footer crashes the process if the footer is damaged in some places
+(`terminate called after throwing an instance of 'parquet::ParquetException'`), so tables.py reads footers with this.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
-"""The perceptual network f, and the judge: brought along or trained.
+"""The perceptual network f, and the judge: trained here, or brought along.
 
-options    of training one
-load       from ONNX or a checkpoint
-job        train one
-loop       … on each worker
-measure    … and what it is worth
+options    options of training one
+load       loads one from ONNX or a checkpoint
+job        trains one
+loop       what each worker does
+measure    how good it is
 """

@@ -1,4 +1,4 @@
-"""f for faces: known networks and those brought along, with what each sees of an aligned face."""
+"""Loads f for faces, known networks and those brought along, with the region of a face that each sees."""
 
 import hashlib
 from typing import Any
@@ -66,7 +66,8 @@ def build_classifier(config: Pretraining) -> DigitF:
     return DigitF(width=config.width, dropout=config.dropout)
 
 
-# By the SHA-256 of their ONNX file: name and eye. Crops were chosen by LFW pairs told apart (docs/faces.md).
+# Name and eye, by the SHA-256 of the ONNX file. The crops are those that tell pairs of LFW apart best
+# (docs/reference/face-networks.md).
 KNOWN = {
     "0911f1b7ab9de5b83608b38af174aecc4fd345b3f0c7b78092ed2a3c4b09734a": (
         "dlib's ResNet, 128 features",

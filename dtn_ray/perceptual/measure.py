@@ -1,4 +1,4 @@
-"""What a classifier is worth: its error, and how well it tells people apart."""
+"""How good a classifier is: its error, and how well it tells people apart."""
 
 import numpy as np
 import torch

@@ -1,11 +1,11 @@
-"""Searching α, β and γ with Ray Tune.
+"""Search over α, β and γ with Ray Tune.
 
 options    what is searched, and how
-space      what Ray Tune draws from
-tuner      its trials
-worth      what a trial is worth
+space      the search space
+tuner      the trials
+worth      a trial's objective
 figures    pictures of a search
-job        a search
+job        a whole search
 """
 
 from typing import Any

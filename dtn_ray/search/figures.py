@@ -87,7 +87,7 @@ def _heights(values: list[Any]) -> tuple[list[float], dict[float, str]]:
 
 
 def samples_figure(trials: dict[str, np.ndarray], columns: int = 16) -> plt.Figure:
-    """What some trials make of the same images: x in the first row, then G(x) of each trial, under its title.
+    """Samples of several trials on the same images: x in the first row, then G(x) of each trial, under its title.
 
     `trials`: pairs of x and G(x), N×2×3×H×W uint8, by title.
     """

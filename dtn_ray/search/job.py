@@ -1,11 +1,11 @@
-"""Ray Tune: searches the weights of L_G, α, β and γ, by L_CONST on images that training does not see (Sec. 5.1).
+"""Ray Tune: searches the weights of L_G, α, β and γ, by L_CONST on held-out images of s (Sec. 5.1).
 
-Each trial is a data-parallel training of its own, on the same data and the same f. What a trial is worth:
+Each trial is a data-parallel training of its own, on the same data and with the same f. The objective of a trial is
 
     L_CONST · max(1, d / limit),  d = KID(G(s), t) / KID(s, t)
 
-The paper's signal is L_CONST alone. A G that ignores t wins by it, so the distance from t in which such a G ends makes
-it worse. Half of the images that are held out choose; the other half tell what the chosen weights are worth.
+The paper's signal is L_CONST alone. A G that ignores t minimises it, so a large distance from t increases the
+objective. Half of the held-out images select the weights; the other half measure the selected weights.
 """
 
 import copy

@@ -10,7 +10,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Space:
-    """What a search tries. Ranges are LOW HIGH on a logarithmic scale; a weight whose LOW is its HIGH is fixed."""
+    """The search space. Ranges are LOW HIGH on a logarithmic scale; a weight whose LOW is its HIGH is fixed."""
 
     alpha: Range | None = None
     """α; by default a tenth to ten times the experiment's."""
@@ -40,4 +40,4 @@ class Search:
     scheduler: Literal["asha", "none"] = "asha"
     """Stop the worse two thirds of the trials at a quarter of --steps and at three quarters (ASHA), or none."""
     domain_limit: float = 0.1
-    """KID between G(s) and t above which a trial is worse than its L_CONST says, in parts of that between s and t."""
+    """KID between G(s) and t, relative to that between s and t, above which a trial's objective exceeds its L_CONST."""

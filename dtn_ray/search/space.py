@@ -1,4 +1,4 @@
-"""What a search draws from."""
+"""The search space, in Ray Tune's terms."""
 
 import math
 import os
@@ -18,7 +18,7 @@ PAPER_GAMMA = 0.05  # of Sec. 5.2
 
 
 def parameter_space(space: Space, experiment: Experiment) -> tuple[dict[str, Any], Experiment]:
-    """What is sampled, by parameter, and the experiment with what is fixed. Raises UserError for no proper range."""
+    """The sampled parameters, and the experiment with the fixed ones. Raises UserError for an invalid range."""
     sampled: dict[str, Any] = {}
     for name in (field.name for field in fields(Space)):
         chosen, option = getattr(space, name), f"--space.{name.replace('_', '-')}"

@@ -151,7 +151,7 @@ def tune_trials(
     own: dict[str, Any],
     at_once: int,
 ) -> list[Result]:
-    """Runs the trials, or goes on with those that an earlier call left."""
+    """Runs the trials, or resumes those of an earlier call."""
     filesystem, root = storage.resolve(folder)
     path = f"{root}/tune"
     if tune.Tuner.can_restore(path, storage_filesystem=filesystem):

@@ -1,4 +1,4 @@
-"""What a trial of a search is worth, and which trials no other beats."""
+"""The objective of a search's trial, and the Pareto front of the trials."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from dtn_ray.method.dtn import collapse_warning
 
 @dataclass(frozen=True)
 class Found:
-    """A trial as its last report tells it."""
+    """A trial, by its last report."""
 
     name: str
     weights: dict[str, Any]

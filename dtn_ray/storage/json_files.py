@@ -1,7 +1,7 @@
-"""JSON files, ours and other people's: read within bounds, and checked field by field against a type.
+"""JSON files, ours and from others: read within bounds, and checked field by field against a type.
 
-Keys that occur twice, deep nesting and files of more than LIMIT bytes are refused; with a type, also unknown fields,
-values of another type (nothing is converted: "3", true and 3.0 are no integers) and numbers that are not finite.
+Duplicate keys, deep nesting and files of more than LIMIT bytes are refused. With a type, so are unknown fields, values
+of another type (nothing is converted: "3", true and 3.0 are no integers) and numbers that are not finite.
 """
 
 import json

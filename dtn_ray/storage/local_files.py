@@ -1,9 +1,9 @@
-"""Local files by key: what lies below a folder, whatever it is called and however deep, and the content of a file.
+"""Local files by key: lists what lies below a folder, with any names and at any depth, and reads files.
 
-A key is text; a local name is bytes, which may be in another encoding than UTF-8. Bytes that are no UTF-8 stand in a
-key as U+EF80 to U+EFFF, of Unicode's private use, as in MirBSD's OPTU-8: 0x83 as U+EF83. So keys can be stored and
-written anywhere, and `name_of` leads back to the name. A name that has these characters itself has its bytes escaped
-too, so that no two names share a key.
+A key is text; a local name is bytes, which may be in another encoding than UTF-8. Bytes that are not UTF-8 appear in a
+key as U+EF80 to U+EFFF, in Unicode's private use area, as in MirBSD's OPTU-8: 0x83 as U+EF83. So keys can be stored and
+written anywhere, and `name_of` gives the original name. If a name contains these characters itself, its bytes are
+escaped too, so that no two names share a key.
 """
 
 import errno

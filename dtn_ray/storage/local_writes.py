@@ -1,7 +1,7 @@
-"""Local files are written and deleted here: below a folder that the user named, and never through a link.
+"""Writes and deletes local files: only below a folder that the user named, and never through a link.
 
-The folder itself may be a link, or lie below one: where it is, is the user's choice. Below it, a link in the place of a
-file is replaced or deleted itself, and what it leads to stays as it is; a link in the place of a folder is an error.
+The folder itself may be a link, or lie below one: its place is the user's choice. Below it, a link in the place of a
+file is itself replaced or deleted, and its target stays as it is; a link in the place of a folder is an error.
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""Files and objects: read, written, deleted, copied."""
+"""Reads, writes, deletes and copies files and objects."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""What the program may overwrite and delete in a place that the user named: only what it knows as its own.
+"""What the program may overwrite and delete in a place that the user named: only files it recognises as its own.
 
 OUT/.dtn-ray/mark.json            the mark: OUT was empty, or a bulk job's, when the first run began. It stays
 OUT/.dtn-ray/<32 hex digits>/     scratch files of the run that works there: its work list (….parquet) and, of a local

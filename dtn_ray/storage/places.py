@@ -1,4 +1,4 @@
-"""What is at a URI: a file, a folder, nothing; and the file system that it lives on."""
+"""What is at a URI (a file, a folder, nothing), and on which file system."""
 
 import os
 import stat as stat_modes
@@ -87,7 +87,7 @@ def _kind_of_local(uri: str) -> fs.FileType:
 
 
 def words_of(error: Exception) -> str:
-    """What is wrong with a local file, without its path."""
+    """The reason of a local file's error, without its path."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 

@@ -1,7 +1,7 @@
-"""What the libraries of stores and file systems raise, in the terms of failures.py.
+"""Classifies the errors of stores and file systems by the causes in failures.py.
 
-A reason is the same for all objects that are refused alike: no keys, request ids, addresses and times are in it, so
-that a report can count by reason. Classified are S3's error codes, whichever library tells them, and `errno`.
+Objects that are refused in the same way get the same reason: it contains no keys, request ids, addresses or times, so
+that a report can count by reason. S3's error codes are classified, whichever library reports them, and `errno`.
 """
 
 import errno
@@ -74,7 +74,7 @@ class Absent(Refused, FileNotFoundError):
 
 
 def refused(uri: str, error: Exception, *, writing: bool = False) -> Refused:
-    """What a library raised about one file, by reading or by writing it."""
+    """Classifies an error that a library raised while it read or wrote one file."""
     if isinstance(error, Refused):
         return error
     cause, reason, detail = _explained(error)

@@ -1,10 +1,10 @@
-"""How S3 is reached: boto3 resolves endpoint, region and credentials, and obstore is handed what it found.
+"""How S3 is reached: boto3 resolves endpoint, region and credentials, and obstore is given the result.
 
-So one client's rules hold for all: variables, profiles, `services` sections, roles, web identity, SSO, processes,
-containers, instances, private certificates. Beside them, two variables that other tools know:
+So the rules of one client hold everywhere: variables, profiles, `services` sections, roles, web identity, SSO,
+processes, containers, instances, private certificates. Two variables that other tools know are supported as well:
 
-AWS_REQUEST_PAYER=requester   pay for requests to buckets whose owner does not
-AWS_NO_SIGN_REQUEST=true      send no credentials to public buckets; or the names of such buckets, with commas between
+AWS_REQUEST_PAYER=requester   pay for requests to requester-pays buckets
+AWS_NO_SIGN_REQUEST=true      send no credentials to public buckets; or the names of such buckets, separated by commas
 """
 
 import os
@@ -201,7 +201,7 @@ def store(bucket: str) -> S3Store:
 
 
 def advice() -> str:
-    """What to check where a store refuses, as it was resolved: what libraries raise does not always tell it."""
+    """What the user should check after a refusal, with the resolved settings, which libraries' errors often omit."""
     try:
         access = _reached()
     except BotoCoreError:

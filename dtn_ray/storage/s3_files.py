@@ -1,4 +1,4 @@
-"""S3 as a filesystem of pyarrow's, by the same clients as everything else; pickled, it carries no credentials."""
+"""S3 as a pyarrow filesystem, through the same clients as everything else. Its pickled form holds no credentials."""
 
 import io
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a URI means: a local path, or bucket and key."""
+"""Parses URIs: a local path, or bucket and key."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""A small file that several processes change, each only as it was when read: a lease."""
+"""A small file that several processes change by compare-and-swap: a lease."""
 
 import errno
 import fcntl

@@ -1,9 +1,9 @@
 """Enlarging what g draws (Sec. 5.2).
 
-options    of training an SRCNN
-patches    what it learns from
-job        train one
-loop       … on each worker
+options    options of training an SRCNN
+patches    its training data
+job        trains one
+loop       what each worker does
 measure    PSNR
-load       an SRCNN, or another network brought along
+load       loads an SRCNN, or another network brought along
 """

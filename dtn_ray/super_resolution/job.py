@@ -1,8 +1,7 @@
-"""Ray Train: trains SRCNN (Dong et al. 2015), which Sec. 5.2 enlarges g's output with, and measures it by PSNR.
+"""Ray Train: trains SRCNN (Dong et al. 2015), which enlarges g's output in Sec. 5.2, and measures its PSNR.
 
-As the literature does it: on the luminance of BT.601 in studio range, rounded to 8 bits; blurred by MATLAB's bicubic
-interpolation; in PSNR, without `factor` pixels of the border. Adam instead of the paper's SGD with momentum, whose
-8·10⁸ patches no one waits for.
+It follows the literature: the luminance of BT.601 in studio range, rounded to 8 bits; MATLAB's bicubic interpolation;
+PSNR without `factor` pixels of the border. Adam replaces the paper's SGD with momentum, which took 8·10⁸ patches.
 """
 
 import hashlib

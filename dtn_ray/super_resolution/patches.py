@@ -1,4 +1,4 @@
-"""What an SRCNN learns from: luminances, blurred and sharp, in patches."""
+"""The training data of an SRCNN: patches of luminance, blurred and sharp."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,5 +1,5 @@
-"""Text of others and of ours, before it is printed, stored or sent.
+"""Text from others and from us, before it is printed, stored or sent.
 
-redact      secrets are removed
-display     … and what is left is made fit for terminals, HTML, chats and metrics
+redact      removes secrets
+display     makes the rest safe for terminals, HTML, chats and metrics
 """

@@ -1,13 +1,13 @@
-r"""Text that others chose, made fit for where it is shown: terminals, HTML, chats, metrics.
+r"""Makes text from others safe to show: in terminals, HTML, chats and metrics.
 
-Keys, column names, settings and what stores answer may hold secrets, escape sequences that rule a terminal, characters
-that reverse or hide what follows, line ends that forge a line of ours, and megabytes. Data keep them as they are
-(ledger, Parquet); whatever shows them calls a function of this module. All of them also redact (redact.py).
+Keys, column names, settings and a store's answers may hold secrets, terminal escape sequences, characters that reverse
+or hide what follows, line ends that forge a line of ours, and megabytes. Data files keep them as they are (ledger,
+Parquet); everything that shows them calls a function of this module. All of these also redact (redact.py).
 
 line, name   one line: messages, logs, HTML, reasons in the ledger
-chat         one line in which nobody is called and nothing is a link
+chat         one line that mentions nobody and contains no link
 label        a label of metrics
-clean_streams   the last resort: all that this process prints, be it by a library
+clean_streams   the last resort: everything that this process prints, including what libraries print
 """
 
 import re

@@ -1,8 +1,8 @@
-"""Removes secrets from text before it is printed, stored or sent. Every such text passes here (display.py, errors.py).
+"""Removes secrets from text before it is printed, stored or sent. All such text passes here (display.py, errors.py).
 
-Known by their form: passwords in URLs, queries of URLs (signed URLs among them), webhooks, HTTP's headers of
-credentials, what is signed for S3 and the signatures, access keys. Known by their value: what the environment holds,
-and what `remember` was told.
+Secrets are recognised by their form: passwords in URLs, queries of URLs (signed URLs among them), webhooks, HTTP's
+credential headers, S3's strings to sign and signatures, access keys. Others are recognised by their value: those in the
+environment, and those that `remember` was given.
 """
 
 import os

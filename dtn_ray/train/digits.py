@@ -1,4 +1,4 @@
-"""The digits of Sec. 5.1: SVHN → MNIST, or their embedded stand-ins."""
+"""The digit domain of Sec. 5.1: SVHN → MNIST, or their embedded stand-ins."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,6 +1,7 @@
-"""What differs between the domains, digits and faces: their networks, data and f; everything else is the same.
+"""The differences between the domains, digits and faces: their networks, data and f. Everything else is shared.
 
-Each is a value, in train/digits.py and train/faces.py; a third would be another such module, and its line below.
+Each domain is a value, in train/digits.py and train/faces.py. A third one is another such module and a line in
+`domain_of`.
 """
 
 from collections.abc import Callable
@@ -16,30 +17,30 @@ from dtn_ray.models.perceptual import Perceptual
 from dtn_ray.resumable.options import Run
 from dtn_ray.train.options import Experiment
 
-if TYPE_CHECKING:  # Ray, which who converts need not import
+if TYPE_CHECKING:  # Ray, which a conversion need not import
     from dtn_ray.data.feed import InMemory
     from dtn_ray.data.streamed import Streamed
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a training needs of its domain."""
+    """What a training needs from its domain."""
 
     name: str
-    """Of the run."""
+    """Name of the run."""
     feed: "InMemory | Streamed"
     s: np.ndarray
-    """Some thousand of its images, N×C×H×W uint8."""
+    """A few thousand images of s, N×C×H×W uint8."""
     t: np.ndarray
-    """Of its own too."""
+    """A few thousand images of t, likewise."""
     validation: np.ndarray
-    """Images of s that training does not see, N×C×H×W uint8."""
+    """Held-out images of s, N×C×H×W uint8."""
     labels: np.ndarray | None
-    """Theirs."""
+    """Labels of the held-out images, if there are any."""
     f: Perceptual
     judge: Perceptual | None
     facts: dict[str, Any]
-    """For the manifest."""
+    """Facts for the manifest."""
 
 
 @dataclass(frozen=True)

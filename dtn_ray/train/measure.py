@@ -1,4 +1,4 @@
-"""What a validation tells of G."""
+"""The measurements of a validation."""
 
 from functools import partial
 from typing import TYPE_CHECKING
@@ -59,7 +59,7 @@ def measure(
     labels: np.ndarray | None,
     of_t: torch.Tensor,
 ) -> tuple[dict[str, float], torch.Tensor]:
-    """What images of s that training did not see tell of G with this g, and some of them beside G(x).
+    """Measures G with this g on held-out images of s; also returns some of them beside G(x).
 
     L_CONST, the paper's signal for choosing α, β, γ; KID between G(s) and t, without which a g that ignores t would
     win by it; the judge's accuracy where there are `labels`. `s`: N×C×H×W uint8; `of_t`: `domain_features` of t.

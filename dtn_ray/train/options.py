@@ -1,4 +1,4 @@
-"""A DTN training: what decides its result."""
+"""The options of a DTN training that decide its result."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -17,7 +17,7 @@ class DataConfig:
     """The sets s and t."""
 
     source: str = "street-digits"
-    """Dataset of s: street-digits (embedded) or svhn; of faces, a folder or s3:// prefix of Parquet files."""
+    """Dataset of s: street-digits (embedded) or svhn; for faces, a folder or s3:// prefix of Parquet files."""
     target: str = "handwritten-digits"
     """Dataset of t: handwritten-digits (embedded) or mnist; for faces, as --source."""
     data_dir: str | None = None
@@ -47,7 +47,7 @@ class ModelConfig:
     """The networks."""
 
     kind: Literal["digits", "faces"] = "digits"
-    """Those of Sec. 5.1 or of Sec. 5.2."""
+    """The networks of Sec. 5.1 or of Sec. 5.2."""
     f: Annotated[str | None, tyro.conf.arg(aliases=["--perceptual"])] = None
     """The perceptual network. Digits: a checkpoint of jobs/pretrain.py; without one, f is trained first, on s's labels.
     Faces: any face network as ONNX, of which NETWORK.json beside it tells what it sees, unless it is known; or a
@@ -59,8 +59,8 @@ class ModelConfig:
     take each domain's own mean off, and divide by its own number; transport: and carry s's onto t's covariance, for a t
     that differs in few ways, such as drawn avatars."""
     exaggeration: Annotated[float, Field(gt=0, le=1000)] = 1.0
-    """How many times as far from their mean s's features are taken, in g's input and in L_CONST, as caricatures do it.
-    Needs --feature-scale per-domain or transport; the paper has none."""
+    """Multiply the distance of s's features from their mean by this factor, in g's input and in L_CONST, as caricatures
+    do. Needs --feature-scale per-domain or transport; the paper has none."""
     width_g: Width = 1.0
     """Filters of g, relative to the paper's."""
     width_D: Width = 1.0
@@ -68,8 +68,8 @@ class ModelConfig:
     size_D: Annotated[int, Field(ge=64, le=2048)] = 152
     """Pixels of the square that the faces' D sees."""
     norm_D: Norm = "batch"
-    """Batch normalization in the faces' D, as in the paper, or none: it hides from D that G(x) is blurred, since each
-    domain is a batch of its own."""
+    """Batch normalization in the faces' D, as in the paper, or none. With it D cannot see that G(x) is blurred, because
+    each domain is a batch of its own."""
     upscaling: Upscaling = "transposed"
     """How the faces' g doubles its size: transposed convolutions, or repeated pixels and 3×3 convolutions."""
     width_f: Width = 1.0
@@ -82,14 +82,14 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One DTN training: what decides its result, and nothing else."""
+    """One DTN training: all settings that decide its result, and no others."""
 
     data: Annotated[DataConfig, Unprefixed] = field(default_factory=DataConfig)
     model: Annotated[ModelConfig, Unprefixed] = field(default_factory=ModelConfig)
     loss: Annotated[LossConfig, Unprefixed] = field(default_factory=LossConfig)
     optim: Annotated[OptimConfig, Unprefixed] = field(default_factory=OptimConfig)
     seed: Seed = 0
-    """Decides initialisation, the order of the data and all that is random."""
+    """Seed of initialisation, data order and all other randomness."""
 
     @property
     def preprocessing(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What comes before training: settings checked, data read, f and the judge made and measured."""
+"""The preparation of a training: checks settings, reads data, makes f and the judge, measures f."""
 
 import math
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ VALIDATION_T = 1024  # images of t that G(s) is compared with
 
 @dataclass(frozen=True)
 class Inputs:
-    """What every worker of a DTN training shares, as references into Ray's object store."""
+    """The data that all workers of a DTN training share, as references into Ray's object store."""
 
     feed: ray.ObjectRef
     """InMemory or Streamed."""
@@ -51,7 +51,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Ready:
-    """What trainings on the same data with the same f may share; they may differ in losses, rates and seeds."""
+    """What trainings on the same data with the same f can share; they may differ in losses, rates and seeds."""
 
     name: str
     """Of a run that has no --name."""

@@ -13,7 +13,8 @@ def paper_digits() -> Experiment:
 
 
 def digits() -> Experiment:
-    """Sec. 5.1 with what its score needed here (docs/results/digits.md): a faster g, stopped early and averaged."""
+    """Sec. 5.1 with the changes that its score needed here (docs/results/digits.md): a faster g, few steps, an
+    average."""
     paper = paper_digits()
     return replace(paper, optim=replace(paper.optim, steps=300, lr_g=1e-3, ema_decay=0.9995))
 
@@ -22,7 +23,7 @@ def embedded() -> Experiment:
     """Street-number digits → handwritten digits, both embedded, at a size that two CPU cores train in minutes."""
     return Experiment(
         model=ModelConfig(width_g=0.25, width_D=0.25, width_f=0.5),
-        loss=LossConfig(alpha=2.0),  # with 15, g draws what this f can read, and no one else
+        loss=LossConfig(alpha=2.0),  # with 15, g draws patterns that only this f can read
         optim=OptimConfig(steps=600, lr_g=5e-4, ema_decay=0.998),
     )
 
@@ -99,15 +100,15 @@ def faces_small() -> Experiment:
 PRESETS = {
     "embedded": (embedded, "embedded digits: nothing to download, minutes on two CPU cores (the default)"),
     "digits": (digits, "the paper's digits (Sec. 5.1): SVHN to MNIST, read from --data-dir"),
-    "paper-digits": (paper_digits, "the same as the paper tells it: one rate for g and D, no average of g"),
+    "paper-digits": (paper_digits, "the paper's digits with nothing added: one rate for g and D, no average of g"),
     "faces": (
         faces,
         "faces to emoji (Sec. 5.2), for a GPU: --source and --target are Parquet files, --f a face network",
     ),
-    "faces-small": (faces_small, "the same at a size that two CPU cores train in an hour or two"),
+    "faces-small": (faces_small, "faces to emoji, at a size that two CPU cores train in an hour or two"),
     "paper-faces": (
         paper_faces,
-        "the same as the paper tells it: its weights, one rate for g and D, D of 152×152 pixels",
+        "the paper's faces with nothing added: its weights, one rate for g and D, D of 152×152 pixels",
     ),
 }
 

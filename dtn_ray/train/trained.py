@@ -1,4 +1,4 @@
-"""A trained DTN from its checkpoint."""
+"""Loads a trained DTN from its checkpoint."""
 
 import hashlib
 from dataclasses import dataclass

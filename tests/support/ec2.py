@@ -104,7 +104,7 @@ class Cloud:
         return ami
 
     def add_security_group(self, name: str, ssh_from: str, key: str = "test") -> str:
-        """A group as docs/cluster.md makes it: all traffic within, and SSH from some addresses."""
+        """A group as docs/how-to/cluster.md makes it: all traffic within, and SSH from some addresses."""
         ec2 = self.client("ec2", key)
         (vpc,) = (each["VpcId"] for each in ec2.describe_vpcs()["Vpcs"])
         group = ec2.create_security_group(GroupName=name, Description="Ray", VpcId=vpc)["GroupId"]

@@ -211,7 +211,7 @@ def test_other_files_are_checked_for_placeholders():
 
 
 def test_the_guides_sed_leaves_no_placeholder_that_it_fills(tmp_path):
-    text = (ROOT / "docs/cluster.md").read_text()
+    text = (ROOT / "docs/how-to/cluster.md").read_text()
     (line,) = re.findall(r"^sed -i(?:.*\\\n)*.*", text, re.MULTILINE)
     for path in sorted(CLUSTER.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:

@@ -43,7 +43,7 @@ CLUSTER = ROOT / "cluster"
 GPU = CLUSTER / "gpu.yaml"
 KUBERNETES = sorted((CLUSTER / "kubernetes").glob("*.yaml"))
 SCHEDULE = CLUSTER / "schedule"
-GUIDE = ROOT / "docs/cluster.md"
+GUIDE = ROOT / "docs/how-to/cluster.md"
 TEXTS = [path for path in sorted(CLUSTER.rglob("*")) if path.is_file() and "__pycache__" not in path.parts] + [GUIDE]
 PINNED = dict(
     line.split(";")[0].strip().split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line

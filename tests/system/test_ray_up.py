@@ -30,7 +30,7 @@ HALF_AN_HOUR = 1800
 
 @pytest.fixture(scope="module")
 def cloud() -> Iterator[Cloud]:
-    """An account as docs/cluster.md prepares it: roles, and a security group that lets only us in by SSH."""
+    """An account as docs/how-to/cluster.md prepares it: roles, and a security group that lets only us in by SSH."""
     with Cloud() as cloud:
         cloud.add_role("head")
         cloud.add_role("worker")
@@ -47,7 +47,7 @@ def nodes(tmp_path_factory) -> Nodes:
 
 @pytest.fixture(scope="module")
 def config(cloud, tmp_path_factory) -> Path:
-    """gpu.yaml as docs/cluster.md fills it in, in a home with a token."""
+    """gpu.yaml as docs/how-to/cluster.md fills it in, in a home with a token."""
     home = tmp_path_factory.mktemp("home")
     text = (CLUSTER / "gpu.yaml").read_text()
     values = {"REGISTRY": REGISTRY, "AMI_ID": cloud.add_ami()}

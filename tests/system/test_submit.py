@@ -1,4 +1,4 @@
-"""Every job through the job server of a token-protected cluster, as its users submit them (docs/cluster.md)."""
+"""Every job through the job server of a token-protected cluster, as its users submit them (docs/how-to/cluster.md)."""
 
 import json
 import re

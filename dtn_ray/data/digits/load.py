@@ -1,4 +1,4 @@
-"""Where s and t come from. `load` is the one door to every labelled dataset of the digit experiments."""
+"""Loads s and t of the digit experiments. `load` is the only entry point to their datasets."""
 
 import os
 import tempfile

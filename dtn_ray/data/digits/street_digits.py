@@ -1,7 +1,7 @@
 """The embedded source domain s: SVHN-like crops of street-number digits, drawn on demand, nothing to download.
 
-Each crop follows the path of a real one: a number is set in some typeface, painted on a shaded wall or plate, seen
-from an angle, photographed small and blurred with sensor noise, and enlarged to 32x32.
+Each crop is made like a real one: a number is set in some typeface, painted on a shaded wall or plate, seen from an
+angle, photographed small, blurred, with sensor noise, and enlarged to 32×32.
 """
 
 from functools import cache
@@ -122,7 +122,8 @@ def _image(pixels: np.ndarray) -> Image.Image:
 
 
 def _colour(level: float, rng: np.random.Generator) -> np.ndarray:
-    """A colour about as bright as level: as on real house fronts mostly grey, else bluish or brown, seldom green."""
+    """A colour about as bright as level: as on real house fronts mostly grey, otherwise bluish or brown, rarely
+    green."""
     warmth, green = rng.laplace(-3, 12), rng.normal(0, 4)
     return np.array((level + warmth - green, level + green, level - warmth - green), np.float32).clip(0, 255)
 

@@ -1,0 +1,107 @@
+"""The documentation, offline: links that lead somewhere, and a command reference that is what the code says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CODE = [
+    path
+    for folder in ("dtn_ray", "jobs", "cluster", "tests", "benchmarks", ".ci")
+    for path in sorted((ROOT / folder).rglob("*"))
+    if path.is_file() and "__pycache__" not in path.parts
+] + [ROOT / "Makefile", ROOT / "pyproject.toml", *sorted((ROOT / "docs").rglob("*.py"))]
+FENCE = re.compile(r"^( *)```.*?^\1```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"!?\[(?:[^\]\[]|\[[^\]]*\])*\]\(([^()\s]+)\)")
+PLACEHOLDER = re.compile(r"/[A-Z_]+\b")  # dtn_ray/data/NAME.py
+NAMED = re.compile(r"\b(?:dtn_ray|jobs|docs|cluster|benchmarks|tests)/[\w./-]*\.(?:py|md|json|yaml|yml|sh|png)\b")
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks of code."""
+    return FENCE.sub("", page.read_text())
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE):
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        slug = re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-")
+        count = sum(each == slug or re.fullmatch(rf"{re.escape(slug)}-\d+", each) is not None for each in found)
+        found.add(f"{slug}-{count}" if count else slug)
+    return found
+
+
+def broken(page: Path) -> list[str]:
+    """Links of a page to files and anchors that are not there."""
+    found = []
+    for link in LINK.findall(prose(page)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = unquote(link).partition("#")
+        target = (page.parent / path).resolve() if path else page
+        there = target.is_relative_to(ROOT) and target.exists()
+        if not there or (anchor and (target.suffix != ".md" or anchor not in anchors(target))):
+            found.append(link)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page):
+    assert broken(page) == []
+
+
+def test_broken_links_are_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    page, other = tmp_path / "a.md", tmp_path / "b.md"
+    other.write_text("# S3's limits\n\n## Faces → *emoji*\n\n## S3's limits\n\n```\n# no heading\n```\n")
+    good = ["b.md", "b.md#s3s-limits", "b.md#s3s-limits-1", "b.md#faces--emoji", "#top", "https://example.com/gone"]
+    bad = ["c.md", "b.md#no-heading", "b.md#s3s-limits-2", "#bottom", "../outside.md"]
+    page.write_text("# Top\n\n" + " ".join(f"[x]({link})" for link in good + bad) + "\n\n```\n[x](in-code.md)\n```\n")
+    (tmp_path.parent / "outside.md").touch()
+    assert broken(page) == bad
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_files_that_a_page_names_are_there(page):
+    named = {path for path in NAMED.findall(prose(page)) if not PLACEHOLDER.search(path)}
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_pages_that_code_names_are_there():
+    named = {(name(path), page) for path in CODE for page in re.findall(r"docs/[\w./-]+\.md\b", path.read_text())}
+    assert named
+    assert [pair for pair in named if not (ROOT / pair[1]).exists()] == []
+
+
+def test_every_page_is_reached_from_the_readme():
+    seen, left = set(), [ROOT / "README.md"]
+    while left:
+        page = left.pop()
+        if page in seen:
+            continue
+        seen.add(page)
+        links = [page.parent / link.split("#")[0] for link in LINK.findall(prose(page)) if "://" not in link]
+        left += [link.resolve() for link in links if link.suffix == ".md"]
+    assert [name(page) for page in PAGES if page not in seen] == []
+
+
+def test_every_job_is_in_the_command_reference():
+    headings = re.findall(r"^## jobs/(\w+)\.py$", (ROOT / "docs/reference/commands.md").read_text(), re.MULTILINE)
+    assert sorted(headings) == sorted(path.stem for path in (ROOT / "jobs").glob("*.py"))
+
+
+def test_the_command_reference_is_up_to_date():
+    command = [sys.executable, str(ROOT / "docs/reference/make.py"), "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr

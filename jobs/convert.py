@@ -6,13 +6,18 @@ python jobs/convert.py CHECKPOINT IN OUT
 import tyro
 
 from dtn_ray import cli
-from dtn_ray.bulk import outcome
 from dtn_ray.convert.options import Conversion
 from dtn_ray.errors import UserError
 
 
 def main(job: Conversion) -> dict:
-    from dtn_ray.convert.job import convert  # seconds to import, for which --help need not wait
+    from dtn_ray.bulk import outcome  # what runs the job takes seconds to import, for which --help need not wait
+
+    return outcome.tell(run, job)
+
+
+def run(job: Conversion) -> dict:
+    from dtn_ray.convert.job import convert
 
     summary = convert(job)
     if summary["failures"] and summary["failed"] == summary["images"]:
@@ -23,4 +28,4 @@ def main(job: Conversion) -> dict:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: outcome.tell(main, tyro.cli(Conversion, description=__doc__)))
+    cli.run(lambda: main(tyro.cli(Conversion, description=__doc__)))

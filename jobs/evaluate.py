@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dtn_ray import cli, storage
+from dtn_ray import cli
 from dtn_ray.evaluate.options import Retrieval
 
 RETRIEVAL = """Table 4 of a DTN of faces: retrieval.json and retrieval.png, the JSON also on the last lines printed.
@@ -60,6 +60,7 @@ def main(job: Digits | Retrieval) -> dict:
 def score(job: Digits) -> dict:
     import torch
 
+    from dtn_ray import storage
     from dtn_ray.evaluate.digits import score_digits
     from dtn_ray.evaluate.figures import digit_figure
     from dtn_ray.storage.ownership import refuse_foreign

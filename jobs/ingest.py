@@ -6,9 +6,15 @@ python jobs/ingest.py PHOTOS OUT
 import tyro
 
 from dtn_ray import cli
-from dtn_ray.bulk import outcome
-from dtn_ray.ingest.job import ingest
 from dtn_ray.ingest.options import Ingestion
 
+
+def main(job: Ingestion) -> dict:
+    from dtn_ray.bulk import outcome  # seconds to import, for which --help need not wait
+    from dtn_ray.ingest.job import ingest
+
+    return outcome.tell(ingest, job)
+
+
 if __name__ == "__main__":
-    cli.run(lambda: outcome.tell(ingest, tyro.cli(Ingestion, description=__doc__)))
+    cli.run(lambda: main(tyro.cli(Ingestion, description=__doc__)))

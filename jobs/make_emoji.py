@@ -6,8 +6,14 @@ python jobs/make_emoji.py OUT --count 10000 --style avataaars
 import tyro
 
 from dtn_ray import cli
-from dtn_ray.emoji.job import make_emoji
 from dtn_ray.emoji.options import EmojiSet
 
+
+def main(job: EmojiSet) -> dict:
+    from dtn_ray.emoji.job import make_emoji  # seconds to import, for which --help need not wait
+
+    return make_emoji(job)
+
+
 if __name__ == "__main__":
-    cli.run(lambda: make_emoji(tyro.cli(EmojiSet, description=__doc__)))
+    cli.run(lambda: main(tyro.cli(EmojiSet, description=__doc__)))

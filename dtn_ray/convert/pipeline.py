@@ -16,6 +16,7 @@ from dtn_ray.errors import UserError
 from dtn_ray.faces.find import FaceFinder, detector_file
 from dtn_ray.images.decode import decode
 from dtn_ray.method.pixels import to_float, to_uint8
+from dtn_ray.method.precision import autocast
 from dtn_ray.super_resolution.load import Upscaler, load_super_resolver
 from dtn_ray.train.trained import Trained, load_trained
 
@@ -97,7 +98,7 @@ class Converter(Pipeline):
     def _transfer(self, pictures: list[Picture]) -> list[Picture]:
         x = to_float(np.stack([picture.pixels for picture in pictures]))
         x = x.to(self.device, memory_format=torch.channels_last)
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
+        with autocast(self.device, self.bf16):
             G_x, scores = self.pass_through(x)
         made, found = to_uint8(G_x.float()).cpu().numpy(), scores.float().cpu().numpy()
         return [

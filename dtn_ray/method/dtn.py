@@ -19,6 +19,7 @@ from dtn_ray.method import losses
 from dtn_ray.method.augment import augment
 from dtn_ray.method.features import FrozenF
 from dtn_ray.method.options import LossConfig, OptimConfig
+from dtn_ray.method.precision import autocast
 from dtn_ray.models.layers import PerDomain
 
 R1_EVERY = 4  # updates of D; Karras et al. (2020) take it each 16th, in far longer trainings
@@ -216,7 +217,7 @@ class DTNTrainer:
         return images.contiguous(memory_format=torch.channels_last) if self.optim.channels_last else images
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.optim.bf16)
+        return autocast(self.device, self.optim.bf16)
 
 
 def ema_with_warm_up(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:

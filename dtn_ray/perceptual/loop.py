@@ -17,6 +17,7 @@ from dtn_ray.data.feed import Feed, Stages
 from dtn_ray.data.labelled import LabelledImages
 from dtn_ray.method.augment import augment
 from dtn_ray.method.pixels import to_float
+from dtn_ray.method.precision import autocast
 from dtn_ray.models.digits import DigitF
 from dtn_ray.models.faces import DeepFace
 from dtn_ray.perceptual.load import build_classifier, build_deepface
@@ -85,7 +86,7 @@ class ClassifierTraining(Training):
     def step(self, batch: tuple[np.ndarray, np.ndarray], step: int) -> dict[str, Tensor]:
         images, labels = batch
         x = augment(to_float(images), self.config.augment).to(self.device, memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
+        with autocast(self.device, self.config.bf16):
             logits = self.parallel(x)
         of_x = torch.from_numpy(labels).to(self.device)
         loss = F.cross_entropy(logits.float(), of_x, label_smoothing=self.config.label_smoothing)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dtn_ray.checkpoints import checkpoint
 from dtn_ray.data.feed import Stages
+from dtn_ray.method.precision import autocast
 from dtn_ray.models.srcnn import SRCNN
 from dtn_ray.resumable.loop import Measured, Training, Worker, start_worker, train_steps
 from dtn_ray.super_resolution.measure import measure_all
@@ -71,7 +72,7 @@ class SRCNNTraining(Training):
 
     def step(self, batch: tuple[Tensor, Tensor], step: int) -> dict[str, Tensor]:
         blurred, sharp = batch
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=coarse(self.config, step)):
+        with autocast(self.device, coarse(self.config, step)):
             y = self.parallel(blurred.to(self.device, memory_format=torch.channels_last), pad=False)
         loss = F.mse_loss(y.float(), sharp.to(self.device))
         for group in self.optimizer.param_groups:

@@ -52,7 +52,9 @@ wait
 rm -rf runs/search-*/{tune,trials,*.png}
 find . -name tensorboard -exec rm -rf {} +
 find runs interrupted/search -name optimizers.pt -delete
-for run in runs/dtn-* interrupted/search/trials/* interrupted/classifier interrupted/srcnn; do
-  latest=$(sed 's/.*"latest_checkpoint_result".*"checkpoint_dir_name":"\(checkpoint_[^"]*\)".*/\1/' "$run"/*_snapshot.json)
-  find "$run" -maxdepth 1 -name 'checkpoint_2*' ! -name "$latest" -exec rm -r {} +
+for run in runs/dtn-* interrupted/search/trials/*; do
+  ls -d "$run"/checkpoint_2* | head -n -1 | xargs rm -r
+done
+for checkpoint in interrupted/{classifier,dtn,srcnn}/checkpoint_2*; do
+  grep -q "$(basename "$checkpoint")" "$(dirname "$checkpoint")"/*_snapshot.json || rm -r "$checkpoint"
 done

@@ -80,7 +80,11 @@ def test_files_that_a_page_names_are_there(page):
 
 
 def test_pages_that_code_names_are_there():
-    named = {(name(path), page) for path in CODE for page in re.findall(r"docs/[\w./-]+\.md\b", path.read_text())}
+    named = {
+        (name(path), page)
+        for path in CODE
+        for page in re.findall(r"docs/[\w./-]+\.md\b", path.read_text(errors="replace"))
+    }
     assert named
     assert [pair for pair in named if not (ROOT / pair[1]).exists()] == []
 

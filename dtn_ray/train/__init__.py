@@ -1,11 +1,12 @@
 """Training a DTN.
 
-options    an experiment
-presets    the paper's, and ours
-build      its networks
-prepare    data, f and judge
-job        train it
-loop       … on each worker
-measure    what a validation tells
-trained    a DTN from its checkpoint
+options           an experiment
+presets           the paper's experiments, and ours
+domains           what differs between digits and faces
+digits, faces     the two domains
+prepare           reads data, makes f and the judge
+job               trains it
+loop              what each worker does
+measure           the measurements of a validation
+trained           a DTN from its checkpoint
 """

@@ -1,5 +1,6 @@
 """The documentation, offline: links that lead somewhere, and a command reference that is what the code says."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -79,7 +80,11 @@ def test_files_that_a_page_names_are_there(page):
 
 
 def test_pages_that_code_names_are_there():
-    named = {(name(path), page) for path in CODE for page in re.findall(r"docs/[\w./-]+\.md\b", path.read_text())}
+    named = {
+        (name(path), page)
+        for path in CODE
+        for page in re.findall(r"docs/[\w./-]+\.md\b", path.read_text(errors="replace"))
+    }
     assert named
     assert [pair for pair in named if not (ROOT / pair[1]).exists()] == []
 
@@ -94,6 +99,16 @@ def test_every_page_is_reached_from_the_readme():
         links = [page.parent / link.split("#")[0] for link in LINK.findall(prose(page)) if "://" not in link]
         left += [link.resolve() for link in links if link.suffix == ".md"]
     assert [name(page) for page in PAGES if page not in seen] == []
+
+
+@pytest.mark.parametrize("room", sorted(path.parent for path in (ROOT / "dtn_ray").glob("*/**/__init__.py")), ids=name)
+def test_a_room_lists_its_modules(room):
+    text = ast.get_docstring(ast.parse((room / "__init__.py").read_text())) or ""
+    listed = [
+        each for line in re.findall(r"^([\w, ]+?)/?(?: {2,}.*)$", text, re.MULTILINE) for each in line.split(", ")
+    ]
+    modules = {path.stem for path in room.glob("*.py")} | {path.parent.name for path in room.glob("*/__init__.py")}
+    assert sorted(listed) == sorted(modules - {"__init__"})
 
 
 def test_every_job_is_in_the_command_reference():

@@ -1,1 +1,6 @@
-"""The datasets of the digit experiments; `load` is the one door to them."""
+"""The datasets of the digit experiments.
+
+load                                 the only entry point to them
+svhn, mnist                          the paper's, from files
+street_digits, handwritten_digits    embedded stand-ins
+"""

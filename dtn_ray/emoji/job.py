@@ -23,7 +23,7 @@ from dtn_ray.emoji.options import EmojiSet
 from dtn_ray.errors import UserError, changes
 from dtn_ray.images.encode import encode
 from dtn_ray.parquet import tables
-from dtn_ray.ray_cluster.connect import connect
+from dtn_ray.ray_cluster.connect import causes, connect
 from dtn_ray.storage import json_files
 from dtn_ray.storage.ownership import refuse_foreign
 
@@ -82,7 +82,9 @@ def _draw_files(job: EmojiSet, numbers: list[int], options: dict[str, Any]) -> I
     waiting = [remote.remote(job, _name(i), i * EMOJI_PER_FILE, _count(job, i), options) for i in numbers]
     while waiting:
         (done,), waiting = ray.wait(waiting)
-        yield ray.get(done)
+        with causes():
+            drawn = ray.get(done)
+        yield drawn
 
 
 def _name(number: int) -> str:

@@ -26,11 +26,12 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._private.utils import read_ray_address
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
-from ray.exceptions import AuthenticationError, RayTaskError
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from dtn_ray.errors import UserError
 from dtn_ray.ray_cluster import ray_token
+from dtn_ray.ray_cluster.deaths import death
 from dtn_ray.storage import s3
 from dtn_ray.text.display import line
 
@@ -133,9 +134,12 @@ def _knock(address: str) -> None:
         ) from error
 
 
+GOES_ON = "Nothing is lost: the same command goes on from what was saved."
+
+
 @contextmanager
 def causes() -> Iterator[None]:
-    """A UserError of a task is raised here as it was there."""
+    """A UserError of a task is raised here as it was there; where Ray lost a process, one that says why."""
     try:
         yield
     except RayTaskError as error:
@@ -145,7 +149,13 @@ def causes() -> Iterator[None]:
         # Pickling drops what an exception was raised from; the text of Ray's error still has it.
         told = str(cause) if cause else "".join(re.findall(rf"^{_NAME}: (.*)$", str(error), re.MULTILINE)[:1])
         # Ray Data adds lines of advice of its own.
+        if not told and (reason := death(error)):
+            told = f"{reason}. {GOES_ON}"
         raise UserError(told.splitlines()[0]) if told else error from None
+    except RayError as error:
+        if reason := death(error):
+            raise UserError(f"{reason}. {GOES_ON}") from None
+        raise
 
 
 _NAME = re.escape(f"{UserError.__module__}.{UserError.__qualname__}")

@@ -22,6 +22,7 @@ os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
 
 import ray
 import ray.train
+from ray.exceptions import RayError
 from ray.train import (
     ControllerError,
     FailureConfig,
@@ -37,7 +38,8 @@ from dtn_ray import storage
 from dtn_ray.checkpoints import run_result
 from dtn_ray.errors import UserError, changes
 from dtn_ray.ray_cluster import ray_train_console
-from dtn_ray.ray_cluster.connect import connect, telling_shortages, worker_resources
+from dtn_ray.ray_cluster.connect import GOES_ON, connect, telling_shortages, worker_resources
+from dtn_ray.ray_cluster.deaths import death
 from dtn_ray.resumable.options import Run
 from dtn_ray.settings import from_dict, to_dict
 from dtn_ray.storage import json_files
@@ -122,11 +124,15 @@ def run_training(
         if isinstance(error, ControllerError) and isinstance(error.controller_failure, UserError):
             raise UserError(str(error.controller_failure)) from error
         # Ray's text holds a traceback for each worker; its last line is the reason.
-        reason = str(error).strip().splitlines()[-1]
+        reason = death(error) or str(error).strip().splitlines()[-1]
         raise UserError(
             f"{folder}: given up after --max-failures {run.max_failures} restarts: {reason} (the log above has it "
             "whole). Once that is mended, the same command goes on from the last checkpoint."
         ) from error
+    except RayError as error:  # of the process that leads the training
+        if (cause := death(error)) is not None:
+            raise UserError(f"{folder}: {cause}. {GOES_ON}") from error
+        raise
     if result.checkpoint is None:
         raise UserError(f"{folder}: the training ended without a checkpoint; --steps must be at least 1")
     checkpoint = os.path.basename(result.checkpoint.path)

@@ -31,6 +31,7 @@ from dtn_ray import storage
 from dtn_ray.errors import UserError
 from dtn_ray.method.pixels import to_uint8
 from dtn_ray.ray_cluster.connect import causes, worker_resources
+from dtn_ray.ray_cluster.deaths import death
 from dtn_ray.resumable.options import Run
 from dtn_ray.resumable.run import Finished, claim, earlier, finish
 from dtn_ray.search.figures import samples_figure, search_figure
@@ -83,7 +84,7 @@ def search(search: Search, experiment: Experiment, run: Run, concurrent: int | N
     results = tune_trials(search, experiment, folder, run, tune.with_resources(trial, DRIVER), space, own, at_once)
     trials = [_found(result, experiment, KID_of_s) for result in results]
     if not any(each.state == "complete" for each in trials):
-        reasons = {str(result.error).strip().splitlines()[-1] for result in results if result.error}
+        reasons = {death(each.error) or str(each.error).strip().splitlines()[-1] for each in results if each.error}
         raise UserError(
             f"{folder}: no trial was trained to its end without collapse: {'; '.join(reasons) or 'see above'}"
         )

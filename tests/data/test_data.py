@@ -233,7 +233,7 @@ def test_mnist_labels_missing_beside_images(tmp_path):
 
 
 LABELS = idx(np.arange(200) % 10)
-COMPRESSED = gzip.compress(idx(np.random.default_rng(0).integers(0, 10, 5000)))
+COMPRESSED = gzip.compress(idx(np.random.default_rng(0).integers(0, 10, 5000)), mtime=0)
 
 
 @pytest.mark.parametrize(

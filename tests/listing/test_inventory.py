@@ -74,7 +74,7 @@ def manifest(photos: str, format: str) -> str:
                 values = {name: "" if value is None else str(value) for name, value in row.items()}
                 values |= {"key": quote_plus(row["key"]), "last_modified_date": "2026-01-02T00:00:00.000Z"}
                 writer.writerow([value.lower() if value in ("True", "False") else value for value in values.values()])
-            content = gzip.compress(text.getvalue().encode())
+            content = gzip.compress(text.getvalue().encode(), mtime=0)
         else:
             (pq.write_table if format == "Parquet" else orc.write_table)(pa.Table.from_pylist(part), buffer)
             content = buffer.getvalue()

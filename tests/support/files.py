@@ -137,7 +137,7 @@ def write_mnist(
     images = np.zeros((len(labels), 28, 28), np.uint8) if images is None else images
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in (("images-idx3", images), ("labels-idx1", labels)):
-        content = gzip.compress(idx(array)) if suffix else idx(array)
+        content = gzip.compress(idx(array), mtime=0) if suffix else idx(array)
         (folder / f"{part}-{name}-ubyte{suffix}").write_bytes(content)
     return folder
 

@@ -14,6 +14,7 @@ import tyro
 from dtn_ray import cli
 from dtn_ray.resumable.options import Run
 from dtn_ray.settings import Unprefixed
+from dtn_ray.train.command import into, job_of
 from dtn_ray.train.options import Experiment
 from dtn_ray.train.presets import PRESETS
 
@@ -32,15 +33,18 @@ def parse(arguments: list[str]) -> Job:
     if arguments and arguments[0].endswith(".json"):
         from dtn_ray.train.prepare import experiment_of
 
-        default = Job(experiment_of(arguments[0]), Run())
-        return tyro.cli(Job, args=arguments[1:], default=default, description=__doc__)
+        experiment = experiment_of(arguments[0])
+        shown = job_of(Job, experiment)
+        default = into(shown, Job(experiment, Run()))
+        return into(Job, tyro.cli(shown, args=arguments[1:], default=default, description=__doc__))
     if not arguments or (arguments[0].startswith("-") and not {"-h", "--help"} & {*arguments}):
         arguments = ["embedded", *arguments]
-    presets = [
-        Annotated[Job, tyro.conf.subcommand(name, default=Job(make(), Run()), description=description)]
-        for name, (make, description) in PRESETS.items()
-    ]
-    return tyro.cli(Union[tuple(presets)], args=arguments, description=__doc__)  # noqa: UP007
+    presets = []
+    for name, (make, description) in PRESETS.items():
+        shown = job_of(Job, make())
+        default = into(shown, Job(make(), Run()))
+        presets.append(Annotated[shown, tyro.conf.subcommand(name, default=default, description=description)])
+    return into(Job, tyro.cli(Union[tuple(presets)], args=arguments, description=__doc__))  # noqa: UP007
 
 
 def main(job: Job) -> dict:

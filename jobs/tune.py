@@ -19,6 +19,7 @@ from dtn_ray import cli
 from dtn_ray.resumable.options import Run
 from dtn_ray.search.options import Search
 from dtn_ray.settings import Unprefixed
+from dtn_ray.train.command import into, job_of
 from dtn_ray.train.options import Experiment
 from dtn_ray.train.presets import PRESETS
 
@@ -40,9 +41,11 @@ def parse(arguments: list[str]) -> Job:
     presets = []
     for name, (make, description) in PRESETS.items():
         experiment = make()
-        default = Job(Search(), experiment, Run(checkpoint_every=max(1, experiment.optim.steps // 8)))
-        presets.append(Annotated[Job, tyro.conf.subcommand(name, default=default, description=description)])
-    return tyro.cli(Union[tuple(presets)], args=arguments, description=__doc__)  # noqa: UP007
+        shown = job_of(Job, experiment)
+        job = Job(Search(), experiment, Run(checkpoint_every=max(1, experiment.optim.steps // 8)))
+        default = into(shown, job)
+        presets.append(Annotated[shown, tyro.conf.subcommand(name, default=default, description=description)])
+    return into(Job, tyro.cli(Union[tuple(presets)], args=arguments, description=__doc__))  # noqa: UP007
 
 
 def main(job: Job) -> dict:

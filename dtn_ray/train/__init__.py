@@ -2,6 +2,7 @@
 
 options           an experiment
 presets           the paper's experiments, and ours
+command           the options of each preset on the command line
 domains           what differs between digits and faces
 digits, faces     the two domains
 prepare           reads data, makes f and the judge

@@ -15,7 +15,8 @@ from dtn_ray import cli
 from dtn_ray.errors import UserError
 from dtn_ray.perceptual.options import Pretraining
 from dtn_ray.resumable.options import Run
-from dtn_ray.train.presets import digits, embedded
+from dtn_ray.settings import fingerprint, to_dict
+from dtn_ray.train.presets import PRESETS, digits, embedded, faces
 
 JOBS = Path(__file__).parents[2] / "jobs"
 
@@ -180,6 +181,53 @@ def test_a_job_in_a_process_of_its_own_ends_in_one_line_too(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: {tmp_path}/gone/svhn/train_32x32.mat: ") and done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+DIGITS_ALONE = ["--data-dir", "--source-split", "--s-without", "--judge", "--width-f", "--with-f", "--binary", "--d2"]
+FACES_ALONE = ["--size", "--size-D", "--norm-D", "--upscaling"]
+
+
+@pytest.mark.parametrize("name", ["train", "tune"])
+@pytest.mark.parametrize(
+    ("preset", "own", "others"),
+    [
+        ("digits", DIGITS_ALONE, FACES_ALONE),
+        ("embedded", DIGITS_ALONE, FACES_ALONE),
+        ("faces", FACES_ALONE, DIGITS_ALONE),
+        ("faces-small", FACES_ALONE, DIGITS_ALONE),
+    ],
+)
+def test_a_preset_has_the_options_that_apply_to_it(call, name, preset, own, others):
+    code, out, _ = call(f"{name} {preset} --help")
+    listed = set(re.findall(r"(?<![\w-])--[\w-]+", re.sub(r"\(default: .*?\)", "", out)))
+    assert code == 0 and set(own) <= listed
+    options = {line.split()[1].rstrip(",") for line in out.splitlines() if line.startswith("│ --")}
+    assert not options & set(others) and "--kind" not in options
+    assert "the weight of L_CONST (Eq. 5)" in " ".join(out.split()), "what an option means is told too"
+    for option in (others[0], "--kind"):
+        code, out, err = call(f"{name} {preset} {option} 3")
+        assert code == 2 and option in out + err
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_options_of_a_preset_make_its_experiment(job, preset):
+    """Not another class that looks like it: names of runs and checkpoints depend on it."""
+    parsed = job("train").parse([preset, "--alpha", "3", "--workers", "2"])
+    expected = PRESETS[preset][0]()
+    expected = replace(expected, loss=replace(expected.loss, alpha=3.0))
+    assert parsed.experiment == expected and type(parsed.experiment.data) is type(expected.data)
+    assert fingerprint(parsed.experiment) == fingerprint(expected) and parsed.run == Run(workers=2)
+    tuned = job("tune").parse([preset, "--trials", "3"])
+    assert tuned.experiment == PRESETS[preset][0]() and tuned.search.trials == 3
+
+
+def test_a_file_in_a_presets_place_has_the_options_of_its_domain(job, tmp_path, capsys):
+    path = tmp_path / "best.json"
+    path.write_text(json.dumps(to_dict(replace(faces(), seed=4))))
+    parsed = job("train").parse([str(path), "--size-D", "96"])
+    assert parsed.experiment == replace(faces(), seed=4, model=replace(faces().model, size_D=96))
+    with pytest.raises(SystemExit):
+        job("train").parse([str(path), "--judge", "runs/judge"])
 
 
 HELP = """

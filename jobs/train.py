@@ -14,7 +14,7 @@ import tyro
 from dtn_ray import cli
 from dtn_ray.resumable.options import Run
 from dtn_ray.settings import Unprefixed
-from dtn_ray.train.command import into, job_of
+from dtn_ray.train.command import described, into, job_of
 from dtn_ray.train.options import Experiment
 from dtn_ray.train.presets import PRESETS
 
@@ -43,7 +43,8 @@ def parse(arguments: list[str]) -> Job:
     for name, (make, description) in PRESETS.items():
         shown = job_of(Job, make())
         default = into(shown, Job(make(), Run()))
-        presets.append(Annotated[shown, tyro.conf.subcommand(name, default=default, description=description)])
+        text = described(description, make()) if arguments[0] == name else description
+        presets.append(Annotated[shown, tyro.conf.subcommand(name, default=default, description=text)])
     return into(Job, tyro.cli(Union[tuple(presets)], args=arguments, description=__doc__))  # noqa: UP007
 
 

@@ -19,7 +19,7 @@ from dtn_ray import cli
 from dtn_ray.resumable.options import Run
 from dtn_ray.search.options import Search
 from dtn_ray.settings import Unprefixed
-from dtn_ray.train.command import into, job_of
+from dtn_ray.train.command import described, into, job_of
 from dtn_ray.train.options import Experiment
 from dtn_ray.train.presets import PRESETS
 
@@ -44,7 +44,8 @@ def parse(arguments: list[str]) -> Job:
         shown = job_of(Job, experiment)
         job = Job(Search(), experiment, Run(checkpoint_every=max(1, experiment.optim.steps // 8)))
         default = into(shown, job)
-        presets.append(Annotated[shown, tyro.conf.subcommand(name, default=default, description=description)])
+        text = described(description, experiment) if arguments[0] == name else description
+        presets.append(Annotated[shown, tyro.conf.subcommand(name, default=default, description=text)])
     return into(Job, tyro.cli(Union[tuple(presets)], args=arguments, description=__doc__))  # noqa: UP007
 
 

@@ -32,6 +32,13 @@ HIDDEN: Mapping[str, Hidden] = {
 """By domain, the options that do not apply to it."""
 
 
+FIRST: Mapping[str, str] = {
+    "digits": "--data-dir --f --judge --alpha --beta --steps --seed --name --storage --workers --gpu",
+    "faces": "--source --target --f --alpha --beta --gamma --steps --name --storage --workers --gpu",
+}
+"""By domain, the options that most people need; help names them first, since tyro sorts by the dataclasses."""
+
+
 def view(cls: type[T], hidden: Hidden) -> type[T]:
     """A dataclass like `cls` whose command line lacks the hidden fields, also those of dataclasses inside it.
 
@@ -60,6 +67,11 @@ def into(cls: type[T], value: Any) -> T:
     hints = get_type_hints(cls)
     found = {each.name: getattr(value, each.name) for each in fields(cls)}  # type: ignore[arg-type]
     return cls(**{name: into(hints[name], each) if is_dataclass(hints[name]) else each for name, each in found.items()})
+
+
+def described(description: str, experiment: Experiment) -> str:
+    """The description of a preset, with the options to begin with."""
+    return f"{description}\n\nMost runs need no more than: {FIRST[experiment.model.kind].replace(' ', ', ')}"
 
 
 def job_of(cls: type[T], experiment: Experiment) -> type[T]:

@@ -199,10 +199,13 @@ FACES_ALONE = ["--size", "--size-D", "--norm-D", "--upscaling"]
 )
 def test_a_preset_has_the_options_that_apply_to_it(call, name, preset, own, others):
     code, out, _ = call(f"{name} {preset} --help")
-    listed = set(re.findall(r"(?<![\w-])--[\w-]+", re.sub(r"\(default: .*?\)", "", out)))
-    assert code == 0 and set(own) <= listed
-    options = {line.split()[1].rstrip(",") for line in out.splitlines() if line.startswith("│ --")}
-    assert not options & set(others) and "--kind" not in options
+    about, _, table = out.partition("--help ")
+    options = {option for line in table.splitlines() for option in re.findall(r"^\W{0,2}(--[\w-]+)|, (--[\w-]+)", line)}
+    options = {option for found in options for option in found if option}
+    assert code == 0 and len(options) > 40 and set(own) <= options
+    assert not options & {*others, "--kind"}
+    first = re.findall(r"--[\w-]+", about.partition("Most runs need no more than: ")[2].partition("options")[0])
+    assert len(first) >= 10 and set(first) <= options
     assert "the weight of L_CONST (Eq. 5)" in " ".join(out.split()), "what an option means is told too"
     for option in (others[0], "--kind"):
         code, out, err = call(f"{name} {preset} {option} 3")

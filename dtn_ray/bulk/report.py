@@ -32,7 +32,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; p
   overflow-wrap: anywhere }
 h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem } img { max-width: 100% }
 table { border-collapse: collapse } td, th { text-align: left; padding: .2rem 1.5rem .2rem 0; vertical-align: top }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+th { overflow-wrap: normal } .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 .bar { display: flex; height: 1rem; margin: 1rem 0 } .made { background: #4a9 } .other { background: #bcb }
 .failed { background: #d65 } .remaining { background: #ccc }
 .pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: 1rem .8rem }

@@ -14,7 +14,7 @@ from ray.util.metrics import Counter, Gauge
 from dtn_ray.text.display import label
 
 TRAINING = ("run",)  # its name
-JOB = ("kind", "out")  # conversion or ingestion, and its OUT
+JOB = ("kind", "out")  # conversion, ingestion, …, and its OUT
 
 
 class TrainingMetrics:
@@ -65,7 +65,7 @@ class JobMetrics:
         self.time = Gauge("dtn_job_seconds", "How long the last run took, by outcome", (*JOB, "outcome"))
 
     def count(self, counts: Mapping[str, int], causes: Mapping[str, int]) -> None:
-        """`counts`: done_before, converted, no_face, failed, remaining; `causes`: of the failed."""
+        """`counts`: of the ledger, such as done_before, failed and remaining; `causes`: of the failed."""
         for status, images in counts.items():
             self.ledger.set(images, self.tags | {"status": status})
         for cause, images in causes.items():

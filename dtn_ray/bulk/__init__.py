@@ -1,5 +1,6 @@
 """Processes every object of a collection once. Knows neither conversion nor ingestion.
 
+kinds       statuses, counts and words that a kind of job brings
 options     options that all such jobs share
 run         one run, from start to end
 lease       keeps other runs out

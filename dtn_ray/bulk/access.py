@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from dtn_ray import storage
+from dtn_ray.bulk.ledger import OUTCOME
 from dtn_ray.bulk.options import BulkJob
-from dtn_ray.bulk.pipeline import OUTCOME, source_uri
+from dtn_ray.bulk.pipeline import source_uri
 from dtn_ray.bulk.plan import Plan
 from dtn_ray.bulk.tally import Tally
 from dtn_ray.failures import CAUSES, IMAGE, MODEL, STORE

@@ -1,4 +1,4 @@
-"""The ledger of a conversion: which object was converted by a model, with what outcome. Knows no Ray.
+"""The ledger of a bulk job: which object was processed, with what outcome. Knows no Ray.
 
 A folder of Parquet files, read by ranges of keys, so that no reader needs to hold it whole. A part holds the rows that
 a run has just finished: it is written whole, under a name of its own, after the outputs that it tells of, so that a run
@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,35 +25,68 @@ from dtn_ray.errors import UserError
 from dtn_ray.parquet import sealed, tables
 
 FORMAT = 2  # 1 had no column faces
-FACE = pa.struct(
-    {
-        "output": pa.string(),
-        "score": pa.float32(),
-        "detection": pa.float32(),  # the detector's score, in [0, 1]
-        "box": pa.list_(pa.float32()),  # left, top, width, height in pixels of the upright photo
-        "landmarks": pa.list_(pa.float32()),  # x, y of each of faces.LANDMARKS
-    }
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that the ledger of every bulk job has. A job's own columns are `columns` of its Pipeline."""
+
+    name: str
+    type: pa.DataType
+    by: Literal["plan", "pipeline", "run"]
+    """Who fills it: the plan, with the column of this name of storage.LISTING; the pipeline, by `make_row`; the run."""
+    added: bool = False
+    """Whether ledgers of older versions lack it. Then it stands behind a job's own columns, as it does in files."""
+
+
+COLUMNS = (
+    Column("key", pa.string(), "plan"),  # of the source object, relative to the source
+    Column("version", pa.string(), "plan"),  # its ETag, or a local file's size and time of change
+    Column("size", pa.int64(), "plan"),  # bytes
+    Column("status", pa.string(), "pipeline"),  # of kinds.py: failed, or one of the job's
+    Column("cause", pa.string(), "pipeline"),  # of a failure: one of failures.CAUSES, or what another version calls it
+    Column("reason", pa.string(), "pipeline"),  # of a failure, in words
+    Column("output", pa.string(), "pipeline"),  # relative to OUT; the first of several
+    Column("score", pa.float32(), "pipeline"),  # of the first output: the lower, the better; null where there is none
+    Column("model", pa.string(), "run"),  # digest of everything that decides the result
+    Column("attempts", pa.int32(), "plan"),  # tries of this key by this model, this one included
+    Column("time", pa.timestamp("us", "UTC"), "run"),
+    Column("storage_class", pa.string(), "plan", added=True),  # as it was listed; null: not known
 )
-SCHEMA = pa.schema(
-    {
-        "key": pa.string(),  # of the source object, relative to the source
-        "version": pa.string(),  # its ETag, or a local file's size and time of change
-        "size": pa.int64(),  # bytes
-        "status": pa.string(),  # converted, failed or no face
-        "cause": pa.string(),  # of a failure: one of failures.CAUSES, or what another version calls it
-        "reason": pa.string(),  # of a failure, in words
-        "output": pa.string(),  # relative to OUT; the first of several
-        "score": pa.float32(),  # ‖f(x) - f(G(x))‖, of the first output
-        "model": pa.string(),  # digest of G
-        "attempts": pa.int32(),  # tries of this key by this model, this one included
-        "time": pa.timestamp("us", "UTC"),
-        "faces": pa.list_(FACE),  # where faces were looked for: those of the object, the largest first
-        "storage_class": pa.string(),  # of the object as it was listed; null: not known
-    },
-    metadata={"ledger_format": str(FORMAT)},
-)
-ADDED = ("faces", "storage_class")  # columns that parts of older versions lack
-DONE = ("converted", "no face")  # until the object changes
+
+
+def schema(own: Iterable[pa.Field] = ()) -> pa.Schema:
+    """The columns of a ledger, a job's own among them."""
+
+    def fields(added: bool) -> list[pa.Field]:
+        return [pa.field(column.name, column.type) for column in COLUMNS if column.added == added]
+
+    return pa.schema([*fields(False), *own, *fields(True)], metadata={"ledger_format": str(FORMAT)})
+
+
+def filled(by: str) -> pa.Schema:
+    """The columns that the plan, the pipeline or the run fills."""
+    return pa.schema([pa.field(column.name, column.type) for column in COLUMNS if column.by == by])
+
+
+SCHEMA = schema()
+OUTCOME = filled("pipeline")
+Row = dict[str, Any]
+
+
+def make_row(
+    status: str,
+    *,
+    cause: str | None = None,
+    reason: str | None = None,
+    output: str | None = None,
+    score: float | None = None,
+    **own: Any,
+) -> Row:
+    """What a pipeline tells of an object: the columns OUTCOME, and the job's own."""
+    return {"status": status, "cause": cause, "reason": reason, "output": output, "score": score, **own}
+
+
 NAME = re.compile(r"(part|set)-[0-9a-f]+(-[0-9a-f]+)*\.parquet")
 ROWS_PER_SET = 500_000
 ROWS_PER_GROUP = 25_000  # what a reader of a narrow range reads at least
@@ -115,7 +148,10 @@ class Ledger:
                 continue
 
     def append(self, rows: pa.Table) -> None:
-        """Writes rows (all columns but `time`, in any order) as one part. Their outputs must be written by now."""
+        """Writes rows (all columns but `time`, in any order) as one part. Their outputs must be written by now.
+
+        Columns that are not of SCHEMA are the job's own.
+        """
         now = pa.array([round(time.time() * 1e6)] * len(rows), pa.timestamp("us", "UTC"))
         self._write(f"part-{uuid.uuid4().hex}", rows.append_column("time", now).sort_by("key"))
 
@@ -163,7 +199,8 @@ class Ledger:
 def read_range(parts: Iterable[Part], low: str = "", high: str | None = None, *, inclusive: bool = True) -> pa.Table:
     """The newest row for each key from `low` up to and with `high` (without it, where not `inclusive`), sorted by key.
 
-    Reads only the row groups that may hold such keys. Raises as `Ledger.parts` does.
+    Columns are those of SCHEMA and a job's own, as the files have them; nulls where only other files have one. Reads
+    only the row groups that may hold such keys. Raises as `Ledger.parts` does.
     """
 
     def wanted(first: str, last: str) -> bool:
@@ -174,9 +211,17 @@ def read_range(parts: Iterable[Part], low: str = "", high: str | None = None, *,
         with _opened(part.uri) as file:
             return _complete(pa.concat_tables([file.read(i) for i in groups]))
 
+    parts = list(parts)
     with ThreadPoolExecutor(16) as pool:
         tables = pool.map(read, [part for part in parts if wanted(part.low, part.high)])
-        rows = pa.concat_tables([SCHEMA.empty_table(), *tables])
+        try:
+            rows = pa.concat_tables([SCHEMA.empty_table(), *tables], promote_options="permissive")
+        except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+            folders = {part.uri.rpartition("/")[0] for part in parts}
+            raise UserError(
+                f"{', '.join(sorted(folders))}: files of this ledger have columns of one name and different types "
+                f"({' '.join(str(error).split())}): another version of dtn-ray wrote some. Choose another OUT"
+            ) from error
     inside = pc.field("key") >= low
     if high is not None:
         inside &= (pc.field("key") <= high) if inclusive else (pc.field("key") < high)
@@ -184,11 +229,12 @@ def read_range(parts: Iterable[Part], low: str = "", high: str | None = None, *,
 
 
 def _complete(rows: pa.Table) -> pa.Table:
-    """Rows with the columns of SCHEMA; nulls in those of ADDED that they lack."""
-    for field in SCHEMA:
-        if field.name in ADDED and field.name not in rows.column_names:
-            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
-    return rows.select(SCHEMA.names).cast(SCHEMA)
+    """Rows with the columns of SCHEMA, and their own; nulls in added columns that they lack."""
+    wanted = schema(field for field in rows.schema if field.name not in SCHEMA.names)
+    for column in COLUMNS:
+        if column.added and column.name not in rows.column_names:
+            rows = rows.append_column(column.name, pa.nulls(len(rows), column.type))
+    return rows.select(wanted.names).cast(wanted)
 
 
 def newest(rows: pa.Table) -> pa.Table:
@@ -261,5 +307,5 @@ def _opened(uri: str) -> Iterator[tables.Table]:
             ) from error
         raise UserError(
             f"{uri}: this part of the ledger cannot be read ({reason}). If the store is well and it is "
-            "damaged, delete it: what it told of is converted again."
+            "damaged, delete it: what it told of is done again."
         ) from error

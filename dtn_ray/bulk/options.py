@@ -1,17 +1,23 @@
-"""Options shared by conversion and ingestion.
+"""Options that all bulk jobs share.
 
 Keep the imports light: every listing task imports this module.
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+from dtn_ray.bulk.kinds import Kind
 from dtn_ray.images.names import SUFFIXES
 
 
 @dataclass(frozen=True, kw_only=True)
 class BulkJob:
-    """The options that conversion and ingestion share. Each has IN and OUT too, at its own place in its command."""
+    """The options that bulk jobs share. Each job has IN and OUT too, at its own place in its command."""
+
+    kind: ClassVar[Kind]
+    """What the job calls its results, and counts of them."""
+    AT_LEAST_ONE: ClassVar[tuple[str, ...]] = ("threads", "actors", "max_actors", "max_pixels", "max_bytes")
+    """Options that may be neither 0 nor negative."""
 
     if TYPE_CHECKING:
         source: str
@@ -68,11 +74,6 @@ class BulkJob:
     webhook: str = field(default="", repr=False)  # it may hold a token
     """URL that receives, by a POST of JSON, how the run ended: env:NAME or file:PATH, a variable or a file that holds
     the URL. Others can see a URL given here itself, in `ps` and in Ray's list of jobs."""
-
-    @property
-    def kind(self) -> str:
-        """conversion or ingestion."""
-        return type(self).__name__.lower()
 
     @property
     def gpus_per_actor(self) -> float:

@@ -35,8 +35,6 @@ logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its warni
 
 J = TypeVar("J", bound=BulkJob)
 
-COUNTS = ("images", "done_before", "converted", "no_face", "faces", "failed", "remaining")
-
 # Kubernetes sends SIGKILL half a minute after SIGTERM; all that is told fits in between.
 WAIT = 3.0  # seconds for a webhook's connection, and as many for each part of its answer …
 WAIT_FOR_WEBHOOK = 10.0  # … and for all tries together, whatever its server or the network does
@@ -61,8 +59,8 @@ def tell(run: Callable[[J], dict[str, Any]], job: J) -> dict[str, Any]:
     def ended(outcome: str, what: str, **found: Any) -> None:
         now = time.time()
         record = {
-            "text": chat(f"{job.kind} {job.source} → {job.out}: {outcome} after {now - began:.0f} s: {what}"),
-            "job": job.kind,
+            "text": chat(f"{job.kind.name} {job.source} → {job.out}: {outcome} after {now - began:.0f} s: {what}"),
+            "job": job.kind.name,
             "source": redact(job.source),
             "out": redact(job.out),
             "outcome": outcome,
@@ -85,7 +83,7 @@ def tell(run: Callable[[J], dict[str, Any]], job: J) -> dict[str, Any]:
     except BaseException as error:
         ended("failed", reason := _reason(error), error=reason)
         raise
-    counts = {name: summary[name] for name in COUNTS}
+    counts = {name: summary[name] for name in job.kind.told}
     what = ", ".join(f"{count} {name}" for name, count in counts.items())
     ended("succeeded", what, counts=counts, causes=summary["causes"])
     return summary
@@ -182,7 +180,7 @@ def _export(job: BulkJob, outcome: str, seconds: float) -> None:
     if has_cluster():
         with suppress(ConnectionError):
             connect()
-            JobMetrics(job.kind, job.out).ended(outcome, seconds)
+            JobMetrics(job.kind.name, job.out).ended(outcome, seconds)
 
 
 def _clock(seconds: float) -> str:

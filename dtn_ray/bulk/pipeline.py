@@ -6,14 +6,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from threading import BoundedSemaphore
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from dtn_ray import storage
 from dtn_ray.bulk.keys import output_key
-from dtn_ray.bulk.ledger import SCHEMA
+from dtn_ray.bulk.kinds import FAILED
+from dtn_ray.bulk.ledger import OUTCOME, Row, make_row
 from dtn_ray.bulk.options import BulkJob
 from dtn_ray.bulk.shards import pack, shard_name
 from dtn_ray.failures import IMAGE, MODEL, NAME, STORE
@@ -24,34 +24,31 @@ from dtn_ray.storage.refusals import Refused
 from dtn_ray.storage.uris import leads_out
 from dtn_ray.text.display import LONGEST_LABEL, label, line
 
-Row = dict[str, Any]
-OUTCOME = pa.schema([SCHEMA.field(name) for name in ("status", "cause", "reason", "output", "score", "faces")])
-
-NO_FACE: Row = {"status": "no face", "reason": "no face was found"}
-
 # What one thread fetches at once: enough for the store to be busy, in memory that large photos do not fill.
 OBJECTS_AT_ONCE = 64
 BYTES_AT_ONCE = 16 << 20
 LONGEST_REASON = 500  # characters
+
+NO_PIXELS = np.empty((0, 0, 0), np.uint8)
 
 _completing = BoundedSemaphore(2)  # or files that are completed at once would take memory by the thread
 
 
 @dataclass
 class Picture:
-    """What was found in an object, and becomes an output: the image itself, or a face in it."""
+    """What was found in an object, and becomes an output: the image itself, or a part of it."""
 
     pixels: np.ndarray
     """C×H×W uint8."""
-    face: Row | None = None
-    """Where it was found: detection, box and landmarks of the ledger's column faces."""
+    details: Row | None = None
+    """What the job knows of it besides, for its own columns: where it lies in the object, …"""
     score: float | None = None
-    """‖f(x) - f(G(x))‖; without one, nothing was transferred."""
+    """The ledger's score, for jobs that give one."""
     remark: str | None = None
     """What the ledger tells of it as reason."""
 
 
-Found = list[Picture] | Row  # or an outcome: a failure, or that there is no face
+Found = list[Picture] | Row  # or an outcome (`make_row`): a failure, or that there is nothing in it
 Writing = tuple[list[Row], list[Future[list[tuple[int, Row]]]]]
 
 
@@ -70,6 +67,8 @@ class Pipeline(ABC):
     shards: str = "none"
     """Or the kind of shard that many images together are written into."""
     shard_schema: pa.Schema
+    columns: pa.Schema = pa.schema([])
+    """The job's own columns of the ledger."""
 
     def __init__(self, job: BulkJob, batch_size: int, scratch: str | None = None, cpus: int | None = None) -> None:
         """`scratch`: a folder beside local outputs, for files being written; `cpus`: to use no more of them."""
@@ -95,14 +94,18 @@ class Pipeline(ABC):
         """What a shard keeps of one picture beside its bytes; `number` counts the pictures of a file from 0."""
         return {"image": content, "key": file["key"], "version": file["version"], "score": picture.score}
 
+    def own_columns(self, pictures: list[Picture], outputs: Sequence[str | None]) -> Row:
+        """Values of `columns` for an object: its pictures (perhaps without pixels), and the output of each."""
+        return {}
+
     def __call__(self, work: pa.Table) -> pa.Table:
-        """A table of the columns key, version, size (and others, which stay); the same with OUTCOME's columns."""
+        """Takes the columns key, version, size (and others, which stay); adds those of OUTCOME and the job's own."""
         files = work.select(["key", "version", "size"]).to_pylist()
         outcomes = [row for writing in self._ahead(files) for row in self._finish(writing)]
         if self.shards != "none":
             outcomes = self._pack(files, outcomes)
-        table = pa.Table.from_pylist(outcomes, schema=OUTCOME)
-        for name in OUTCOME.names:
+        table = pa.Table.from_pylist(outcomes, schema=pa.schema([*OUTCOME, *self.columns]))
+        for name in table.column_names:
             work = work.append_column(name, table[name])
         return work
 
@@ -195,13 +198,13 @@ class Pipeline(ABC):
                     self.shard_row(file, number, picture, content)
                     for number, (picture, content) in enumerate(zip(pictures, contents, strict=True))
                 ]
-                outcomes[i] = _converted(pictures, [None] * len(pictures)) | {"rows": rows}
+                outcomes[i] = {"rows": rows, "pictures": [replace(picture, pixels=NO_PIXELS) for picture in pictures]}
                 continue
             outputs = [
                 f"{self.folder}/images/{output_key(file['key'], self.format, number)}"
                 for number in range(len(pictures))
             ]
-            outcomes[i] = _converted(pictures, outputs)
+            outcomes[i] = self._made(pictures, outputs)
             for output, content in zip(outputs, contents, strict=True):
                 new = self._new_file(output, content, CONTENT_TYPES[self.format], self.metadata(file))
                 files.append((i, new))
@@ -223,42 +226,32 @@ class Pipeline(ABC):
 
     def _pack(self, files: list[Row], outcomes: list[Row]) -> list[Row]:
         """Writes the pictures among the outcomes of a block into one shard."""
-        done = [i for i, outcome in enumerate(outcomes) if "rows" in outcome]
-        rows = [row for i in done for row in outcomes[i].pop("rows")]
+        done = [(i, outcome["rows"], outcome["pictures"]) for i, outcome in enumerate(outcomes) if "rows" in outcome]
+        rows = [row for _, made, _ in done for row in made]
         if not rows:
             return outcomes
-        name = shard_name([(files[i]["key"], files[i]["version"]) for i in done], self.shards)
+        name = shard_name([(files[i]["key"], files[i]["version"]) for i, _, _ in done], self.shards)
         output = f"{self.folder}/shards/{name}"
         content = pack(rows, self.shard_schema, self.shards, self.format)
         (failed,) = self._put([self._new_file(output, content, None, {})])
         number = 0
-        for i in done:
-            if failed:
-                outcomes[i] = failed
-                continue
-            count = len(outcomes[i]["faces"] or [0])
-            outcomes[i] = _named(outcomes[i], [f"{output}#{number + j}" for j in range(count)])
-            number += count
+        for i, made, pictures in done:
+            names = [f"{output}#{number + j}" for j in range(len(made))]
+            outcomes[i] = failed or self._made(pictures, names)
+            number += len(made)
         return outcomes
 
-
-def _converted(pictures: list[Picture], outputs: Sequence[str | None]) -> Row:
-    """The outcome of a file of which these pictures, one at least, became these outputs."""
-    faces = [{**picture.face, "score": picture.score} for picture in pictures if picture.face]
-    first = pictures[0]
-    outcome = {"status": "converted", "reason": first.remark, "score": first.score, "faces": faces or None}
-    return _named(outcome, outputs)
+    def _made(self, pictures: list[Picture], outputs: Sequence[str | None]) -> Row:
+        """The outcome of an object of which these pictures, one at least, became these outputs."""
+        first, own = pictures[0], self.own_columns(pictures, outputs)
+        status = self.job.kind.made.name
+        return make_row(status, reason=first.remark, output=outputs[0], score=first.score, **own)
 
 
 def _remarked(found: Found, remark: str) -> Found:
     if isinstance(found, dict):
         return found | {"reason": f"{found['reason']}; {remark}"}
     return [replace(picture, remark=remark) for picture in found]
-
-
-def _named(outcome: Row, outputs: Sequence[str | None]) -> Row:
-    faces = outcome["faces"] and [face | {"output": name} for face, name in zip(outcome["faces"], outputs, strict=True)]
-    return outcome | {"output": outputs[0], "faces": faces}
 
 
 def _together(files: list[Row]) -> Iterator[list[Row]]:
@@ -297,4 +290,4 @@ def source_uri(source: str, key: str) -> str:
 
 def failure(cause: str, reason: str) -> Row:
     """The outcome of an object that failed; `cause`: of failures.CAUSES."""
-    return {"status": "failed", "cause": cause, "reason": line(" ".join(reason.split()), LONGEST_REASON)}
+    return make_row(FAILED, cause=cause, reason=line(" ".join(reason.split()), LONGEST_REASON))

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dtn_ray import storage
-from dtn_ray.bulk.ledger import DONE, Part, first_of_each_key, read_range
+from dtn_ray.bulk.kinds import FAILED
+from dtn_ray.bulk.ledger import Part, filled, first_of_each_key, read_range
 from dtn_ray.bulk.options import BulkJob
 from dtn_ray.bulk.tally import Tally
 from dtn_ray.errors import UserError
@@ -31,15 +32,7 @@ from dtn_ray.storage.uris import LEADS_OUT
 
 Apply = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
-WORK = pa.schema(
-    {
-        "key": pa.string(),
-        "version": pa.string(),
-        "size": pa.int64(),
-        "storage_class": pa.string(),
-        "attempts": pa.int32(),
-    }
-)
+WORK = filled("plan")
 FEW_PAGES = 100  # are listed sooner by one process than by others that must start first
 STRETCHES = 64  # of the source, listed side by side
 SHARES = 256  # more tasks would burden the driver
@@ -184,7 +177,7 @@ def sift(job: BulkJob, filters: Filters, ledger: list[Part], files: pa.Table, wo
     rows = read_range(ledger, bounds["min"].as_py(), bounds["max"].as_py())
     known = rows.take(pc.call_function("index_in", [images["key"]], pc.SetLookupOptions(rows["key"].combine_chunks())))
     mask = _settled(job, known, images)
-    plan.settled.add(known.filter(mask), seed=zlib.crc32(bounds["min"].as_py().encode()))
+    plan.settled.add(known.filter(mask), job.kind, seed=zlib.crc32(bounds["min"].as_py().encode()))
     attempts = pc.call_function("add", [known["attempts"].combine_chunks().fill_null(0), pa.scalar(1, pa.int32())])
     todo = images.append_column("attempts", attempts).filter(pc.call_function("invert", [mask])).select(WORK.names)
     plan.bytes = pc.call_function("sum", [todo["size"]]).as_py() or 0
@@ -207,14 +200,14 @@ def _settled(job: BulkJob, known: pa.Table, images: pa.Table) -> pa.ChunkedArray
         return call("equal", one, other).fill_null(False)
 
     same = {name: equal(known[name], images[name]) for name in ("version", "storage_class")}
-    done = [call("and", equal(known["status"], status), same["version"]) for status in DONE]
+    done = [call("and", equal(known["status"], status), same["version"]) for status in job.kind.done]
     if job.retry_failed:
         return reduce(partial(call, "or"), done)
     # The version is unknown where a store does not even tell of an object; the storage class, in most inventories.
     unknown = call("is_null", images["version"])
     same["version"] = call("or", same["version"], call("and", unknown, call("is_null", known["version"])))
     same["storage_class"] = call("or", same["storage_class"], call("is_null", images["storage_class"]))
-    failed = equal(known["status"], "failed")
+    failed = equal(known["status"], FAILED)
     if job.truncated == "accept":  # what an earlier run refused because it is cut short
         cut_short = pc.call_function("starts_with", [known["reason"]], pc.MatchSubstringOptions(CUT_SHORT))
         failed = call("and_not", failed, cut_short.fill_null(False))

@@ -2,9 +2,10 @@
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from jinja2 import Environment
@@ -12,8 +13,10 @@ from markupsafe import Markup
 from PIL import Image
 
 from dtn_ray import storage
+from dtn_ray.bulk.kinds import Count, Kind, Status
+from dtn_ray.bulk.ledger import Row
 from dtn_ray.bulk.options import BulkJob
-from dtn_ray.bulk.pipeline import Row, source_uri
+from dtn_ray.bulk.pipeline import source_uri
 from dtn_ray.bulk.shards import read_image
 from dtn_ray.bulk.tally import EDGES, Tally
 from dtn_ray.failures import cause_named
@@ -21,37 +24,46 @@ from dtn_ray.images.repair import Truncated, completed
 from dtn_ray.listing import left_out
 from dtn_ray.text.display import line
 
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{{ summary.source }}</title>
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ summary.source }}</title>
 <style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem } code { overflow-wrap: anywhere }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem; color: #222;
+  overflow-wrap: anywhere }
+h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem } img { max-width: 100% }
 table { border-collapse: collapse } td, th { text-align: left; padding: .2rem 1.5rem .2rem 0; vertical-align: top }
-td.number { text-align: right; font-variant-numeric: tabular-nums }
-.bar { display: flex; height: 1rem; margin: 1rem 0 } .converted { background: #4a9 }
-.without { background: #bcb } .failed { background: #d65 }
-.remaining { background: #ccc } .pairs { display: flex; flex-wrap: wrap; gap: .8rem }
-figure { margin: 0; width: 9rem; font-size: .75rem; overflow-wrap: anywhere } 
-figure img { width: 4.4rem; image-rendering: pixelated }
-</style>
+th { overflow-wrap: normal } .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+.bar { display: flex; height: 1rem; margin: 1rem 0 } .made { background: #4a9 } .other { background: #bcb }
+.failed { background: #d65 } .remaining { background: #ccc }
+.pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: 1rem .8rem }
+figure { margin: 0; font-size: .75rem; line-height: 1.3; max-width: 18rem }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: .2rem; align-items: start }
+.pair img { width: 100%; display: block } .pixels { image-rendering: pixelated }
+details { border-top: 1px solid #ddd; padding: .3rem 0 } summary { cursor: pointer }
+details ul { margin: .3rem 0; padding-left: 1.2rem } dt { font-style: italic } dd { margin: 0 0 .4rem 1.2rem }
+@media (max-width: 30rem) { td, th { padding-right: .7rem } }
+</style></head><body>
 <h1>{{ summary.source }} → {{ summary.out }}</h1>
-<p>{% if summary.checkpoint %}Model <code>{{ summary.checkpoint }}</code> ({{ summary.model }}), {% endif %}
+<p>{% for name, value in facts %}{{ name }} <code>{{ value }}</code>, {% endfor %}model {{ summary.model }},
 {{ ended }}, {{ summary.seconds | round(1) }} s
-{%- if summary.converted and summary.seconds %}, {{ (summary.converted / summary.seconds) | round(1) }} images/s
+{%- if made and summary.seconds %}, {{ (made / summary.seconds) | round(1) }} images/s
 {%- endif %}.</p>
-<div class="bar">{% for name in parts %}<div class="{{ name }}" style="flex: {{ parts[name] }}"></div>{% endfor %}</div>
+<div class="bar">{% for name, count in parts %}
+<div class="{{ name }}" style="flex: {{ count }}"></div>{% endfor %}</div>
 <table>
 {% for label, value in rows %}<tr><td>{{ label }}</td><td class="number">{{ "{:,}".format(value) }}</td></tr>
 {% endfor %}</table>
 {% if reasons %}<h2>Failures by reason</h2>
-<table><tr><th>images</th><th>cause</th><th>reason</th></tr>
-{% for (cause, reason), count in reasons %}<tr><td class="number">{{ "{:,}".format(count) }}</td><td>{{ cause }}</td>
-<td>{{ reason }}</td></tr>
-{% endfor %}</table>
-<table>{% for cause, meaning in causes %}<tr><td><i>{{ cause }}</i></td><td>{{ meaning }}</td></tr>
-{% endfor %}</table>
-<p>Some of them:</p>
-<table>{% for key, reason in failures %}<tr><td><code>{{ key }}</code></td><td>{{ reason }}</td></tr>
-{% endfor %}</table>{% endif %}
+{% for cause, reason, count, examples in reasons %}<details>
+<summary>{{ "{:,}".format(count) }} × {{ cause }}: {{ reason }}</summary>
+<ul>{% for key, told in examples %}<li><code>{{ key }}</code>{% if told != reason %} {{ told }}{% endif %}</li>
+{% endfor %}</ul>
+{% if count > examples | length %}<p>and {{ "{:,}".format(count - examples | length) }} more, which the ledger lists</p>
+{% endif %}</details>
+{% endfor %}
+{% if rest %}<p>{{ "{:,}".format(rest) }} failed for further reasons, which the ledger lists.</p>{% endif %}
+<dl>{% for cause, meaning in causes %}<dt>{{ cause }}</dt><dd>{{ meaning }}</dd>
+{% endfor %}</dl>{% endif %}
 {% if left_out %}<h2>Left out</h2>
 <table><tr><th>entries</th><th>that</th><th>the first of them</th></tr>
 {% for reason, found in left_out %}<tr><td class="number">{{ "{:,}".format(found.count) }}</td><td>{{ reason }}</td>
@@ -60,18 +72,25 @@ figure img { width: 4.4rem; image-rendering: pixelated }
 {% if suffixes %}<p>Most frequent of the other suffixes:
 {% for suffix, count in suffixes %}<code>{{ suffix or "none" }}</code> {{ "{:,}".format(count) }}
 {%- if not loop.last %}, {% endif %}{% endfor %}.</p>{% endif %}{% endif %}
-{% if histogram %}<h2>Identity score ‖f(x) − f(G(x))‖</h2>
-<p>How far f sees each image from its source: the lower, the better kept.</p>
+{% if histogram %}<h2>{{ score.title }}</h2>
+<p>{{ score.meaning }}</p>
 <img alt="histogram of the scores" src="{{ histogram }}">{% endif %}
-{% if pairs %}<h2>A random sample</h2>
-<div class="pairs">{% for key, score, before, after in pairs %}
-<figure><img alt="" src="{{ before }}"> <img alt="" src="{{ after }}">
-<figcaption>{{ key }}{{ score }}</figcaption></figure>
-{% endfor %}</div>{% endif %}
-</html>
+{% for title, shown in sections %}<h2>{{ title }}</h2>
+<div class="pairs">
+{% for each in shown %}<figure>
+{%- if each.link %}<a class="pair" href="{{ each.link }}">{% else %}<div class="pair">{% endif %}
+<img alt="source" {{ each.before }}><img alt="result" {{ each.after }}>
+{%- if each.link %}</a>{% else %}</div>{% endif %}
+<figcaption>{{ each.key }}{{ each.score }}{% if each.place %}<br><code>{{ each.place }}</code>{% endif %}</figcaption>
+</figure>
+{% endfor %}</div>
+{% endfor %}</body></html>
 """
 
 
+SHOWN = 256  # pixels of a picture in the page, at most
+SMALL = 64  # pixels up to which a picture shows its pixels, instead of being smoothed
+REASONS = 30
 Pair = tuple[Row, Image.Image, Image.Image]
 
 
@@ -103,42 +122,103 @@ def _source(before: Callable[[bytes, Row], Image.Image], content: bytes, row: Ro
         return before(completed(content), row)
 
 
-def page(summary: dict[str, Any], tally: Tally, shown: Sequence[Pair], ended: str) -> str:
-    """The report: counts, failures by reason, a histogram of the scores, sample pairs. All is cleaned and escaped."""
+def chosen(tally: Tally, kind: Kind, sheet: int) -> tuple[list[Row], dict[str, list[Row]]]:
+    """The rows to show: `sheet` of them, chosen at random, by their keys; and those of the page, by its headings.
+
+    If the random sample leaves some out, the worst and the best scores are shown beside it.
+    """
+    sample = sorted((row for _, row in tally.sample[:sheet]), key=lambda row: row["key"])
+    if len(sample) < tally.statuses[kind.made.name]:
+        worst, best = ([row for _, _, row in rows[:sheet]] for rows in (tally.worst, tally.best))
+        sections = {"The worst scores": worst, "The best scores": best, "A random sample": sample}
+    elif kind.score:
+        sections = {"All images, the worst score first": sorted(sample, key=lambda row: -(row["score"] or 0))}
+    else:
+        sections = {"All images": sample}
+    return sample, {title: rows for title, rows in sections.items() if rows}
+
+
+def page(
+    kind: Kind,
+    folder: str,
+    facts: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    tally: Tally,
+    shown: Mapping[str, Sequence[Pair]],
+    ended: str,
+) -> str:
+    """The report: counts, failures by reason, a histogram of the scores, pairs by heading. All is cleaned and escaped.
+
+    It lies in `folder` below OUT, and links to the outputs there if OUT is local.
+    """
+    made = summary[kind.made.count]
     rows = [
         ("images", summary["images"]),
-        ("converted before", summary["done_before"]),
-        ("converted by this run", summary["converted"]),
-        ("failed", summary["failed"]),
-        ("remaining", summary["remaining"]),
-        ("left out", sum(each["count"] for each in summary["left_out"].values())),
+        (f"{kind.made.label} before", summary["done_before"]),
+        (f"{kind.made.label} by this run", made),
     ]
-    if summary["faces"] or summary["no_face"]:
-        rows[3:3] = [("without a face", summary["no_face"]), ("faces", summary["faces"])]
     if summary["in_part"]:
-        rows.insert(3, ("of images that are cut short", summary["in_part"]))
+        rows.append(("of images that are cut short", summary["in_part"]))
+    own = [(each.label, summary[name]) for each, name in _named(kind)]
+    rows += own if any(value for _, value in own) else []
+    rows += [(name, summary[name]) for name in ("failed", "remaining")]
+    rows.append(("left out", sum(each["count"] for each in summary["left_out"].values())))
+    reasons = tally.reasons.most_common(REASONS)
     return (
         Environment(autoescape=True, finalize=lambda value: line(value) if type(value) is str else value)
         .from_string(PAGE)
         .render(
             summary=summary,
+            facts=facts.items(),
+            made=made,
             ended=ended,
-            parts={
-                "converted": summary["done_before"] + summary["converted"],
-                "without": summary["no_face"],
-                "failed": summary["failed"],
-                "remaining": summary["remaining"],
-            },
+            parts=[
+                ("made", summary["done_before"] + made),
+                *(("other", summary[status.count]) for status in kind.others),
+                ("failed", summary["failed"]),
+                ("remaining", summary["remaining"]),
+            ],
             rows=rows,
-            reasons=tally.reasons.most_common(30),
+            reasons=[(*reason, count, tally.examples.get(reason, [])) for reason, count in reasons],
+            rest=tally.failed - sum(count for _, count in reasons),
             causes=[(name, cause_named(name).meaning) for name, _ in tally.causes.most_common()],
-            failures=list(tally.failures.items()),
             left_out=[(left_out.REASONS[reason], found) for reason, found in summary["left_out"].items()],
             suffixes=summary["left_out"].get(left_out.OTHER_SUFFIX, {}).get("suffixes", {}).items(),
-            histogram=_histogram(tally.scores),
-            pairs=[(row["key"], _told(row["score"]), _inline(before), _inline(after)) for row, before, after in shown],
+            score=kind.score,
+            histogram=_histogram(tally.scores) if kind.score else None,
+            sections=[
+                (title, [_figure(pair, summary["out"], folder) for pair in pairs])
+                for title, pairs in shown.items()
+                if pairs
+            ],
         )
     )
+
+
+def _named(kind: Kind) -> list[tuple[Status | Count, str]]:
+    """What a kind counts of its own, each with its name in the summary."""
+    return [*((status, status.count) for status in kind.others), *((count, count.name) for count in kind.counts)]
+
+
+def _figure(pair: Pair, out: str, folder: str) -> dict[str, Any]:
+    row, before, after = pair
+    remote = storage.is_s3(out)
+    return {
+        "key": row["key"],
+        "score": "" if row["score"] is None else f" · {row['score']:.3g}",
+        "before": _inline(before),
+        "after": _inline(after),
+        "link": "" if remote else _link(row["output"], folder),
+        "place": storage.join(out, row["output"]) if remote else "",
+    }
+
+
+def _link(output: str, folder: str) -> str:
+    """The way from a page in `folder` to an output, which of a shard is the shard; none where it is not below it."""
+    path, below, inside = output.partition("#")[0] if "/shards/" in output else output, f"{folder}/", line(output)
+    if not path.startswith(below) or inside != output:  # it holds what must not be shown
+        return ""
+    return quote(path.removeprefix(below))
 
 
 def _histogram(counts: np.ndarray) -> Markup | None:
@@ -164,14 +244,14 @@ def _histogram(counts: np.ndarray) -> Markup | None:
     return _data(buffer)
 
 
-def _told(score: float | None) -> str:
-    return "" if score is None else f" · {score:.3g}"
-
-
 def _inline(image: Image.Image) -> Markup:
+    """The attributes of an <img>."""
+    shown = image.copy()
+    shown.thumbnail((SHOWN, SHOWN))
     buffer = io.BytesIO()
-    image.save(buffer, format="png")
-    return _data(buffer)
+    shown.save(buffer, format="png")
+    pixels = ' class="pixels"' if shown.width <= SMALL else ""
+    return Markup(f'src="{_data(buffer)}"{pixels}')
 
 
 def _data(buffer: io.BytesIO) -> Markup:

@@ -35,10 +35,11 @@ from dtn_ray import storage
 from dtn_ray.bulk import lease, report
 from dtn_ray.bulk.access import believed
 from dtn_ray.bulk.actor import Actor
+from dtn_ray.bulk.kinds import FAILED, Kind
 from dtn_ray.bulk.lease import Lease
-from dtn_ray.bulk.ledger import Ledger, Part, read_range
+from dtn_ray.bulk.ledger import Ledger, Part, Row, read_range
 from dtn_ray.bulk.options import BulkJob
-from dtn_ray.bulk.pipeline import Pipeline, Row
+from dtn_ray.bulk.pipeline import Pipeline
 from dtn_ray.bulk.plan import Filters, Plan, list_source, once, sift
 from dtn_ray.bulk.shards import is_shard
 from dtn_ray.bulk.tally import Tally
@@ -54,7 +55,7 @@ from dtn_ray.storage import ownership
 T = TypeVar("T")
 R = TypeVar("R")
 LISTED = storage.LISTING.append(pa.field("left_out", pa.binary()))
-RESULTS = ("images", "shards", "people", "people/images", "people/table")  # folders below that of a model
+RESULTS = ("images", "shards")  # folders below that of the results
 Block = tuple[str, int, int]  # a file of the work list, its first row, the row after the last
 
 # Less than a core, so that tasks beside the actors find room: without it Ray Data stalls on a machine of two.
@@ -103,6 +104,8 @@ class Bulk:
     """Or the kind of shard that many results are written into."""
     format: str = "png"
     """Of the images."""
+    folders: tuple[str, ...] = ()
+    """Further folders that the job writes into, below that of the results."""
     begin: Callable[[], None] | None = None
     """Called when the run holds the lease and knows that there is something to do."""
 
@@ -114,10 +117,10 @@ class Bulk:
 def run(bulk: Bulk) -> dict[str, Any]:
     """Processes what the ledger lacks; returns counts and the places of the results.
 
-    An object is done once the ledger has its present version as converted, or as without a face. Whether one that
-    failed is tried again goes by its cause (failures.py). Nothing stops for a bad image. Raises UserError for a missing
-    or empty source, an output inside it, more actors than fit, another run on the same OUT, or when more than
-    `max_failure_rate` fails.
+    An object is done once the ledger has its present version with one of the statuses that the job's kind brings.
+    Whether one that failed is tried again goes by its cause (failures.py). Nothing stops for a bad image. Raises
+    UserError for a missing or empty source, an output inside it, more actors than fit, another run on the same OUT, or
+    when more than `max_failure_rate` fails.
     """
     job, ledger, began = bulk.job, bulk.ledger, time.time()
     _check(job)
@@ -153,17 +156,8 @@ def _check(job: BulkJob) -> None:
         raise UserError(f"--limit {job.limit} must be at least 0")
     if not 0 < job.lease_seconds <= lease.LONGEST:
         raise UserError(f"--lease-seconds {job.lease_seconds} must be more than 0 and at most {lease.LONGEST:g}, a day")
-    for name in (
-        "batch_size",
-        "threads",
-        "actors",
-        "max_actors",
-        "actors_per_gpu",
-        "max_pixels",
-        "max_bytes",
-        "upscale",
-    ):
-        value = getattr(job, name, None)
+    for name in job.AT_LEAST_ONE:
+        value = getattr(job, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value} must be at least 1")
     if job.max_actors is not None and job.max_actors < (job.actors or 1):
@@ -189,7 +183,7 @@ def _check_out(bulk: Bulk) -> None:
         ["ledger"],
         ["ledger", bulk.identity[:12]],
         [bulk.folder],
-        *([bulk.folder, each] for each in RESULTS),
+        *([bulk.folder, each] for each in (*RESULTS, *bulk.folders)),
     ):
         storage.require_no_link(storage.join(out, *names))
     ownership.check_out(out, bulk.folder)
@@ -296,8 +290,8 @@ def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
     blocks, outcomes = _here(bulk, plan, work) if few else _on_actors(bulk, plan, work)
     done, latest = Tally(), deque[str | None](maxlen=JUDGED_AT_MOST)
     waiting, since = list[pa.Table](), time.monotonic()
-    metrics = JobMetrics(job.kind, job.out)
-    metrics.count(_counts(plan, done), plan.settled.causes)
+    metrics = JobMetrics(job.kind.name, job.out)
+    metrics.count(_counts(job.kind, plan, done), plan.settled.causes)
 
     def enter() -> None:
         nonlocal since
@@ -313,8 +307,8 @@ def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
             for number, made in enumerate(outcomes):
                 part = believed(made, job, plan, done)
                 waiting.append(part)
-                done.add(part, seed=number)
-                metrics.count(_counts(plan, done), plan.settled.causes + done.causes)
+                done.add(part, job.kind, seed=number)
+                metrics.count(_counts(job.kind, plan, done), plan.settled.causes + done.causes)
                 bar.update(len(part))
                 bar.set_postfix_str(f"{done.bytes / 1e6 / bar.format_dict['elapsed']:.1f} MB/s, {done.failed} failed")
                 if sum(map(len, waiting)) >= ROWS_PER_PART or time.monotonic() - since > SECONDS_PER_PART:
@@ -432,32 +426,34 @@ def _estimate(bulk: Bulk, plan: Plan) -> dict[str, Any]:
         pipeline(sample)
         seconds = (time.perf_counter() - began) / len(sample) * todo / (job.actors or 1)
     return {
-        "to_convert": todo,
+        job.kind.todo: todo,
         "bytes_to_read": round(plan.bytes * todo / max(plan.todo, 1)),
         "estimated_seconds": round(seconds, 1),
     }
 
 
-def _counts(plan: Plan, done: Tally) -> dict[str, int]:
+def _counts(kind: Kind, plan: Plan, done: Tally) -> dict[str, int]:
     """The images of the plan, each in one of these."""
+    both = plan.settled.statuses + done.statuses
     counts = {
-        "done_before": plan.settled.converted,
-        "converted": done.converted,
-        "no_face": plan.settled.no_face + done.no_face,
-        "failed": plan.settled.failed + done.failed,
+        "done_before": plan.settled.statuses[kind.made.name],
+        kind.made.count: done.statuses[kind.made.name],
+        **{status.count: both[status.name] for status in kind.others},
+        "failed": both[FAILED],
     }
     return counts | {"remaining": plan.images - sum(counts.values())}
 
 
 def _summary(bulk: Bulk, plan: Plan, done: Tally) -> dict[str, Any]:
+    kind, counts = bulk.job.kind, plan.settled.counts + done.counts
     return {
         "source": bulk.job.source,
         "out": bulk.job.out,
         **bulk.facts,
         "model": bulk.identity[:12],
         "images": plan.images,
-        **_counts(plan, done),
-        "faces": plan.settled.faces + done.faces,
+        **_counts(kind, plan, done),
+        **{count.name: counts[count.name] for count in kind.counts},
         "causes": dict((plan.settled.causes + done.causes).most_common()),
         "in_part": plan.settled.in_part + done.in_part,
         "failures": done.failures | plan.settled.failures,
@@ -471,16 +467,22 @@ def _finish(bulk: Bulk, plan: Plan, done: Tally, seconds: float) -> dict[str, An
     summary = _summary(bulk, plan, done) | {"folder": folder, "seconds": round(seconds, 3)}
     whole = plan.settled
     whole.merge(done)
-    rows = sorted((row for _, row in whole.sample[: job.sheet]), key=lambda row: row["key"])
-    pairs = report.pairs(job, rows, bulk.before, bulk.shards, bulk.format)
-    if pairs:
+    sample, sections = report.chosen(whole, job.kind, job.sheet)
+    rows = {row["key"]: row for chosen in (sample, *sections.values()) for row in chosen}  # each is read once
+    read = report.pairs(job, [*rows.values()], bulk.before, bulk.shards, bulk.format)
+    pairs = {pair[0]["key"]: pair for pair in read}
+    sheet = [pairs[row["key"]][1:] for row in sample if row["key"] in pairs]
+    if sheet:
         buffer = io.BytesIO()
-        contact_sheet([(before, after) for _, before, after in pairs]).save(buffer, format="png")
+        contact_sheet(sheet).save(buffer, format="png")
         summary["sheet"] = storage.join(folder, "sheet.png")
         storage.write_bytes(summary["sheet"], buffer.getvalue(), "image/png", root=job.out)
     summary["report"] = storage.join(folder, "report.html")
     ended = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    page = report.page(summary, whole, pairs, ended).encode(errors="backslashreplace")  # IN's name may be no UTF-8
+    shown = {title: [pairs[row["key"]] for row in some if row["key"] in pairs] for title, some in sections.items()}
+    page = report.page(bulk.job.kind, bulk.folder, bulk.facts, summary, whole, shown, ended).encode(
+        errors="backslashreplace"
+    )  # IN's name may be no UTF-8
     storage.write_bytes(summary["report"], page, "text/html", root=job.out)
     content = json.dumps(summary, indent=2).encode()
     storage.write_bytes(storage.join(folder, "summary.json"), content, "application/json", root=job.out)

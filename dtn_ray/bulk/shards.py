@@ -17,17 +17,6 @@ from dtn_ray.storage import json_files, local_writes
 
 SUFFIXES = {"parquet": "parquet", "webdataset": "tar"}
 SCHEMA = pa.schema({"key": pa.string(), "version": pa.string(), "score": pa.float32(), "image": pa.binary()})
-
-# Of a face: its number in the photo, the largest first; the detector's score in [0, 1]; left, top, width, height; and
-# x, y of each of faces.LANDMARKS: all in pixels of the upright photo.
-FACE = pa.schema(
-    {
-        "face": pa.int32(),
-        "detection": pa.float32(),
-        "box": pa.list_(pa.float32()),
-        "landmarks": pa.list_(pa.float32()),
-    }
-)
 LARGEST_ROW = 1 << 20  # bytes of JSON; keys have at most 65,536 characters
 ROWS_PER_GROUP = 256  # small row groups, so that a training's stream shuffles well
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dtn_ray.bulk.pipeline import Row
+from dtn_ray.bulk.ledger import Row
 from dtn_ray.bulk.run import Bulk, run
 from dtn_ray.convert import people
 from dtn_ray.convert.options import Conversion
@@ -46,6 +46,7 @@ def convert(job: Conversion) -> dict[str, Any]:
         facts={"checkpoint": job.checkpoint},
         shards=job.shards,
         format=job.format,
+        folders=people.FOLDERS,
     )
     if not (job.person or job.people):
         return run(bulk)
@@ -56,7 +57,7 @@ def convert(job: Conversion) -> dict[str, Any]:
 
 def _before(job: Conversion, content: bytes, row: Row) -> Image.Image:
     """x as G saw it."""
-    if not row["faces"]:
+    if not row.get("faces"):  # a ledger of format 1 has no such column
         return to_image(decode(content, SHOWN // 2, job.max_pixels))
     pixels, scale = photo(content, job.max_pixels, 2 * SHOWN)
     landmarks = np.reshape(row["faces"][0]["landmarks"], (5, 2))

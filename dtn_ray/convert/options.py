@@ -1,16 +1,33 @@
 """The options of a conversion."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
+from dtn_ray.bulk.kinds import CONVERTED, Kind, Score
 from dtn_ray.bulk.options import BulkJob
+from dtn_ray.ingest.options import FACES, NO_FACE
+
+CONVERSION = Kind(
+    "conversion",
+    CONVERTED,
+    others=(NO_FACE,),
+    counts=(FACES,),
+    score=Score(
+        "Identity score ‖f(x) − f(G(x))‖",
+        "The distance that f sees between each image and its source: the lower, the better.",
+    ),
+    todo="to_convert",
+)
 
 
 @dataclass(frozen=True)
 class Conversion(BulkJob):
     """One conversion job."""
+
+    kind: ClassVar[Kind] = CONVERSION
+    AT_LEAST_ONE: ClassVar[tuple[str, ...]] = (*BulkJob.AT_LEAST_ONE, "batch_size", "actors_per_gpu", "upscale")
 
     checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
     """A checkpoint of jobs/train.py, or the folder of a finished run (local or s3://)."""

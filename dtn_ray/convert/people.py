@@ -19,6 +19,7 @@ from pyarrow import dataset
 
 from dtn_ray import storage
 from dtn_ray.bulk.keys import output_key
+from dtn_ray.bulk.kinds import CONVERTED
 from dtn_ray.bulk.ledger import Ledger, Part, read_range
 from dtn_ray.convert.options import Conversion
 from dtn_ray.errors import UserError
@@ -35,6 +36,7 @@ PEOPLE = pa.schema({"key": pa.string(), "person": pa.string()})
 ROWS_AT_ONCE = 500  # of --people, whose values may be of any length before they are looked at
 LONGEST = 1 << 16  # bytes of a key or a person
 TASK_CPUS = 0.5
+FOLDERS = ("people", "people/images", "people/table")  # below that of the results
 
 
 Who = Callable[[pa.ChunkedArray], pa.Array]
@@ -185,6 +187,6 @@ def _is_ours(uri: str) -> bool:
 
 
 def _photos(part: Part, persons: Who) -> pa.Table:
-    rows = read_range([part]).filter(pc.field("status") == "converted").select(["key", "output", "score"])
+    rows = read_range([part]).filter(pc.field("status") == CONVERTED.name).select(["key", "output", "score"])
     found = persons(rows["key"]) if len(rows) else pa.array([], pa.string())
     return rows.add_column(0, CHOSEN.field("person"), found).filter(pc.field("person").is_valid())

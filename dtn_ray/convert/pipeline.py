@@ -9,12 +9,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from dtn_ray.bulk.pipeline import NO_FACE, Found, Picture, Pipeline, Row
-from dtn_ray.bulk.shards import FACE, SCHEMA
+from dtn_ray.bulk.ledger import Row
+from dtn_ray.bulk.pipeline import Found, Picture
+from dtn_ray.bulk.shards import SCHEMA
 from dtn_ray.convert.options import Conversion
 from dtn_ray.errors import UserError
 from dtn_ray.faces.find import FaceFinder, detector_file
 from dtn_ray.images.decode import decode
+from dtn_ray.ingest.faces import IN_SHARDS, WITHOUT_FACE, FacePipeline
 from dtn_ray.method.pixels import to_float, to_uint8
 from dtn_ray.method.precision import autocast
 from dtn_ray.super_resolution.load import Upscaler, load_super_resolver
@@ -53,7 +55,7 @@ def identity(job: Conversion, trained: Trained, enlarged: Upscaler | None) -> st
     return hashlib.sha256(json.dumps([trained.digest, *parts]).encode()).hexdigest() if parts else trained.digest
 
 
-class Converter(Pipeline):
+class Converter(FacePipeline):
     """Holds G once; makes images, or photos' faces, those of the target domain."""
 
     def __init__(
@@ -73,7 +75,7 @@ class Converter(Pipeline):
         if finds_faces(job, trained):
             yunet = detector or detector_file(job.detector)
             self.finder = FaceFinder(yunet, job.max_pixels, size=self.size, largest=job.faces == "largest")
-        self.shard_schema = pa.schema([*SCHEMA, *(FACE if self.finder else [])])
+        self.shard_schema = pa.schema([*SCHEMA, *(IN_SHARDS if self.finder else [])])
         self.gpu, self.bf16 = job.gpu, job.bf16
         self.device = "cuda" if job.gpu else "cpu"
         self.dtn = trained.dtn.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -87,7 +89,7 @@ class Converter(Pipeline):
         if self.finder is None:
             return [Picture(decode(content, self.size, self.job.max_pixels))]
         found = self.finder(content)
-        return [Picture(pixels.transpose(2, 0, 1), face.row()) for face, pixels in found] or NO_FACE
+        return [Picture(pixels.transpose(2, 0, 1), face.row()) for face, pixels in found] or WITHOUT_FACE
 
     def compute(self, pictures: list[Picture]) -> list[Picture]:
         """G(x) and the score for pictures of x."""
@@ -114,10 +116,6 @@ class Converter(Pipeline):
 
     def metadata(self, file: Row) -> dict[str, str]:
         return {"model": self.model} | super().metadata(file)
-
-    def shard_row(self, file: Row, number: int, picture: Picture, content: bytes) -> Row:
-        row = super().shard_row(file, number, picture, content)
-        return row | {"face": number, **picture.face} if picture.face else row
 
 
 def model_folder(model: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from dtn_ray import storage
-from dtn_ray.bulk.pipeline import Row
+from dtn_ray.bulk.ledger import Row
 from dtn_ray.bulk.run import Bulk, run
 from dtn_ray.errors import UserError, changes
 from dtn_ray.faces.find import detector_file
@@ -64,7 +64,7 @@ def _before(job: Ingestion, content: bytes, row: Row) -> Image.Image:
     pixels, scale = photo(content, job.max_pixels, 2 * SHOWN)
     image = Image.fromarray(pixels)
     draw, line = ImageDraw.Draw(image), max(2, max(image.size) // 60)
-    for face in row["faces"]:
+    for face in row["faces"] or ():
         left, top, width, height = (value / scale for value in face["box"])
         draw.rectangle((left, top, left + width, top + height), outline="red", width=line)
     image.thumbnail((SHOWN, SHOWN))

@@ -1,16 +1,23 @@
 """The options of an ingestion."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
+from dtn_ray.bulk.kinds import CONVERTED, Count, Kind, Status
 from dtn_ray.bulk.options import BulkJob
+
+NO_FACE = Status("no face", "no_face", "without a face")
+FACES = Count("faces", "faces", "faces")
+INGESTION = Kind("ingestion", CONVERTED, others=(NO_FACE,), counts=(FACES,), todo="to_convert")
 
 
 @dataclass(frozen=True)
 class Ingestion(BulkJob):
     """One ingestion job."""
+
+    kind: ClassVar[Kind] = INGESTION
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PHOTOS")]
     """Folder or s3:// prefix of photos; faces are looked for in all below it."""

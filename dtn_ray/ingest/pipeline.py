@@ -5,10 +5,12 @@ import json
 
 import pyarrow as pa
 
-from dtn_ray.bulk.pipeline import NO_FACE, Found, Picture, Pipeline, Row
-from dtn_ray.bulk.shards import FACE, SCHEMA
+from dtn_ray.bulk.ledger import Row
+from dtn_ray.bulk.pipeline import Found, Picture
+from dtn_ray.bulk.shards import SCHEMA
 from dtn_ray.errors import UserError
 from dtn_ray.faces.find import YUNET, FaceFinder, detector_file
+from dtn_ray.ingest.faces import IN_SHARDS, WITHOUT_FACE, FacePipeline
 from dtn_ray.ingest.options import Ingestion
 from dtn_ray.listing.patterns import Pattern
 
@@ -27,7 +29,7 @@ def identity(job: Ingestion) -> str:
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
 
-class Ingester(Pipeline):
+class Ingester(FacePipeline):
     """Holds a detector for each thread; makes photos aligned faces."""
 
     shards = "parquet"
@@ -48,13 +50,15 @@ class Ingester(Pipeline):
             min_face=job.min_face,
         )
         columns = [field for field in SCHEMA if field.name != "score"]
-        self.shard_schema = pa.schema([*columns, *FACE, *([pa.field("identity", pa.string())] if job.identity else [])])
+        self.shard_schema = pa.schema(
+            [*columns, *IN_SHARDS, *([pa.field("identity", pa.string())] if job.identity else [])]
+        )
 
     def find(self, content: bytes) -> Found:
-        return [Picture(pixels.transpose(2, 0, 1), face.row()) for face, pixels in self.finder(content)] or NO_FACE
+        return [Picture(pixels.transpose(2, 0, 1), face.row()) for face, pixels in self.finder(content)] or WITHOUT_FACE
 
     def shard_row(self, file: Row, number: int, picture: Picture, content: bytes) -> Row:
-        row = super().shard_row(file, number, picture, content) | {"face": number, **(picture.face or {})}
+        row = super().shard_row(file, number, picture, content)
         if self.pattern:
             row["identity"] = self.pattern.person(file["key"])
         return row

@@ -196,8 +196,9 @@ def test_report_summary_last_run_and_exit_code_tell_the_causes(shop, call):
     assert json.loads(found["last-run.json"])["causes"] == {"archived": 40}
     (report,) = [content.decode() for key, content in found.items() if key.endswith("report.html")]
     reason = "archived in GLACIER: restore it first"
-    row = f'<tr><td class="number">40</td><td>archived</td>\n<td>{reason}</td></tr>'
-    assert report.count(row) == 1 and "Left until its storage class changes" in report
+    assert report.count(f"<summary>40 × archived: {reason}</summary>") == 1
+    assert report.count("<li><code>a/") == 20 and "and 20 more, which the ledger lists" in report
+    assert "Left until its storage class changes" in report
     assert summary["failures"] == {f"a/{i:02}.png": reason for i in range(20)}
 
 

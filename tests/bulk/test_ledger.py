@@ -113,16 +113,52 @@ def test_a_ledger_of_a_newer_version_is_refused(tmp_path):
         Ledger(str(tmp_path)).read()
 
 
+def with_faces(*keys: str) -> pa.Table:
+    """Rows of a job that has a column of its own, as `rows` makes them."""
+    own = pa.list_(pa.struct({"output": pa.string(), "box": pa.list_(pa.float32())}))
+    column = pa.array([[{"output": key, "box": [1]}] for key in keys], own)
+    return rows(*keys).append_column("faces", column)
+
+
 def test_a_ledger_of_an_older_version_goes_on(tmp_path):
+    """Format 1 had no column faces, and format 2 none of storage classes at first."""
     now = pa.array([7], pa.timestamp("us", "UTC"))
-    old = rows("a").append_column("time", now).select([name for name in SCHEMA.names if name != "faces"])
+    old = rows("a").append_column("time", now).select([name for name in SCHEMA.names if name != "storage_class"])
     pq.write_table(old.replace_schema_metadata({"ledger_format": "1"}), tmp_path / "part-1.parquet")
     ledger = Ledger(str(tmp_path))
-    ledger.append(rows("b"))
+    ledger.append(with_faces("b"))
     assert content(ledger) == {"a": ("converted", 1), "b": ("converted", 1)}
     ledger.compact()
     assert content(ledger) == {"a": ("converted", 1), "b": ("converted", 1)}
-    assert ledger.read()["faces"].to_pylist() == [None, None]
+    assert ledger.read()["faces"].to_pylist() == [None, [{"output": "b", "box": [1.0]}]]
+    assert ledger.read()["storage_class"].to_pylist() == [None, None]
+
+
+def test_a_job_s_own_columns_keep_their_place_in_the_files(tmp_path):
+    """Other programs read them, some by position: before the columns that were added to all ledgers later."""
+    Ledger(str(tmp_path)).append(with_faces("a"))
+    (part,) = tmp_path.iterdir()
+    assert pq.read_schema(part).names[-3:] == ["time", "faces", "storage_class"]
+
+
+def test_parts_whose_own_columns_differ_in_type_are_an_error_that_says_so(tmp_path):
+    ledger = Ledger(str(tmp_path))
+    ledger.append(with_faces("a"))
+    ledger.append(rows("b").append_column("faces", pa.array([3])))
+    with pytest.raises(UserError, match=f"{tmp_path}: files of this ledger .* different types .*Choose another OUT"):
+        ledger.read()
+
+
+def test_own_columns_of_structs_may_grow(tmp_path):
+    ledger = Ledger(str(tmp_path))
+    ledger.append(with_faces("a"))
+    more = pa.list_(pa.struct({"output": pa.string(), "box": pa.list_(pa.float32()), "blur": pa.float32()}))
+    ledger.append(rows("b").append_column("faces", pa.array([[{"output": "b", "box": [2], "blur": 0.5}]], more)))
+    ledger.compact()
+    assert ledger.read()["faces"].to_pylist() == [
+        [{"output": "a", "box": [1.0], "blur": None}],
+        [{"output": "b", "box": [2.0], "blur": 0.5}],
+    ]
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1 cut", None])

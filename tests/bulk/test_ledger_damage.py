@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dtn_ray.bulk.actor import _work
-from dtn_ray.bulk.ledger import ROWS_PER_GROUP, SCHEMA, Ledger
+from dtn_ray.bulk.ledger import ROWS_PER_GROUP, Ledger, schema
 from dtn_ray.errors import UserError
+from dtn_ray.ingest.faces import COLUMNS
 from dtn_ray.parquet import sealed
 
 
@@ -31,7 +32,7 @@ def rows(count: int) -> pa.Table:
         }
         for i in range(count)
     ]
-    return pa.Table.from_pylist(made, SCHEMA)
+    return pa.Table.from_pylist(made, schema(COLUMNS))
 
 
 def damaged(content: bytes, chance: random.Random) -> bytes:

@@ -140,7 +140,7 @@ def test_faces_aligned_already_need_no_detector(model, portrait, tmp_path) -> No
     job = Conversion(model, f"{tmp_path}/in", f"{tmp_path}/out", aligned=True, dry_run=True)
     assert convert(job)["to_convert"] == 1
     (found,) = Converter(job).find(encode(portrait.resize((48, 48))))
-    assert found.pixels.shape == (3, 48, 48) and found.face is None
+    assert found.pixels.shape == (3, 48, 48) and found.details is None
 
 
 def test_options_of_faces_are_refused_for_digits(made, tmp_path) -> None:

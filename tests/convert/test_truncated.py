@@ -12,10 +12,11 @@ from PIL import Image
 
 from dtn_ray.bulk.ledger import Ledger
 from dtn_ray.bulk.options import BulkJob
-from dtn_ray.bulk.pipeline import NO_FACE, Found, Picture, Pipeline
+from dtn_ray.bulk.pipeline import Found, Picture, Pipeline
 from dtn_ray.convert.job import convert
 from dtn_ray.convert.options import Conversion
 from dtn_ray.images.decode import decode
+from dtn_ray.ingest.faces import WITHOUT_FACE
 
 IN_PART = "the file is cut short; what is missing is blank"
 REFUSED = "the file is cut short: a part of the picture is missing"
@@ -82,7 +83,7 @@ class Faceless(Pipeline):
 
     def find(self, content: bytes) -> Found:
         pixels = decode(content, 32, 10_000)
-        return [Picture(pixels)] if content == JPEG else NO_FACE
+        return [Picture(pixels)] if content == JPEG else WITHOUT_FACE
 
 
 @pytest.mark.parametrize("truncated", ["refuse", "accept"])

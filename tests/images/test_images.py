@@ -16,7 +16,7 @@ from files import encode
 from PIL import Image
 
 from dtn_ray import storage
-from dtn_ray.bulk.pipeline import NO_FACE, Found, Pipeline
+from dtn_ray.bulk.pipeline import Found, Pipeline
 from dtn_ray.convert.job import convert
 from dtn_ray.convert.options import Conversion
 from dtn_ray.convert.pipeline import Converter
@@ -24,6 +24,7 @@ from dtn_ray.data.digits.street_digits import street_digits
 from dtn_ray.errors import UserError
 from dtn_ray.images.budget import Budget
 from dtn_ray.images.decode import decode, decoded, photo
+from dtn_ray.ingest.faces import WITHOUT_FACE
 from dtn_ray.train.trained import load_trained
 
 # Finding and decoding images
@@ -395,7 +396,7 @@ class Crowd(Pipeline):
         with self.lock:
             self.now -= 1
             self.done += 1
-        return NO_FACE
+        return WITHOUT_FACE
 
 
 @pytest.mark.parametrize(("cpus", "most"), [(1, 1), (2, 2), (None, 4)])

@@ -11,6 +11,7 @@ counts: the median of all of them, and the half of them that lies around it.
 """
 
 import contextlib
+import importlib
 import inspect
 import json
 import os
@@ -136,12 +137,22 @@ def work(kind: str, rest: list[str]) -> None:
         print(time.process_time() - began, file=name, flush=True)
 
 
+def first(*names: str) -> Any:
+    """The first of these members of dtn_ray that a checkout has: its modules moved into rooms."""
+    for name in names:
+        module, _, member = name.rpartition(".")
+        with contextlib.suppress(ModuleNotFoundError, AttributeError):
+            return getattr(importlib.import_module(f"dtn_ray.{module}"), member)
+    raise ImportError(f"none of {', '.join(names)}")
+
+
 def convert(rest: list[str]) -> Callable[[], Any]:
     import pyarrow as pa
 
     from dtn_ray import storage
-    from dtn_ray.convert.options import Conversion
-    from dtn_ray.convert.pipeline import Converter
+
+    Conversion = first("convert.options.Conversion", "conversion.Conversion")
+    Converter = first("convert.pipeline.Converter", "converter.Converter")
 
     job = Conversion(rest[0], rest[1], f"s3://bench/out/{os.path.basename(os.environ['SCRATCH'])}")
     converter, pages = Converter(job, cpus=THREADS), pa.concat_tables(storage.list_pages(job.source))
@@ -159,8 +170,7 @@ def convert(rest: list[str]) -> Callable[[], Any]:
 
 
 def find(rest: list[str]) -> Callable[[], Any]:
-    from dtn_ray.faces.find import FaceFinder
-
+    FaceFinder = first("faces.find.FaceFinder", "faces.FaceFinder")
     finder = FaceFinder(Path(rest[0]).read_bytes(), 1 << 30)
     contents = [path.read_bytes() for path in sorted(Path(rest[1]).iterdir())]
     return lambda: [finder(content) for content in contents * 3]
@@ -169,8 +179,7 @@ def find(rest: list[str]) -> Callable[[], Any]:
 def network(rest: list[str]) -> Callable[[], Any]:
     import torch
 
-    from dtn_ray.perceptual.load import load_imported
-
+    load_imported = first("perceptual.load.load_imported", "perceptual.load")
     torch.set_num_threads(THREADS)
     f, _ = load_imported(rest[0])
     f.requires_grad_(False)
@@ -183,15 +192,16 @@ def network(rest: list[str]) -> Callable[[], Any]:
     return once
 
 
-def sift(rest: list[str]) -> Callable[[], Any]:
+def sifting(rest: list[str]) -> Callable[[], Any]:
     import pyarrow as pa
 
     from dtn_ray import storage
-    from dtn_ray.bulk import plan
-    from dtn_ray.convert.options import Conversion
+
+    Filters, sift = first("bulk.plan.Filters", "plan.Filters"), first("bulk.plan.sift", "plan.sift")
+    Conversion = first("convert.options.Conversion", "conversion.Conversion")
 
     count, job = 100_000, Conversion("model", "in", "out")
-    filters = plan.Filters.of(job)
+    filters = Filters.of(job)
     columns = {
         "key": [f"{i % 997:03}/{i:08}.jpg" for i in range(count)],
         "version": [f"{i:032x}" for i in range(count)],
@@ -200,11 +210,12 @@ def sift(rest: list[str]) -> Callable[[], Any]:
         "storage_class": ["STANDARD"] * count,
     }
     listing = pa.table({name: columns[name] for name in storage.LISTING.names}, storage.LISTING)
-    return lambda: plan.sift(job, filters, [], listing, None)
+    return lambda: sift(job, filters, [], listing, None)
 
 
 def inventory(rest: list[str]) -> Callable[[], Any]:
-    from dtn_ray.listing.inventory import open_inventory, read_inventory
+    open_inventory = first("listing.inventory.open_inventory", "inventory.open_inventory")
+    read_inventory = first("listing.inventory.read_inventory", "inventory.read_inventory")
 
     def once() -> int:
         files = open_inventory(rest[0])
@@ -219,7 +230,7 @@ WORKS = {
     "photos": convert,
     "faces": find,
     "network": network,
-    "sift": sift,
+    "sift": sifting,
     "inventory": inventory,
 }
 

@@ -12,6 +12,7 @@ from files import encode
 from PIL import Image
 
 from dtn_ray import storage
+from dtn_ray.bulk.tally import EXTREMES
 from dtn_ray.convert.job import convert
 from dtn_ray.convert.options import Conversion
 from dtn_ray.errors import UserError
@@ -64,7 +65,8 @@ def test_few_images_make_a_shard_for_each_actor_and_the_sheet_finds_them_in_any_
     shards = [pq.read_metadata(shard) for shard in Path(summary["folder"], "shards").iterdir()]
     assert sorted(shard.num_rows for shard in shards) in ([299, 301], [300, 300])
     assert all(shard.num_row_groups > 1 for shard in shards)
-    assert Path(summary["report"]).read_text().count("<figure>") == 64
+    extremes, sample = Path(summary["report"]).read_text().split("<h2>A random sample</h2>")
+    assert sample.count("<figure>") == 64 and extremes.count("<figure>") == 2 * EXTREMES
 
 
 def test_shards_of_a_killed_run_are_swept_and_changed_images_get_new_ones(job, made, tmp_path):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from dtn_ray.bulk import outcome
 from dtn_ray.bulk.kinds import Count, Kind, Score, Status
-from dtn_ray.bulk.ledger import Row, make_row
+from dtn_ray.bulk.ledger import Ledger, Row, make_row
 from dtn_ray.bulk.options import BulkJob
 from dtn_ray.bulk.pipeline import Found, Picture, Pipeline
 from dtn_ray.bulk.run import Bulk, run
@@ -131,6 +131,8 @@ def test_its_statuses_settle_objects_and_old_rows_are_counted(job, tmp_path):
     again = tile(job)
     names = ("images", "done_before", "tiled", "blank", "failed", "remaining", "tiles", "black")
     assert [again[name] for name in names] == [6, 3, 1, 1, 1, 0, 8, 28]
+    tried = Ledger(f"{job.out}/ledger/{again['model']}").read().to_pylist()
+    assert {row["key"]: row["attempts"] for row in tried} == dict.fromkeys([row["key"] for row in tried], 1)
 
 
 def test_its_dry_run_and_its_options_are_its_own(job):

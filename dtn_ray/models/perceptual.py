@@ -1,9 +1,11 @@
 """The interface of a perceptual network f, and of a judge."""
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
 
-class Perceptual(nn.Module):
+class Perceptual(nn.Module, ABC):
     """A network whose `represent` gives f(x): images N×C×H×W in [-1, 1] to N×`features`, with gradients to x.
 
     A new f is a subclass of this in a module of its own, and is made known in dtn_ray/perceptual/load.py.
@@ -11,6 +13,6 @@ class Perceptual(nn.Module):
 
     features: int
 
+    @abstractmethod
     def represent(self, x: Tensor) -> Tensor:
         """f(x), N×`features`."""
-        raise NotImplementedError

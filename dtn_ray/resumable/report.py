@@ -1,18 +1,10 @@
 """What the workers of a training tell."""
 
 import math
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-# A report is a barrier that waits for the controller's next poll, 2 s apart by default.
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-# Workers' prints reach the driver once already; the patch would print them a second time.
-os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-# So long a training waits for the workers of a lost node before it counts the nodes again; 60 s by default.
-os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
 
 import ray
 import ray.train

@@ -8,7 +8,11 @@ figures    pictures of a search
 job        a whole search
 """
 
+import os
 from typing import Any
+
+# Tune's newer console prints tables at any verbosity; ours are the lines.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 PICKLED = ("Lines", "OwnFirst", "Report", "SpareOwn")
 

@@ -13,12 +13,8 @@ import csv
 import io
 import json
 import math
-import os
 from dataclasses import replace
 from typing import Any
-
-# Tune's newer console prints tables at any verbosity; ours are the lines.
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import numpy as np
 import ray

@@ -1,12 +1,8 @@
 """The search space, in Ray Tune's terms."""
 
 import math
-import os
 from dataclasses import fields, replace
 from typing import Any
-
-# Tune's newer console prints tables at any verbosity; ours are the lines.
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 from ray import tune
 

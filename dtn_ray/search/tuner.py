@@ -8,9 +8,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-# Tune's newer console prints tables at any verbosity; ours are the lines.
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-
 import optuna
 import ray
 from ray import tune

@@ -22,11 +22,9 @@ from dtn_ray.perceptual.load import build_classifier, load_classifier
 from dtn_ray.perceptual.options import Pretraining
 from dtn_ray.resumable.options import Run
 from dtn_ray.settings import fingerprint
-from dtn_ray.train.domains import Domain, Prepared
+from dtn_ray.train.domains import SCALING, Domain, Prepared
 from dtn_ray.train.options import Experiment
 from dtn_ray.train.presets import classifier_of
-
-SCALING = 4096  # images that f's features are scaled by
 
 
 def build(experiment: Experiment, f: FrozenF) -> DTN:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:  # Ray, which a conversion need not import
     from dtn_ray.data.streamed import Streamed
 
 
+SCALING = 4096  # images of s and of t by which f's features are scaled
+
+
 @dataclass(frozen=True)
 class Prepared:
     """What a training needs from its domain."""
@@ -48,6 +51,7 @@ class Domain:
     """One of the domains of Sec. 5."""
 
     name: str
+    """`kind` of ModelConfig."""
     of_faces: bool
     """Whether x are faces, which have to be found in photos."""
     batch_on_a_cpu: int
@@ -68,7 +72,7 @@ def domain_of(experiment: Experiment) -> Domain:
     from dtn_ray.train.digits import DIGITS
     from dtn_ray.train.faces import FACES
 
-    return {"digits": DIGITS, "faces": FACES}[experiment.model.kind]
+    return {domain.name: domain for domain in (DIGITS, FACES)}[experiment.model.kind]
 
 
 def build_dtn(experiment: Experiment, f: FrozenF) -> DTN:

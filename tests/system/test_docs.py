@@ -2,12 +2,16 @@
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import unquote
 
 import pytest
+import tyro
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -77,6 +81,49 @@ def test_broken_links_are_found(tmp_path, monkeypatch):
 def test_files_that_a_page_names_are_there(page):
     named = {path for path in NAMED.findall(prose(page)) if not PLACEHOLDER.search(path)}
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+OPTIONS = {
+    "convert": "Conversion",
+    "ingest": "Ingestion",
+    "make_emoji": "EmojiSet",
+    "super_resolution": "Job",
+    "demo": "Job",
+    "demo_faces": "Job",
+}
+COMMAND = re.compile(r"^ *python jobs/(\w+)\.py(.*)", re.MULTILINE)
+
+
+def commands(page: Path) -> list[tuple[str, list[str]]]:
+    """The jobs that a page's blocks of code start, each with its options; a best.json is not there to be read."""
+    code = "\n".join(found[0] for found in FENCE.finditer(page.read_text().replace("\\\n", " ")))
+    found = [(job, shlex.split(rest, comments=True)) for job, rest in COMMAND.findall(code) if "best.json" not in rest]
+    return [(job, [*takewhile(lambda word: word not in ("|", ">", "&&", "…"), words)]) for job, words in found]
+
+
+def parses(module: ModuleType, job: str, arguments: list[str]) -> bool:
+    try:
+        if job in OPTIONS:
+            tyro.cli(getattr(module, OPTIONS[job]), args=arguments)
+        else:
+            module.parse(arguments)
+    except SystemExit as stop:
+        return not stop.code  # --help
+    return True
+
+
+WRITTEN = [page for page in PAGES if page.parent.name != "notes" and page.name != "commands.md"]  # no help's text
+
+
+@pytest.mark.parametrize("page", [page for page in WRITTEN if commands(page)], ids=name)
+def test_commands_in_blocks_of_code_are_taken(page, job):
+    assert [(name, rest) for name, rest in commands(page) if not parses(job(name), name, rest)] == []
+
+
+def test_a_command_that_is_not_taken_is_found(tmp_path, job):
+    (tmp_path / "page.md").write_text("```\npython jobs/train.py faces \\\n  --judge J   # digits alone\n```\n")
+    assert commands(tmp_path / "page.md") == [("train", ["faces", "--judge", "J"])]
+    assert not parses(job("train"), "train", ["faces", "--judge", "J"])
 
 
 def test_pages_that_code_names_are_there():

@@ -1,4 +1,4 @@
-"""What the command lines in jobs/ share: options from dataclasses, errors in one line, the result as JSON."""
+"""What the command lines in jobs/ share: errors in one line, the result as JSON, exit codes."""
 
 import json
 import signal
@@ -16,8 +16,8 @@ TERMINATED = 128 + signal.SIGTERM
 def run(job: Callable[[], dict[str, Any] | None]) -> None:
     """Calls a job and prints its result as JSON on the last lines; exits 0 only when it went well.
 
-    A UserError is printed alone and exits 2. Ctrl-C and SIGTERM exit 130 and 143: every job resumes by its command.
-    From here on, what the process prints is cleaned (display.py).
+    A UserError is printed without a traceback and exits 2. Ctrl-C and SIGTERM exit 130 and 143; the same command then
+    resumes the job. From here on, everything that the process prints is cleaned (display.py).
     """
     clean_streams()
     terminated = False
@@ -34,12 +34,12 @@ def run(job: Callable[[], dict[str, Any] | None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from what was saved", file=sys.stderr)
+        print("interrupted; the same command continues from what was saved", file=sys.stderr)
         sys.exit(130)
     except SystemExit as stop:
-        # Ray has a handler of its own while it starts, and makes 1 of the code where it is waited for.
+        # Ray installs its own handler while it starts, and turns the exit code into 1 if the process is waiting for it.
         if terminated or stop.code == signal.SIGTERM:
-            print("terminated; the same command goes on from what was saved", file=sys.stderr)
+            print("terminated; the same command continues from what was saved", file=sys.stderr)
             sys.exit(TERMINATED)
         raise
     if result is not None:

@@ -13,25 +13,25 @@ class Cause:
     meaning: str
     """What happened and what to do, for the report."""
     while_same: tuple[str, ...] = ()
-    """Columns of the listing: as long as they stay the same, no run tries the object again, unless by --retry-failed.
-    None: every run that lists the object tries it."""
+    """Columns of the listing. While they stay the same, no run tries the object again, except with --retry-failed.
+    Empty: every run that lists the object tries it."""
     counted: bool = False
     """Whether --max-failure-rate counts it."""
     doubt: str = ""
-    """What to check where every object that is tried fails by this cause. Then it is the store's failure (access.py):
-    wrong credentials must not settle a whole bucket. Empty: it is always believed."""
+    """What the user should check if every object fails for this cause. The store is then assumed to have failed
+    (access.py), so that wrong credentials do not mark a whole bucket as denied. Empty: the cause is always accepted."""
 
 
 CAUSES = {
-    IMAGE: Cause("It cannot be decoded. Left until the object changes.", ("version",)),
+    IMAGE: Cause("It cannot be decoded. Not tried again until the object changes.", ("version",)),
     ARCHIVED: Cause(
-        "It lies in an archive. Restore it, or copy it to another storage class. Left until its storage class changes, "
-        "the listing says that it is restored, or the object changes.",
+        "It is archived. Restore it, or copy it to another storage class. Not tried again until its storage class "
+        "changes, the listing says that it is restored, or the object changes.",
         ("version", "storage_class"),
     ),
     DENIED: Cause(
-        "The store or the file system lets other objects be read, but not this one. Permit it, then run with "
-        "--retry-failed. Left until the object changes.",
+        "The store or the file system denies this object, but not others. Grant access, then run with --retry-failed. "
+        "Not tried again until the object changes.",
         ("version",),
         doubt="check the credentials and permissions",
     ),
@@ -40,15 +40,16 @@ CAUSES = {
         doubt="check that the source is still there",
     ),
     NAME: Cause(
-        "The store or the file system takes no such name. Rename the object. Left until it changes.", ("version",)
+        "The store or the file system does not accept this name. Rename the object. Not tried again until it changes.",
+        ("version",),
     ),
     STORE: Cause("The store failed. The next run tries again.", counted=True),
     MODEL: Cause("The networks failed. The next run tries again.", counted=True),
 }
-OTHER = Cause("Named by another version of dtn-ray. The next run tries again.")
+OTHER = Cause("Another version of dtn-ray wrote this cause. The next run tries again.")
 COUNTED = tuple(name for name, cause in CAUSES.items() if cause.counted)
 
 
 def cause_named(name: str | None) -> Cause:
-    """A cause of the ledger, which another version may have written: unknown ones are tried again."""
+    """The cause of this name in the ledger. A name that only another version knows counts as OTHER."""
     return CAUSES.get(name or "", OTHER)

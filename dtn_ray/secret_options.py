@@ -26,7 +26,7 @@ def secret(option: str, given: str) -> str:
     kind, _, where = given.partition(":")
     if kind == "env":
         value, place = os.environ.get(where, ""), f"{option} env:{name(where)}"
-        lacks = "no such variable, or it is empty; set it where this process runs: on a cluster, on the head"
+        lacks = "this variable is not set, or empty; set it where this process runs (on a cluster: on the head)"
     elif kind == "file":
         value, place = _read(option, where), f"{option} file:{name(where)}"
         lacks = "the file is empty"
@@ -48,7 +48,7 @@ def _read(option: str, where: str) -> str:
             content = file.read(LONGEST + 1)
         if len(content) > LONGEST:
             raise UserError(f"{option} file:{name(where)}: more than {LONGEST} bytes; it must hold one line, the value")
-        warn_if_shared(path, "who then know it")
+        warn_if_shared(path, "who can read the secret in it")
         return content.decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{option} file:{name(where)}: not a text file") from error

@@ -29,7 +29,7 @@ def fit(cls: type[T], values: Any, *, finite: bool = True) -> T:
         _refuse_unknown(cls, values)
     for name, value in _numbers(values) if finite else ():
         if not math.isfinite(value):
-            raise UserError(f"{line(name, SHOWN)}: {value} is no finite number")
+            raise UserError(f"{line(name, SHOWN)}: {value} is not a finite number")
     try:
         # As JSON, since arrays stand for tuples there, also where nothing is converted.
         return TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
@@ -53,7 +53,7 @@ def _refuse_unknown(cls: type, values: Any, prefix: str = "") -> None:
     kinds = get_type_hints(cls)
     for name, value in values.items():
         if name not in kinds:
-            raise UserError(f"{line(f'{prefix}{name}', SHOWN)}: no such setting; there are {', '.join(kinds)}")
+            raise UserError(f"{line(f'{prefix}{name}', SHOWN)}: no such setting; the settings are {', '.join(kinds)}")
         if is_dataclass(kinds[name]):
             _refuse_unknown(kinds[name], value, f"{prefix}{name}.")  # type: ignore[arg-type]
 

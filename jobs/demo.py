@@ -15,7 +15,7 @@ from dtn_ray import cli
 @dataclass(frozen=True)
 class Job:
     out: str = "runs/demo"
-    """Local folder for all that the demo makes; a second call goes on with what is there."""
+    """Local folder for all that the demo makes; a second call continues with what is there."""
     seed: int = 0
     """Seed of the trainings."""
 
@@ -54,7 +54,7 @@ def main(job: Job) -> None:
     print(f"converted {converted} of {summary['images']} images; contact sheet, source | transferred:")
     print(Path(summary["sheet"]).absolute())
     if scores["accuracy"] < 0.8:
-        sys.exit("error: the score is below 80 %: this is not the transfer the demo should show")
+        sys.exit("error: the score is below 80 %, which the demo should exceed")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ EACH, PEOPLE, OTHERS = TABLES = "each/each.parquet", "people/people.parquet", "o
 @dataclass(frozen=True)
 class Job:
     out: str = "runs/demo-faces"
-    """Local folder for all that the demo makes; a second call goes on with what is there."""
+    """Local folder for all that the demo makes; a second call continues with what is there."""
     f: str | None = None
     """A face network, instead of the demo's own f."""
     judge: str | None = None
@@ -135,7 +135,7 @@ def main(job: Job) -> None:
     target = str(out / "t")
     make_emoji(EmojiSet(target, count=job.emoji))
 
-    print("3/6  training f and the judge to tell each of these pictures from all others", flush=True)
+    print("3/6  training f and the judge to tell the pictures apart", flush=True)
     run = Run(storage=job.out, cpus_per_worker=1, checkpoint_every=1000)
     persons = images(source)
     pictures = [*persons, *images(target)[:150]]
@@ -170,7 +170,7 @@ def main(job: Job) -> None:
     summary = convert(Conversion(trained.checkpoint, str(out / "photos"), str(out / "emoji"), detector=job.detector))
     print(json.dumps({name: summary[name] for name in ("converted", "done_before", "no_face", "failed")}))
 
-    print("6/6  retrieval: whose mirrored photo is sought by the emoji", flush=True)
+    print("6/6  retrieval: finding each person's mirrored photo by the emoji", flush=True)
     half = persons[: len(persons) // 2]
     probes = write(
         out / PEOPLE,

@@ -1,7 +1,7 @@
 """Trains a Domain Transfer Network; f and the judge first, where no checkpoints of them are given.
 
 Without arguments: the embedded digits. The paper's digits: python jobs/train.py digits --data-dir DIR
-The same command goes on where it stopped. `train.py PRESET --help` lists the options of a preset. In a preset's place
+The same command continues where it stopped. `train.py PRESET --help` lists the options of a preset. In a preset's place
 may stand the best.json of a search: python jobs/train.py runs/SEARCH/best.json
 """
 

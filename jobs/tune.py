@@ -5,7 +5,7 @@ python jobs/tune.py digits --data-dir DIR --f F --judge JUDGE        the paper's
 python jobs/tune.py faces --source FACES --target EMOJI --f NETWORK.onnx
 
 It ends with a table, plots, samples of the best trials side by side, and best.json, which train.py takes:
-python jobs/train.py runs/NAME/best.json. The same command goes on where it stopped. `tune.py PRESET --help` lists the
+python jobs/train.py runs/NAME/best.json. The same command continues where it stopped. `tune.py PRESET --help` lists the
 options of a preset.
 """
 

@@ -75,9 +75,9 @@ class Lease:
             if not isinstance(error, NoConditionalWrites):
                 raise
             raise UserError(
-                f"{error}. By them a run makes sure that no other works on the same OUT. Choose an OUT in a store that "
+                f"{error}. A run needs conditional writes to keep other runs out of OUT. Choose an OUT in a store that "
                 "has them (docs/reference/stores.md lists some) or in a local folder; or, if you make sure yourself "
-                "that no two runs start on it at once, give --unconditional-lease"
+                "that no two runs start on OUT at once, pass --unconditional-lease"
             ) from error
         self._heart = threading.Thread(target=self._beat, daemon=True)
         self._heart.start()
@@ -89,7 +89,7 @@ class Lease:
             if self._take_over(found):
                 return
             found = storage.read_versioned(self.uri)
-        raise UserError(f"{self.uri}: other runs take this lease again and again; start one alone")
+        raise UserError(f"{self.uri}: other runs keep taking this lease; start one run at a time")
 
     def _take_over(self, found: Versioned) -> bool:
         """Whether a lease that is nobody's now could be taken."""
@@ -102,7 +102,7 @@ class Lease:
             if not found.version:
                 raise
             raise UserError(
-                f"the lease of {_whose(found)} is over, but the store does not let this run take it: {error}"
+                f"the lease of {_whose(found)} has expired, but the store does not let this run take it: {error}"
             ) from error
         if not self.conditional:
             time.sleep(SETTLE)
@@ -122,7 +122,7 @@ class Lease:
                 return
             if not self._renew():
                 raise UserError(
-                    "the lease is lost, and this run ends without another write: "
+                    "this run lost its lease and ends without writing anything more: "
                     + self._held(storage.read_versioned(self.uri))
                 )
 
@@ -171,19 +171,22 @@ class Lease:
     def _held(self, found: Versioned) -> str:
         ends, record = _ends(found, self.seconds), _parse(found.content)
         if not record:
-            return f"{self.uri}: its record was deleted or overwritten"
+            return f"{self.uri}: this file was deleted or overwritten"
         if ends <= self._now():
             return f"{self.uri}: another run took it: {_whose(found)}"
         who = f"{self.uri}: another run works here: {_whose(found)}"
         if str(record.get("holder")) in _ours:
-            who += " (this very process)"
+            who += " (this same process)"
         elif (record.get("host"), record.get("pid")) == (self.record["host"], self.record["pid"]):
-            who += " (like this run: it is in another container of that name, or ended in this container before)"
+            who += (
+                " (the same names as this run's: either a run in another container with this host name, or one that "
+                "ended in this container before)"
+            )
         until = f"its lease expires {_clock(ends)} if it is not renewed"
         if ends != record.get("expires"):
             until = (
-                f"when its lease expires cannot be read ({str(record.get('expires'))[:40]!r}), so it counts as living "
-                f"until {_clock(ends)}, unless the record changes before"
+                f"the time when its lease expires cannot be read ({str(record.get('expires'))[:40]!r}), so the lease "
+                f"counts as valid until {_clock(ends)}, unless the file changes before"
             )
         return f"{who}; {until}. Wait for it, or choose another OUT."
 
@@ -219,9 +222,9 @@ def _skew(now: float, began: float, ended: float) -> float:
 def _warn(uri: str, skew: float) -> None:
     how = "behind" if skew > 0 else "ahead of"
     print(
-        f"warning: this machine's clock is {abs(skew):.0f} s {how} that of the store of {line(uri)}. The lease goes by "
-        "the store's clock; but S3 refuses requests once clocks are 15 minutes apart, and an older version of dtn-ray "
-        "would take over a lease that is alive. Set this machine's clock (NTP).",
+        f"warning: this machine's clock is {abs(skew):.0f} s {how} that of the store of {line(uri)}. The lease uses "
+        "the store's clock, but S3 refuses requests when the clocks are 15 minutes apart, and an older version of "
+        "dtn-ray would take over a lease that is still held. Set this machine's clock (NTP).",
         file=sys.stderr,
     )
 

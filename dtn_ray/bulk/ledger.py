@@ -219,8 +219,8 @@ def read_range(parts: Iterable[Part], low: str = "", high: str | None = None, *,
         except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
             folders = {part.uri.rpartition("/")[0] for part in parts}
             raise UserError(
-                f"{', '.join(sorted(folders))}: files of this ledger have columns of one name and different types "
-                f"({' '.join(str(error).split())}): another version of dtn-ray wrote some. Choose another OUT"
+                f"{', '.join(sorted(folders))}: files of this ledger have a column of the same name but of different "
+                f"types ({' '.join(str(error).split())}): another version of dtn-ray wrote some. Choose another OUT"
             ) from error
     inside = pc.field("key") >= low
     if high is not None:
@@ -270,7 +270,7 @@ def _open(uri: str) -> Part:
         written = int((footer.metadata or {})[b"ledger_format"])
         if written > FORMAT:
             raise UserError(
-                f"{uri}: a ledger of format {written}, this version of dtn-ray reads up to format {FORMAT}: "
+                f"{uri}: the ledger has format {written}, but this version of dtn-ray reads formats up to {FORMAT}: "
                 "update dtn-ray, or choose another OUT"
             )
         key = footer.schema.names.index("key")
@@ -302,10 +302,10 @@ def _opened(uri: str) -> Iterator[tables.Table]:
         reason = " ".join(str(error).split())
         if not NAME.fullmatch(uri.rpartition("/")[2]):
             raise UserError(
-                f"{uri}: this cannot be read as a part of the ledger ({reason}), and its name is none of a part's: "
+                f"{uri}: this file cannot be read as a part of the ledger ({reason}), and its name is not that of one: "
                 "move it elsewhere"
             ) from error
         raise UserError(
-            f"{uri}: this part of the ledger cannot be read ({reason}). If the store is well and it is "
-            "damaged, delete it: what it told of is done again."
+            f"{uri}: this part of the ledger cannot be read ({reason}). If the store works and the file is damaged, "
+            "delete it: the next run processes the objects that it recorded again."
         ) from error

@@ -78,7 +78,7 @@ def tell(run: Callable[[J], dict[str, Any]], job: J) -> dict[str, Any]:
     try:
         summary = run(job)
     except (KeyboardInterrupt, SystemExit):
-        ended("stopped", reason := "by Ctrl-C or SIGTERM; the same command goes on", error=reason)
+        ended("stopped", reason := "by Ctrl-C or SIGTERM; the same command resumes", error=reason)
         raise
     except BaseException as error:
         ended("failed", reason := _reason(error), error=reason)
@@ -124,7 +124,10 @@ def _host(webhook: str) -> str:
             remember_url(webhook)
             remember_url(url.geturl())  # as urllib3 tells of it where a try fails
             return url.hostname or ""
-    raise UserError("--webhook: not a URL such as https://HOST/PATH; or give env:NAME, or file:PATH, that holds it")
+    raise UserError(
+        "--webhook: not a URL such as https://HOST/PATH, nor env:NAME or file:PATH, which name a variable or a file "
+        "that holds the URL"
+    )
 
 
 def _warn_if_seen(webhook: str) -> None:
@@ -132,8 +135,8 @@ def _warn_if_seen(webhook: str) -> None:
     url = urlsplit(webhook)
     if url.scheme in ("http", "https") and (url.path.strip("/") or url.query or "@" in url.netloc):
         print(
-            "warning: --webhook: other users can see this URL in `ps`, and all who may see Ray's jobs in their list. "
-            "Give --webhook env:NAME, or file:PATH, a variable or a file that holds it",
+            "warning: --webhook: other users can see this URL in `ps`, and in Ray's list of jobs. Use --webhook "
+            "env:NAME or --webhook file:PATH instead, which name a variable or a file that holds the URL",
             file=sys.stderr,
         )
 

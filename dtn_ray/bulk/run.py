@@ -165,13 +165,13 @@ def _check(job: BulkJob) -> None:
     try:
         job.out.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{job.out}: this name is not in UTF-8; choose another OUT") from error
+        raise UserError(f"{job.out}: this name is not valid UTF-8; choose another OUT") from error
     if not storage.is_folder(job.source):
         raise UserError(f"{job.source}: no such folder or prefix; check its name and the bucket's")
     storage.resolve(job.out)
     if _inside(job.out, job.source):
         raise UserError(
-            f"{job.out} lies inside the source {job.source}: the next run would take its own output for new. Choose "
+            f"{job.out} lies inside the source {job.source}: the next run would convert the output of this one. Choose "
             "another OUT"
         )
 
@@ -217,7 +217,7 @@ def _plan(job: BulkJob, ledger: list[Part], work: str | None) -> Plan:
         where = f"--inventory {job.inventory}: no images below {job.source} in it"
         raise UserError(
             f"{where if job.inventory else f'{job.source}: no images there'}. A file counts as an image by its suffix: "
-            f"check the place, or set --suffixes. Found there: {plan.left_out.told() or 'nothing'}"
+            f"check the path, or set --suffixes. Found there: {plan.left_out.told() or 'nothing'}"
         )
     return plan
 
@@ -407,9 +407,9 @@ def _judge(job: BulkJob, latest: deque[str | None]) -> None:
     reasons = [reason for reason in latest if reason is not None]
     if len(reasons) > job.max_failure_rate * len(latest):
         raise UserError(
-            f"{job.out}: given up: {len(reasons)} of the last {len(latest)} images failed, more than "
+            f"{job.out}: stopped: {len(reasons)} of the last {len(latest)} images failed, more than "
             f"--max-failure-rate {job.max_failure_rate}; most often: {Counter(reasons).most_common(1)[0][0]}. "
-            "Once that is mended, the same command goes on with what is missing."
+            "Once that is fixed, the same command continues with what is missing."
         )
 
 

@@ -113,7 +113,9 @@ def open_folder(uri: str) -> Iterator[Path]:
     """
     if not storage.exists(storage.join(uri, MANIFEST)):
         if not storage.exists(storage.join(uri, run_result.NAME)):
-            raise UserError(f"{uri}: no checkpoint here (no {MANIFEST}, nor a finished run's {run_result.NAME})")
+            raise UserError(
+                f"{uri}: no checkpoint here (neither {MANIFEST} nor the {run_result.NAME} of a finished run)"
+            )
         try:
             uri, _ = run_result.read(uri)
         except UserError as error:
@@ -162,7 +164,7 @@ def read_manifest(folder: Path, kind: str, needs: tuple[str, ...] = ()) -> dict[
             "super_resolution": "jobs/super_resolution.py",
         }
         raise UserError(
-            f"{folder}: a checkpoint of kind {found!r}; here one of {made_by[kind]} (kind {kind!r}) is needed"
+            f"{folder}: a checkpoint of kind {found!r}, but one of {made_by[kind]} (kind {kind!r}) is needed"
         )
     for name in needs:
         if name not in manifest:
@@ -175,7 +177,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     manifest = json_files.read_object(uri)
     written = manifest.get("format")
     if type(written) is not int:
-        raise UserError(f"{uri}: format: missing, or no number; is it a checkpoint's manifest?")
+        raise UserError(f"{uri}: format: missing, or not a number; is this file the manifest of a checkpoint?")
     if written != FORMAT:
         raise UserError(f"{folder}: checkpoint format {written}, this version of dtn-ray reads format {FORMAT}")
     try:
@@ -200,7 +202,9 @@ def read_config(folder: Path, cls: type[C], manifest: dict[str, Any]) -> C:
     for name, value in config.preprocessing.items():
         found = manifest["preprocessing"].get(name)
         if found != value:
-            raise UserError(f"{folder}/{MANIFEST}: preprocessing: {name} is {str(found)[:80]}, by its config {value}")
+            raise UserError(
+                f"{folder}/{MANIFEST}: preprocessing: {name} is {str(found)[:80]}, but {value} by its config"
+            )
     return config
 
 
@@ -213,14 +217,14 @@ def load_weights(network: nn.Module, folder: Path, name: str) -> nn.Module:
     path = folder / f"{name}.safetensors"
     digests = _manifest(folder)["networks"]
     if name not in digests:
-        raise UserError(f"{folder}/{MANIFEST}: networks: no SHA-256 of {name}, without which {path.name} is not used")
+        raise UserError(f"{folder}/{MANIFEST}: networks: no SHA-256 of {name}; {path.name} is not used without one")
     empty = any(value.is_meta for value in network.state_dict().values())
     try:
         # Checkpoints of former versions have the weights of an f from ONNX once more.
         former = "network.network." if getattr(network, "onnx", None) else None
         network.load_state_dict(weights.read(path, network.state_dict(), digests[name], former), assign=empty)
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: missing, damaged or not of this network ({reason(error)})") from error
+        raise UserError(f"{path}: missing, damaged, or the weights of another network ({reason(error)})") from error
     return network
 
 

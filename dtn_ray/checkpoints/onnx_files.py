@@ -47,16 +47,16 @@ def read(uri: str) -> bytes:
             first = int(facts.get("offset", 0))
             length = int(facts.get("length", len(data) - first))
         except ValueError as error:
-            raise UserError(f"{uri}: tells no place in {location} for {tensor.name!r} ({error})") from error
+            raise UserError(f"{uri}: gives no valid position in {location} for {tensor.name!r} ({error})") from error
         if first < 0 or length < 0 or first + length > len(data):
             raise UserError(
-                f"{uri}: {location} is too short for it; copy both files anew from where they were exported"
+                f"{uri}: {location} is too short for it; copy both files again from where they were exported"
             )
         taken += length
         if taken > 2 * sum(map(len, files.values())) + SHARED:
-            raise UserError(f"{uri}: its tensors take the same bytes of {location} again and again; export it anew")
+            raise UserError(f"{uri}: its tensors use the same bytes of {location} several times; export it again")
         if taken + len(content) > LIMIT:
-            raise UserError(f"{uri}: with its weights larger than 2 GiB, the most that an ONNX file can hold")
+            raise UserError(f"{uri}: larger than 2 GiB with its weights; an ONNX file can hold no more")
         tensor.raw_data = data[first : first + length]
         del tensor.external_data[:]
         tensor.data_location = onnx.TensorProto.DEFAULT
@@ -67,7 +67,7 @@ def read_alone(uri: str) -> bytes:
     """The content of one file of at most LIMIT bytes. Raises UserError where it cannot be read, or has more."""
     try:
         if storage.stat(uri)[1] > LIMIT:
-            raise UserError(f"{uri}: larger than 2 GiB, the most that an ONNX file can hold")
+            raise UserError(f"{uri}: larger than 2 GiB; an ONNX file can hold no more")
         return storage.read_bytes(uri)
     except OSError as error:
         raise UserError(f"{uri}: cannot be read: {str(error).removeprefix(f'{uri}: ')}") from error
@@ -84,7 +84,7 @@ def _checked(location: str, uri: str) -> str:
         or {"", "..", "."} & {*parts[1:], parts[0]}
     ):
         raise UserError(
-            f"{uri}: its weights are in {location[:LONGEST]!r}, which is no file in its folder; export it anew"
+            f"{uri}: its weights are in {location[:LONGEST]!r}, which is not a file in its folder; export it again"
         )
     return location
 

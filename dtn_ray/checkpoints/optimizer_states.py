@@ -36,7 +36,7 @@ def read(path: Path, optimizers: dict[str, Optimizer]) -> dict[str, dict[str, An
                 raise ValueError(f"{name}: {problem}")
     except Exception as error:  # torch, its unpickler and zipfile have no common one
         raise UserError(
-            f"{path}: cannot go on from it: missing, damaged or of another training ({reason(error)}); begin anew "
+            f"{path}: cannot resume from it: missing, damaged, or of another training ({reason(error)}); start again "
             "under another --name"
         ) from error
     return states
@@ -58,12 +58,12 @@ def _load(path: Path) -> Any:
 
 def _problems(state: Any, optimizer: Optimizer) -> Iterator[str]:
     if not isinstance(state, dict) or state.keys() != {"state", "param_groups"}:
-        yield "no state of an optimiser"
+        yield "not the state of an optimiser"
         return
     own = optimizer.state_dict()["param_groups"]
     groups, values = state["param_groups"], state["state"]
     if not isinstance(groups, list) or len(groups) != len(own) or not all(isinstance(each, dict) for each in groups):
-        yield f"param_groups must be {len(own)}"
+        yield f"param_groups must have {len(own)} groups"
         return
     for group, mine in zip(groups, own, strict=True):
         if group.get("params") != mine["params"]:
@@ -74,11 +74,11 @@ def _problems(state: Any, optimizer: Optimizer) -> Iterator[str]:
                 yield f"{name} is not {mine[name]}"
         lr, betas = group.get("lr"), group.get("betas")
         if not (isinstance(lr, float | int) and math.isfinite(lr) and lr >= 0):
-            yield "lr is no rate"
+            yield "lr is not a learning rate"
         if not (
             isinstance(betas, tuple) and len(betas) == 2 and all(isinstance(b, float) and 0 <= b < 1 for b in betas)
         ):
-            yield "betas are no pair from 0 to 1"
+            yield "betas are not two numbers from 0 to 1"
     numbers = [number for group in own for number in group["params"]]
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     if not isinstance(values, dict) or not values.keys() <= {*numbers}:

@@ -30,7 +30,7 @@ def read(folder: str) -> tuple[str, dict[str, Any]]:
     result = json_files.read(uri, Result, finite=False)  # a training that diverged has metrics too
     if not _below(folder, result.checkpoint):
         shown = ascii(result.checkpoint[:200])
-        raise UserError(f"{uri}: checkpoint: {shown} is no folder below the run's own")
+        raise UserError(f"{uri}: checkpoint: {shown} is not a folder inside the run's folder")
     return storage.join(folder, result.checkpoint), result.metrics
 
 

@@ -33,13 +33,13 @@ def read(path: Path, expected: dict[str, Tensor], digest: str, passed_over: str 
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise ValueError("no file")
+        raise ValueError("not a file")
     if found.st_size > LARGEST:
         raise ValueError(f"{found.st_size:,} bytes; a network may have {LARGEST:,}")
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
     if header > min(HEADER, found.st_size - 8):
-        raise ValueError(f"no safetensors file: its header would have {header:,} bytes")
+        raise ValueError(f"not a safetensors file: its header would have {header:,} bytes")
     try:
         with safe_open(path, framework="pt") as file:
             names = sorted(file.keys())
@@ -50,12 +50,12 @@ def read(path: Path, expected: dict[str, Tensor], digest: str, passed_over: str 
                 sha.update(name.encode())
                 sha.update(value.numpy().reshape(-1).view(np.uint8))
                 if value.is_floating_point() and not all(limit.isfinite() for limit in value.aminmax()):
-                    raise ValueError(f"{name} has numbers that are not finite; its training diverged")
+                    raise ValueError(f"{name} has values that are not finite; its training diverged")
                 state[name] = value
     except SafetensorError as error:
         raise ValueError(str(error)) from error
     if sha.hexdigest() != digest:
-        raise ValueError(f"its weights have the SHA-256 {sha.hexdigest()}, and by checkpoint.json {digest}")
+        raise ValueError(f"its weights have the SHA-256 {sha.hexdigest()}, but checkpoint.json says {digest}")
     return state
 
 

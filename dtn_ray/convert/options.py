@@ -16,7 +16,7 @@ CONVERSION = Kind(
     counts=(FACES,),
     score=Score(
         "Identity score ‖f(x) − f(G(x))‖",
-        "The distance that f sees between each image and its source: the lower, the better.",
+        "The distance between f's features of each image and of its source: the lower, the better.",
     ),
     todo="to_convert",
 )

@@ -46,9 +46,9 @@ Who = Callable[[pa.ChunkedArray], pa.Array]
 def who(job: Conversion) -> Who:
     """--person or --people, checked. Raises UserError for what cannot be meant."""
     if job.shards != "none":
-        raise UserError("--person and --people copy images, which --shards puts together: leave one of the two out")
+        raise UserError("--person and --people copy single image files, and --shards writes none: use only one of them")
     if job.person and job.people:
-        raise UserError("--person and --people both tell who is who: leave one of the two out")
+        raise UserError("--person and --people both name the person of each photo: use only one of them")
     if job.people:
         _table(job.people)
         return partial(_by_table, job.people)
@@ -94,7 +94,7 @@ def _wanted(uri: str, batch: pa.RecordBatch, keys: pa.ChunkedArray) -> pa.Record
         values = column.dictionary if pa.types.is_dictionary(column.type) else column.cast(pa.string())
         longest = pc.call_function("max", [pc.call_function("binary_length", [values])]).as_py() or 0
         if longest > LONGEST:
-            raise UserError(f"--people {uri}: a {name} of {longest} bytes; at most {LONGEST} can be meant")
+            raise UserError(f"--people {uri}: a {name} of {longest} bytes; at most {LONGEST} are allowed")
         columns.append(column.cast(pa.string()))
     found = pc.call_function("is_in", [columns[0]], pc.SetLookupOptions(keys.combine_chunks()))
     return pa.RecordBatch.from_arrays(columns, schema=PEOPLE).filter(found)
@@ -146,7 +146,7 @@ def choose(job: Conversion, ledger: Ledger, folder: str) -> dict[str, Any]:
             try:
                 content = storage.read_bytes(output)
             except OSError as why:
-                raise UserError(f"{output}: the ledger names this image, which cannot be read: {why}") from why
+                raise UserError(f"{output}: the ledger names this image, but it cannot be read: {why}") from why
             uri = storage.join(people, "images", output_key(row["person"], job.format))
             files.append(storage.NewFile(uri, content, CONTENT_TYPES[job.format], root=job.out))
         for error in storage.write_many(files):

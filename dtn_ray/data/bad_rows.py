@@ -32,7 +32,8 @@ class BadRows:
             self.found.add(problem)
             if len(self) > self.limit:
                 raise UserError(
-                    f"{problem}; more than --max-bad-rows {self.limit} rows hold no image. Mend the data, or allow more"
+                    f"{problem}; more than --max-bad-rows {self.limit} rows hold no image. Repair the data, or raise "
+                    "the limit"
                 )
             if len(self) <= NAMED:
                 end = "; further rows are only counted" if len(self) == NAMED else ""

@@ -38,7 +38,7 @@ class Group:
                 stored = [layouts.image_column(file.schema) if name == "image" else name for name in columns]
                 rows = file.read(self.index, stored).slice(self.start, self.rows)
         except FileNotFoundError as error:
-            raise UserError(f"{self.uri}: was there when the training began, and is gone now") from error
+            raise UserError(f"{self.uri}: this file was deleted after the training began") from error
         except tables.Damaged:
             types = {"image": layouts.IMAGES}
             return pa.table({name: pa.nulls(self.rows, types.get(name, pa.null())) for name in columns})

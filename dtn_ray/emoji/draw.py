@@ -97,7 +97,7 @@ def check(style: str, options: dict[str, Any]) -> None:
         if not all(isinstance(weight, int | float) and weight >= 0 for weight in weights) or (
             weights and not any(weights)
         ):
-            raise UserError(f"--options: the weights of {name} must be numbers from 0, and not all 0")
+            raise UserError(f"--options: the weights of {name} must be at least 0, and not all 0")
         if wrong := [choice for choice in value if known[name] is not None and choice not in known[name]]:
             raise UserError(f"--options: {name} cannot be {', '.join(map(str, wrong))}; it is one of {known[name]}")
 

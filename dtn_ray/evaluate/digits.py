@@ -53,7 +53,7 @@ def score_digits(
     UserError where the checkpoint holds no judge, or the data is missing or damaged.
     """
     if trained.judge is None:
-        raise UserError("this checkpoint holds no judge, so its accuracy cannot be told: train with --judge")
+        raise UserError("this checkpoint holds no judge, so its accuracy cannot be measured: train with --judge")
     chosen = trained.experiment.data
     folder = data_dir or chosen.data_dir
     if source_file is not None and chosen.source != "svhn":

@@ -129,7 +129,7 @@ def decode(photo: Photo) -> np.ndarray:
     try:
         image = decode_row(photo.image)
     except Exception as error:  # Pillow raises whatever the damaged byte leads to
-        raise UserError(f"{photo.uri}: a row that is no image ({error}); write that file anew") from error
+        raise UserError(f"{photo.uri}: a row that is not an image ({error}); write that file again") from error
     if image.shape[1] != image.shape[2]:
         raise UserError(
             f"{photo.uri}: an image of {image.shape[2]}×{image.shape[1]} pixels; aligned faces are square: "
@@ -188,7 +188,9 @@ class Examiner:
         x = to_float(np.stack([decode_row(photo.image, self.size) for photo in photos])).to(self.device)
         emoji = self._in_batches(self.dtn.G, x)
         if not emoji.isfinite().all():
-            raise UserError("the checkpoint's G(x) are no finite numbers; its training diverged: take an earlier one")
+            raise UserError(
+                "the checkpoint's G(x) has values that are not finite; its training diverged: use an earlier checkpoint"
+            )
         return to_uint8(emoji).numpy()
 
     def _features(self, images: Sequence[np.ndarray]) -> np.ndarray:
@@ -196,7 +198,9 @@ class Examiner:
         x = (self.judge.eye(to_float(image[None]).to(self.device))[0] for image in images)
         features = self._in_batches(lambda batch: self.judge.network(batch).flatten(1).float(), x).numpy()
         if not np.isfinite(features).all():
-            raise UserError("--judge: its features of some face are no finite numbers; give another face network")
+            raise UserError(
+                "--judge: its features of a face have values that are not finite; choose another face network"
+            )
         return features
 
     @torch.inference_mode()

@@ -39,7 +39,7 @@ def unit(features: np.ndarray) -> np.ndarray:
     """N×features to float64 rows of length 1 (or 0): their products are cosines. Raises ValueError for nan and inf."""
     features = features.astype(np.float64)
     if not np.isfinite(features).all():
-        raise ValueError("features that are no finite numbers")  # whose ranks would be 1: nothing is above a nan
+        raise ValueError("features have values that are not finite")  # whose ranks would be 1: nothing is above a nan
     return features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
 
 

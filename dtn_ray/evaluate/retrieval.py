@@ -71,12 +71,12 @@ def retrieve(job: Retrieval) -> dict[str, Any]:
     _check(job)
     trained = load_trained(job.checkpoint, job.weights)
     if not trained.domain.of_faces:
-        raise UserError(f"{job.checkpoint}: a DTN of digits; retrieval (Table 4) is measured of faces")
+        raise UserError(f"{job.checkpoint}: a DTN of digits, but retrieval (Table 4) needs a DTN of faces")
     judge, facts = load_face_network(job.judge, "--judge")
     _refuse_f(job, trained, judge, facts)
     gallery = [group for uri in job.distractors for group in find_groups(uri)]
     if len({(group.uri, group.index) for group in gallery}) < len(gallery):
-        raise UserError(f"--distractors {' '.join(job.distractors)}: names a file twice; its faces would count twice")
+        raise UserError(f"--distractors {' '.join(job.distractors)}: the same file twice; its faces would count twice")
     probes = read_probes(job)
 
     connect()
@@ -150,7 +150,7 @@ def retrieve(job: Retrieval) -> dict[str, Any]:
 def _check(job: Retrieval) -> None:
     """Raises UserError for settings that cannot be meant, and where others' files would be overwritten."""
     if not job.distractors:
-        raise UserError("--distractors: name one Parquet file, folder or s3:// prefix of faces, or many")
+        raise UserError("--distractors: name at least one Parquet file, folder or s3:// prefix of faces")
     for name in ("pairs_per_person", "actors"):
         value = getattr(job, name)
         if value is not None and value < 1:
@@ -162,9 +162,9 @@ def _refuse_f(job: Retrieval, trained: Trained, judge: ImportedF | DeepFace, fac
     same_file = "sha256" in facts and facts["sha256"] == trained.manifest["f"].get("sha256")
     if same_file or digest(judge) == trained.manifest.get("f_digest"):
         raise UserError(
-            f"--judge {job.judge}: this is {job.checkpoint}'s own f ({facts['name']}). G was trained so that f knows "
-            "the person in G(x) again, and f's ranks would flatter it; the paper's judge is VGG-face for that reason. "
-            "Give another face network."
+            f"--judge {job.judge}: this is {job.checkpoint}'s own f ({facts['name']}). G was trained so that f "
+            "recognises the person in G(x), so ranks by f would be too good; that is why the paper uses VGG-face as "
+            "its judge. Choose another face network."
         )
 
 
@@ -182,7 +182,7 @@ def read_probes(job: Retrieval) -> Probes:
         if len(numbers) < 2:
             raise UserError(
                 f"{job.probes}: {len(numbers)} person with two photos or more, by the column `{job.identity}` of its "
-                f"{len(identities)} photos; two are needed at least. --identity names the column of who it is"
+                f"{len(identities)} photos; at least two are needed. --identity names the column with the person"
             )
         ends = np.cumsum([group.rows for group in groups])
         places = sorted({i for pair in drawn for i in pair})
@@ -207,10 +207,12 @@ def _identities(uri: str, column: str) -> list[Any]:
         schema = file.schema
         if column not in schema.names:
             raise UserError(
-                f"{uri}: no column `{column}`; it has {', '.join(schema.names)}: --identity names the one of who it is"
+                f"{uri}: no column `{column}`; it has {', '.join(schema.names)}: --identity must name one of these"
             )
         if pa.types.is_nested(schema.field(column).type):
-            raise UserError(f"{uri}: column `{column}` holds {schema.field(column).type}; one value a photo is needed")
+            raise UserError(
+                f"{uri}: column `{column}` holds {schema.field(column).type}, but each photo needs one value"
+            )
         groups = range(len(file.rows))
         return [each for group in groups for each in file.read(group, [column])[column].to_pylist()]
 

@@ -49,7 +49,7 @@ def _fetched() -> str:
             hub.download_url_to_file(YUNET_URL, os.fspath(path), hash_prefix=YUNET, progress=False)
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"the face detector cannot be fetched from {YUNET_URL} ({error}): fetch it otherwise, and name the "
+                f"the face detector cannot be fetched from {YUNET_URL} ({error}): fetch it another way, and name the "
                 "file with --detector"
             ) from error
     return os.fspath(path)

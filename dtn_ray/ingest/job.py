@@ -26,9 +26,9 @@ SHOWN = 128  # pixels of a picture on the contact sheet
 
 
 def ingest(job: Ingestion) -> dict[str, Any]:
-    """Finds and aligns the faces of photos that were not looked at yet; returns counts and where to look.
+    """Finds and aligns the faces of photos that are new or changed; returns counts and the places of the results.
 
-    Raises UserError for settings other than OUT was begun with, and as `bulk.run` does.
+    Raises UserError if OUT holds an ingestion with other settings, and as `bulk.run` does.
     """
     settings = {"identity_of_settings": identity(job), **{name: asdict(job)[name] for name in SETTINGS}}
     detector = detector_file(job.detector)
@@ -38,11 +38,11 @@ def ingest(job: Ingestion) -> dict[str, Any]:
         if before != settings:
             old, new = ({name: each.get(name) for name in SETTINGS} for each in (before, settings))
             changed = ", ".join(changes(old, new))
-            raise UserError(f"{record}: OUT was begun with other settings ({changed}); choose another OUT")
+            raise UserError(f"{record}: OUT holds an ingestion with other settings ({changed}); choose another OUT")
     elif ownership.holds_files(storage.join(job.out, Ingester.folder)):
         raise UserError(
-            f"{storage.join(job.out, Ingester.folder)}: holds files, and no ingestion.json says that they are an "
-            "ingestion's: nothing is overwritten. Choose another OUT, or move them elsewhere"
+            f"{storage.join(job.out, Ingester.folder)}: holds files but no ingestion.json, so they are not those of an "
+            "ingestion: nothing is overwritten. Choose another OUT, or move them elsewhere"
         )
     write = partial(storage.write_bytes, record, json.dumps(settings, indent=2).encode(), "application/json")
     bulk = Bulk(

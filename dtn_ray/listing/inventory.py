@@ -69,14 +69,14 @@ def open_inventory(uri: str) -> list[InventoryFile]:
     for ending, kind in ((".parquet", "parquet"), (".csv", "csv"), (".txt", "txt")):
         if name.removesuffix(".gz").endswith(ending):
             return [InventoryFile(uri, kind)]
-    raise UserError(f"--inventory {uri}: none of the kinds that are known: a name that ends in {', '.join(FORMATS)}")
+    raise UserError(f"--inventory {uri}: the file's name must end in one of {', '.join(FORMATS)}")
 
 
 def _manifest(uri: str) -> list[InventoryFile]:
     try:
         size = storage.stat(uri)[1]
         if size > LONGEST_MANIFEST:
-            raise UserError(f"--inventory {uri}: {size} bytes are too many for a manifest; at most {LONGEST_MANIFEST}")
+            raise UserError(f"--inventory {uri}: {size} bytes; a manifest may have at most {LONGEST_MANIFEST}")
         manifest = json_files.parse(storage.read_bytes(uri), f"--inventory {uri}: not a manifest of S3 Inventory")
         bucket = manifest["destinationBucket"].removeprefix("arn:aws:s3:::")
         kind = manifest["fileFormat"].lower()
@@ -92,7 +92,8 @@ def _manifest(uri: str) -> list[InventoryFile]:
         raise UserError(f"--inventory {uri}: files of the format {shown(kind)}; CSV, Parquet and ORC can be read")
     if storage.is_s3(uri) and bucket != storage.bucket_and_key(uri)[0]:
         raise UserError(
-            f"--inventory {uri}: names files in another bucket, {shown(bucket)}, where S3 Inventory writes none"
+            f"--inventory {uri}: names files in another bucket, {shown(bucket)}; S3 Inventory writes its files beside "
+            "their manifest"
         )
     return [InventoryFile(storage.join(f"s3://{bucket}", name), kind, header, quoted=kind == "csv") for name in names]
 

@@ -40,10 +40,10 @@ def whole(value: Any) -> int | None:
     number = int(text) if re.fullmatch(r"[+]?\d{1,19}", text) else float(text)
     if isinstance(number, float):
         if not number.is_integer():
-            raise ValueError(f"{value} is no whole number")
+            raise ValueError(f"{value} is not a whole number")
         number = int(number)
     if not 0 <= number <= INT64:
-        raise ValueError(f"{value} is no number of bytes")
+        raise ValueError(f"{value} is not a number of bytes")
     return number
 
 
@@ -63,7 +63,7 @@ def microseconds(value: Any) -> int | None:
     ):  # 20260131 is a date
         number = Decimal(text)
         if number.adjusted() > 30:
-            raise ValueError(f"{value} is no time")
+            raise ValueError(f"{value} is not a time")
         return max(-INT64, min(int(number * next(scale for least, scale in UNITS if abs(number) >= least)), INT64))
     if re.match(r"[+]?\d{5,}-\d", text):  # later than Python knows
         return INT64
@@ -75,7 +75,7 @@ def microseconds(value: Any) -> int | None:
         try:
             time = parsedate_to_datetime(text)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{value} is no time") from error
+            raise ValueError(f"{value} is not a time") from error
     time = time if time.tzinfo else time.replace(tzinfo=UTC)
     return (time - EPOCH) // timedelta(microseconds=1)
 
@@ -83,7 +83,7 @@ def microseconds(value: Any) -> int | None:
 def _text(value: Any) -> str:
     text = str(value).strip()
     if len(text) > LONGEST:
-        raise ValueError(f"{len(text)} characters are no number or time")
+        raise ValueError(f"{len(text)} characters, too many for a number or a time")
     return text
 
 

@@ -116,17 +116,17 @@ class ImportedF(Perceptual):
 
 @torch.enable_grad()  # whoever loads it may do so for conversion, without gradients
 def _checked(network: nn.Module, images: Tensor) -> int:
-    """How many features it gives. Raises ValueError where they are not finite, or do not depend on each image."""
+    """The number of its features. Raises ValueError if they are not finite, or do not depend on each image."""
     images = images.detach().requires_grad_()
     found = network.requires_grad_(False)(images).flatten(1)
     if not found.is_floating_point():
-        raise ValueError(f"gives numbers of type {found.dtype}, through which no gradient passes; export it in float32")
+        raise ValueError(f"its output has type {found.dtype}, which has no gradient; export it in float32")
     if not found.isfinite().all():
-        raise ValueError("gives infinite numbers, or none, for pictures of noise; see that low, high, mean and std fit")
+        raise ValueError("its output for noise is infinite or NaN; check that low, high, mean and std are right")
     if not found.requires_grad:
         raise ValueError("no gradient passes through it, so it cannot guide g; export it in floating point")
     if torch.equal(found, found[:1].expand_as(found)):
-        raise ValueError("gives the same for every picture, so it cannot guide g")
+        raise ValueError("its output is the same for every picture, so it cannot guide g")
     weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(0), device="cpu")
     [gradient] = torch.autograd.grad((found * weights).sum(), images)
     if not gradient.isfinite().all() or not gradient.flatten(1).any(1).all():

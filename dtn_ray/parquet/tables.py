@@ -86,7 +86,7 @@ class Table:
             found += len(batch)
             yield batch
         if found != self.rows[group]:
-            raise ValueError(f"row group {group} has {found} rows, and is said to have {self.rows[group]}")
+            raise ValueError(f"row group {group} has {found} rows, but the footer says {self.rows[group]}")
 
     def read(self, group: int, columns: Sequence[str] | None = None) -> pa.Table:
         """A row group whole. Raises as `batches` does."""
@@ -207,7 +207,7 @@ class _Source:
             if at <= start and start + count <= at + len(part):
                 return part[start - at : start - at + count]
         if count > GROUP_BYTES:
-            raise ValueError(f"a part of {count} bytes is asked for")
+            raise ValueError(f"the file makes its reader ask for {count} bytes")
         return self.stream.read_at(count, start)
 
     def readable(self) -> bool:

@@ -27,7 +27,7 @@ UNKNOWN = -1  # label of a test face whose person is not trained on
 def pretrain(config: Pretraining, run: Run) -> Finished:
     """Trains a classifier of digits and reports its error on the test split; its checkpoint serves as f or as a judge.
 
-    The same call goes on where an earlier one stopped. Raises UserError for bad settings, files or resources.
+    The same call continues where an earlier one stopped. Raises UserError for bad settings, files or resources.
     """
     run.check(config.batch_size)
     check(config)
@@ -42,7 +42,7 @@ def pretrain_faces(config: FacePretraining, run: Run) -> Finished:
 
     Reports `test_error`, of naming the test faces of people trained on, and `verification_auc`: how well the cosine of
     f(x) tells pairs of one person from pairs of two, over all pairs of test faces (the area under the ROC curve).
-    The same call goes on where an earlier one stopped. Raises UserError for bad settings, files or resources.
+    The same call continues where an earlier one stopped. Raises UserError for bad settings, files or resources.
     """
     run.check(config.batch_size)
     check(config)
@@ -53,7 +53,7 @@ def pretrain_faces(config: FacePretraining, run: Run) -> Finished:
         train, held = hold_out(train, config.held_out)
     people = identities(train)
     if len(people) < 2:
-        raise UserError(f"{config.faces}: faces of {len(people)} person; telling people apart needs two and more")
+        raise UserError(f"{config.faces}: faces of {len(people)} person; at least two people are needed")
     test = _labelled(held, config.held_out, people)
     name = run.name or f"deepface-{fingerprint(config)}"
     feed = StreamedPeople(train, people, DeepFace.size, BadRows(run.max_bad_rows))

@@ -72,9 +72,9 @@ def connect(trains: bool = False) -> None:
             return
         except (AuthenticationError, ConnectionError) as error:
             raise UserError(
-                f"the Ray cluster at {address} does not let this job in ({error}). If it has a token, set "
-                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it: `ray "
-                "get-auth-token` on its head prints it"
+                f"the Ray cluster at {address} rejects this job ({error}). If the cluster has a token (`ray "
+                "get-auth-token` on its head prints it), set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the token or "
+                "RAY_AUTH_TOKEN_PATH to a file that holds it"
             ) from error
         except Exception as error:  # Ray raises no kind of its own where a process of its node does not start in time
             if isinstance(error, (AssertionError, TypeError)):
@@ -85,8 +85,8 @@ def connect(trains: bool = False) -> None:
             if attempt + 1 == START_ATTEMPTS or isinstance(error, ValueError):  # a setting stays as it is
                 raise UserError(
                     f"Ray does not start on this machine: {reason} Is the machine busy, or out of memory or disk space "
-                    "(/tmp, /dev/shm)? Its logs lie below /tmp/ray/session_latest/logs; the variable "
-                    "RAY_raylet_start_wait_time_s allows it more seconds than 60"
+                    "(/tmp, /dev/shm)? Ray's logs are in /tmp/ray/session_latest/logs; to wait longer than 60 seconds, "
+                    "set RAY_raylet_start_wait_time_s"
                 ) from error
             print(f"Ray did not start; trying again: {line(reason)}", file=sys.stderr, flush=True)
 
@@ -120,21 +120,22 @@ def _knock(address: str) -> None:
     """Raises UserError where an address cannot be meant, or nobody listens there."""
     if "://" in address:
         raise UserError(
-            f"RAY_ADDRESS={address} is for `ray job submit --working-dir . -- python jobs/…`, which runs the job on "
-            "the cluster. To run it here, unset RAY_ADDRESS; on a node of a cluster, set it to HOST:6379, the head's"
+            f"RAY_ADDRESS={address} works only with `ray job submit --working-dir . -- python jobs/…`, which runs the "
+            "job on the cluster. To run it on this machine, unset RAY_ADDRESS; on a node of a cluster, set it to "
+            "HOST:6379, where HOST is the head"
         )
     try:
         at = urlsplit(f"//{address}")
         socket.create_connection((at.hostname, at.port or 6379), timeout=KNOCK_SECONDS).close()
     except (OSError, ValueError) as error:
         raise UserError(
-            f"no Ray cluster answers at {address} ({error}), which RAY_ADDRESS names, or {get_ray_address_file(None)} "
-            "of the last one on this machine. Start it, set HOST:PORT of its head, or unset the one and delete the "
-            "other to run on this machine alone"
+            f"no Ray cluster answers at {address} ({error}). The address comes from RAY_ADDRESS or, if that is not set, "
+            f"from {get_ray_address_file(None)}, which the last Ray on this machine wrote. Start the cluster, or set "
+            "RAY_ADDRESS to HOST:PORT of its head; to run on this machine only, unset it and delete the file"
         ) from error
 
 
-GOES_ON = "Nothing is lost: the same command goes on from what was saved."
+GOES_ON = "Nothing is lost: the same command continues from what was saved."
 
 
 @contextmanager
@@ -219,7 +220,7 @@ def _shortage(each: dict[str, float], workers: int, kind: str, spare: float = 0)
     if room < workers:
         return (
             f"{wanted}, do not fit: the cluster has {_amounts(total)} on {len(nodes)} node{'s' * (len(nodes) != 1)}, "
-            f"room for {room}. Lower --{kind} or add nodes."
+            f"enough for {room}. Lower --{kind} or add nodes."
         )
     if total["CPU"] < workers * each["CPU"] + spare:
         return (
@@ -241,7 +242,7 @@ def _await_nodes(bundles: list[dict[str, float]], shortage: str) -> None:
             if group.wait(ASK_SECONDS):
                 break
             if _refused(group):
-                raise UserError(f"{shortage} Its autoscaler may not add enough.")
+                raise UserError(f"{shortage} The limits of its autoscaler do not let it add enough nodes.")
     finally:
         remove_placement_group(group)
 

@@ -26,24 +26,24 @@ def death(error: BaseException) -> str | None:
     text = str(error)
     if MEMORY.search(text):
         return (
-            f"memory ran out{_where(text)}, and Ray ended a process of this job{_takers(text)}: end other programs, or "
-            "use fewer workers or a machine with more memory"
+            f"memory ran out{_where(text)}, and Ray killed a process of this job{_takers(text)}: stop other programs, "
+            "use fewer workers, or use a machine with more memory"
         )
     if GPU.search(text):
-        return "a GPU's memory ran out: end other programs on it, or choose a smaller --batch-size"
+        return "the memory of a GPU ran out: stop other programs that use it, or choose a smaller --batch-size"
     if STORE.search(text):
         return (
             "Ray's object store is full: give it more memory (`ray start --object-store-memory BYTES`; in a container, "
             "a larger /dev/shm), or use fewer workers"
         )
     if DISK.search(text):
-        return "a disk is full, that of --storage, of OUT or of Ray's files in /tmp/ray: make room there"
+        return "a disk is full, that of --storage, of OUT or of Ray's files in /tmp/ray: free space there"
     if WORKER.search(text):
         pid, ip = PID.search(text), IP.search(text)
         who = (f" (pid {pid[1]}" + (f" on {ip[1]})" if ip else ")")) if pid else ""
         return (
-            f"a process of this job{who} died by a signal, such as SIGKILL from the kernel where memory ran out "
-            "(`dmesg` tells), or SIGSEGV in a library"
+            f"a process of this job{who} was killed by a signal, such as SIGKILL from the kernel when memory runs out "
+            "(see `dmesg`), or SIGSEGV from a crash in a library"
         )
     return None
 
@@ -59,4 +59,4 @@ def _takers(text: str) -> str:
         f"{each['command'].strip()[:LONGEST_COMMAND]} ({each['gigabytes']} GB, pid {each['pid']})"
         for each in LARGEST.finditer(text)
     ]
-    return f"; most was taken by {', '.join(found[:NAMED])}" if found else ""
+    return f"; the largest processes were {', '.join(found[:NAMED])}" if found else ""

@@ -18,7 +18,7 @@ from dtn_ray.errors import UserError
 from dtn_ray.secret_options import warn_if_shared
 from dtn_ray.text.redact import remember
 
-CONSEQUENCE = "who can run jobs as you by this token of Ray's"
+CONSEQUENCE = "who can run jobs as you with the Ray token in it"
 
 
 def prepare(starts: bool) -> None:
@@ -35,8 +35,8 @@ def prepare(starts: bool) -> None:
     except AuthenticationError as error:
         named = os.environ.get("RAY_AUTH_TOKEN_PATH")
         raise UserError(
-            f"RAY_AUTH_TOKEN_PATH={named}: no token can be read there. Set it to the file with the cluster's token, or "
-            "unset it to use ~/.ray/auth_token"
+            f"RAY_AUTH_TOKEN_PATH={named}: no token can be read from it. Set it to the file that holds the cluster's "
+            "token, or unset it to use ~/.ray/auth_token"
         ) from error
     if there:
         if (path := _path()) and not os.environ.get("RAY_AUTH_TOKEN"):

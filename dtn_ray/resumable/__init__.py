@@ -1,4 +1,4 @@
-"""A training on Ray Train that the same command goes on with.
+"""A training on Ray Train that the same command continues with.
 
 options    where and how it runs
 run        start it, go on with it, finish it

@@ -1,4 +1,4 @@
-"""A training on Ray Train that the same command goes on with, wherever it stopped.
+"""A training on Ray Train that the same command continues with, wherever it stopped.
 
 <storage>/<name>/experiment.json   whose run it is; one name keeps to one of them
 <storage>/<name>/checkpoint_*/     Ray Train's checkpoints
@@ -119,8 +119,8 @@ def run_training(
         # Ray's text holds a traceback for each worker; its last line is the reason.
         reason = death(error) or str(error).strip().splitlines()[-1]
         raise UserError(
-            f"{folder}: given up after --max-failures {run.max_failures} restarts: {reason} (the log above has it "
-            "whole). Once that is mended, the same command goes on from the last checkpoint."
+            f"{folder}: stopped after --max-failures {run.max_failures} restarts: {reason} (the log above has the "
+            "full error). Once that is fixed, the same command continues from the last checkpoint."
         ) from error
     except RayError as error:  # of the process that leads the training
         if (cause := death(error)) is not None:
@@ -146,18 +146,18 @@ def check_folder(folder: str) -> None:
     checkpoints, of which Ray Train deletes old ones, that names others than those of this folder.
     """
     if not storage.is_s3(folder) and (link := next(links_below(storage.local_path(folder)), None)):
-        raise UserError(f"{link}: a link; the folder of a run must hold none: remove it, or choose another --name")
+        raise UserError(f"{link}: a link, which the folder of a run must not hold: remove it, or choose another --name")
     if not storage.exists(storage.join(folder, RECORD)):
         for page in storage.list_pages(folder):
             if others := [key for key in page["key"].to_pylist() if not key.startswith(INNER)]:
                 raise UserError(
-                    f"{folder}: holds files, such as {others[0]}, but no run (no {RECORD}): choose another --name, or "
-                    "move them elsewhere"
+                    f"{folder}: holds files, such as {others[0]}, but not those of a run (no {RECORD}): choose another "
+                    "--name, or move the files elsewhere"
                 )
     snapshot = storage.join(folder, SNAPSHOT)
     names = list(_checkpoints(json_files.read(snapshot))) if storage.exists(snapshot) else []
     if odd := [name for name in names if not (isinstance(name, str) and CHECKPOINT.fullmatch(name))]:
-        raise UserError(f"{snapshot}: names {odd[0]!r}, which is no checkpoint of this run: choose another --name")
+        raise UserError(f"{snapshot}: names {odd[0]!r}, which is not a checkpoint of this run: choose another --name")
 
 
 def _checkpoints(state: Any) -> Iterator[Any]:
@@ -184,7 +184,9 @@ def earlier(folder: str, identity: dict[str, Any]) -> Finished | None:
     try:
         before, now = json_files.read_object(record), _plain(identity)
     except UserError as error:
-        raise UserError(f"{error}; whose run it is cannot be told: choose another --name, or delete it") from error
+        raise UserError(
+            f"{error}; the settings of this run are unknown: choose another --name, or delete it"
+        ) from error
     for name, value in identity.items():
         if is_dataclass(value) and name in before:
             with suppress(UserError):  # what cannot be read is another one
@@ -199,7 +201,7 @@ def earlier(folder: str, identity: dict[str, Any]) -> Finished | None:
     try:
         checkpoint, metrics = run_result.read(folder)
     except UserError as error:
-        raise UserError(f"{error}; delete it, and the same command goes on from the last checkpoint") from error
+        raise UserError(f"{error}; delete it, and the same command continues from the last checkpoint") from error
     return Finished(folder, checkpoint, metrics, resumed=True)
 
 

@@ -46,10 +46,10 @@ SHOWN = 6  # trials whose samples stand side by side
 
 
 def search(search: Search, experiment: Experiment, run: Run, concurrent: int | None = None) -> Finished:
-    """Searches, and leaves the best weights as best.json, which jobs/train.py takes; its folder serves as a checkpoint.
+    """Searches, and writes the best weights to best.json, which jobs/train.py reads; its folder is also a checkpoint.
 
-    `concurrent`: trials at once; by default as many as the cluster has room for. The same call goes on where an earlier
-    one stopped. Raises UserError for bad settings, files or resources, and where no trial could be trained.
+    `concurrent`: trials at once; by default as many as fit on the cluster. The same call continues where an earlier one
+    stopped. Raises UserError for bad settings, files or resources, and if no trial could be trained.
     """
     run = replace(run, cpus_per_worker=run.cpus_per_worker or 1.0)
     space, experiment = parameter_space(search.space, experiment)
@@ -82,7 +82,7 @@ def search(search: Search, experiment: Experiment, run: Run, concurrent: int | N
     if not any(each.state == "complete" for each in trials):
         reasons = {death(each.error) or str(each.error).strip().splitlines()[-1] for each in results if each.error}
         raise UserError(
-            f"{folder}: no trial was trained to its end without collapse: {'; '.join(reasons) or 'see above'}"
+            f"{folder}: no trial finished its training without collapse: {'; '.join(reasons) or 'see above'}"
         )
     return _report(folder, experiment, trials, own, judging, limit, KID_of_s, run)
 
@@ -98,8 +98,8 @@ def _check(search: Search, experiment: Experiment, run: Run, concurrent: int | N
     at_most = int(experiment.optim.steps * RUNGS[0])
     if search.scheduler == "asha" and run.checkpoint_every > at_most:
         raise UserError(
-            f"--checkpoint-every {run.checkpoint_every}: trials of {experiment.optim.steps} steps would not be looked "
-            f"at in time to stop them: at most {at_most}, or --scheduler none"
+            f"--checkpoint-every {run.checkpoint_every}: too large to stop trials of {experiment.optim.steps} steps "
+            f"early: choose at most {at_most}, or --scheduler none"
         )
 
 

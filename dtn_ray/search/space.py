@@ -27,13 +27,13 @@ def parameter_space(space: Space, experiment: Experiment) -> tuple[dict[str, Any
         if chosen is None and name in ("alpha", "beta", "gamma"):
             middle = value_of(experiment, name) or (PAPER_GAMMA if name == "gamma" else 0.0)
             if not middle:
-                raise UserError(f"--{name} 0 has no range around it: give {option} LOW HIGH")
+                raise UserError(f"--{name} 0 has no default range; set one with {option} LOW HIGH")
             chosen = (middle / 10, middle * 10)
         if chosen is None:
             continue
         low, high = chosen
         if not 0 < low <= high < math.inf:
-            raise UserError(f"{option} {low:g} {high:g}: LOW must be above 0, and HIGH not below it")
+            raise UserError(f"{option} {low:g} {high:g}: LOW must be greater than 0, and HIGH at least LOW")
         if low == high:
             experiment = changed(experiment, {name: low})
         else:

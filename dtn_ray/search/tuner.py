@@ -152,7 +152,7 @@ def tune_trials(
     filesystem, root = storage.resolve(folder)
     path = f"{root}/tune"
     if tune.Tuner.can_restore(path, storage_filesystem=filesystem):
-        print(f"{folder}: going on with its trials", flush=True)
+        print(f"{folder}: continuing its trials", flush=True)
         tuner = tune.Tuner.restore(path, trial, resume_errored=True, storage_filesystem=filesystem)
         return results_of(tuner)
     steps = experiment.optim.steps

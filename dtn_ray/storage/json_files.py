@@ -29,7 +29,7 @@ def read(uri: str, cls: type[T] | None = None, *, finite: bool = True) -> Any:
     try:
         size = storage.stat(uri)[1]
         if size > LIMIT:
-            raise UserError(f"{uri}: not read: {size:,} bytes, and such a file has at most {LIMIT:,}")
+            raise UserError(f"{uri}: not read: {size:,} bytes; a JSON file may have at most {LIMIT:,}")
         content = storage.read_bytes(uri)
     except FileNotFoundError as error:
         raise UserError(f"{uri}: no such file") from error
@@ -48,7 +48,7 @@ def read_object(uri: str) -> dict[str, Any]:
     """A JSON file that holds an object, of any fields. Raises UserError as `read` does."""
     values = read(uri)
     if not isinstance(values, dict):
-        raise UserError(f"{uri}: must be an object, {{name: value}}, and not {_kind(values)}")
+        raise UserError(f"{uri}: must be an object, {{name: value}}, not {_kind(values)}")
     return values
 
 
@@ -83,7 +83,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise UserError(f"{line(twice, SHOWN)}: stands there twice")
+        raise UserError(f"{line(twice, SHOWN)}: appears twice")
     return values
 
 

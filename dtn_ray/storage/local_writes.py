@@ -22,7 +22,9 @@ class Linked(OSError):
     """A link stands in the place of a folder; `filename` is its path."""
 
     def __init__(self, path: str) -> None:
-        super().__init__(errno.ELOOP, "a link stands in the place of a folder, and links are not followed here", path)
+        super().__init__(
+            errno.ELOOP, "a folder on this path is a link, and nothing is written or deleted through links", path
+        )
 
 
 def write(root: str, path: str, content: bytes, scratch: str | None = None) -> None:
@@ -96,7 +98,7 @@ def _new(root: str, path: str, scratch: str | None = None) -> Iterator[BinaryIO]
 def _names(path: str) -> list[str]:
     names = path.split("/")
     if not {"", ".", ".."}.isdisjoint(names):
-        raise ValueError(f"{path!r} is no path of a file below a folder")
+        raise ValueError(f"{path!r} is not the path of a file below a folder")
     return names
 
 

@@ -43,8 +43,8 @@ def check_out(out: str, folder: str) -> None:
         raise _foreign(out, FOLDER)
     if holds_files(storage.join(out, FOLDER)):
         raise UserError(
-            f"{out}/{FOLDER}: a folder of this name without dtn-ray's mark ({MARK}): move it elsewhere, or choose "
-            "another OUT"
+            f"{out}/{FOLDER}: this folder lacks dtn-ray's mark ({MARK}), so something else wrote it: move it, or "
+            "choose another OUT"
         )
     ledger = storage.join(out, "ledger")
     if is_record(storage.join(out, LEASE), FIELDS[LEASE]) or any(map(LEDGER_PART.fullmatch, storage.list_keys(ledger))):
@@ -59,7 +59,7 @@ def check_out(out: str, folder: str) -> None:
 
 def _foreign(out: str, name: str) -> UserError:
     return UserError(
-        f"{storage.join(out, name)}: this is there already, and dtn-ray did not write it: nothing is overwritten. "
+        f"{storage.join(out, name)}: this exists, and dtn-ray did not write it: nothing is overwritten. "
         "Choose another OUT, or move it elsewhere"
     )
 

@@ -30,8 +30,8 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
     _, key = bucket_and_key(f"s3://{path}")
     if key and not plain(key):
         raise UserError(
-            f"{uri}: an empty folder name (//), one of dots alone or a control character; photos can be read from "
-            "there, but nothing else is kept or read there"
+            f"{uri}: a folder name is empty (//), consists of dots only or has a control character; photos can be read "
+            "from such a place, but nothing else can be read or written there"
         )
     return fs.PyFileSystem(S3Files()), path
 
@@ -100,6 +100,6 @@ def require_no_link(uri: str) -> None:
     """Raises UserError where a local folder to be written into is a link."""
     if not is_s3(uri) and local_writes.is_link(local_path(uri)):
         raise UserError(
-            f"{uri}: a link stands in the place of this folder, and nothing is written or deleted through links: "
-            "replace it with a folder, or choose another OUT"
+            f"{uri}: this folder is a link, and nothing is written or deleted through links: replace it with a folder, "
+            "or choose another OUT"
         )

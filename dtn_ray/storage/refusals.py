@@ -55,7 +55,7 @@ REASONS = {
     ARCHIVED: "archived{}: restore it first",
     DENIED: "access denied{}",
     GONE: "gone since it was listed{}",
-    NAME: "no such name can be stored{}",
+    NAME: "the store does not accept this name{}",
     STORE: "the store failed{}",
 }
 
@@ -106,7 +106,7 @@ def _explained(error: Exception) -> tuple[str, str, str]:
     if isinstance(error, RuntimeError) and "loop" in text:  # pathlib's for a link that leads to itself
         return GONE, REASONS[GONE].format(f" ({os.strerror(errno.ELOOP)})"), ""
     if isinstance(error, Linked):
-        return STORE, "a link stands in the place of a folder of OUT", f"{error.filename}: {error.strerror}"
+        return STORE, "a folder of OUT is a link", f"{error.filename}: {error.strerror}"
     if isinstance(error, boto.ConnectionError | boto.HTTPClientError):
         return STORE, REASONS[STORE].format(f" ({type(error).__name__})"), _line(text)
     number = error.errno if isinstance(error, OSError) else None

@@ -239,7 +239,7 @@ def _access(variables: tuple[bytes | None, ...]) -> Access:
         try:
             return Access()
         except ValueError as error:  # an endpoint without http://, a number that is none
-            raise UserError(f"S3 cannot be reached as AWS variables and files tell: {error}") from error
+            raise UserError(f"S3 cannot be reached with the settings in AWS variables and files: {error}") from error
 
 
 def plain(key: str) -> bool:
@@ -258,7 +258,7 @@ def is_anonymous(bucket: str) -> bool:
 def _pays() -> bool:
     value = os.environ.get("AWS_REQUEST_PAYER", "").strip().lower()
     if value not in ("", "requester", "true", "yes", "1", "false", "no", "0"):
-        raise UserError(f"AWS_REQUEST_PAYER={value}: set it to requester, or not at all")
+        raise UserError(f"AWS_REQUEST_PAYER={value}: set it to requester, or unset it")
     return value in ("requester", "true", "yes", "1")
 
 

@@ -61,7 +61,7 @@ def _local(uri: str) -> str:
     if path.startswith("//"):
         host, _, path = path[2:].partition("/")
         if host not in ("", "localhost"):
-            raise UserError(f"{uri}: a file of {host}; give file:///PATH, with three slashes, or a local path")
+            raise UserError(f"{uri}: a file on the host {host}; give file:///PATH, with three slashes, or a local path")
         path = f"/{path}"
     return unquote(path)
 
@@ -72,8 +72,8 @@ def bucket_and_key(uri: str) -> tuple[str, str]:
     if "@" in bucket or (":" in bucket and not bucket.startswith("arn:")):
         place = uri.rpartition("@")[2] if "@" in uri else "…"  # a secret key may hold a slash
         raise UserError(
-            f"s3://{HIDDEN}@{place}: no credentials in a URI, where others see them: give s3://bucket/prefix, and set "
-            "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            f"s3://{HIDDEN}@{place}: a URI must not hold credentials, because others can see it: give "
+            "s3://bucket/prefix, and set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
     return bucket, key
 

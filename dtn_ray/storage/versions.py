@@ -141,8 +141,10 @@ def _swap_s3(uri: str, version: str | None, content: bytes) -> str | None:
                 return found.version
             if found.version != version:
                 return None
-    state = f"is still of the version {version}" if version else "is absent"
-    raise UserError(f"{uri}: the store refuses to write this file, as if another had changed it, though it {state}")
+    state = f"still has the version {version}" if version else "is absent"
+    raise UserError(
+        f"{uri}: the store refuses to write this file, as if somebody else had changed it, although it {state}"
+    )
 
 
 def _put_if(uri: str, condition: dict[str, str], content: bytes) -> str | None:

@@ -24,7 +24,7 @@ from dtn_ray.super_resolution.patches import LEAST_TEST, make_pairs, read_lumina
 def train_super_resolution(config: SuperResolution, run: Run) -> Finished:
     """Trains an SRCNN and reports its PSNR on the test images, beside bicubic interpolation's.
 
-    Its checkpoint is what `load_super_resolver` takes. The same call goes on where an earlier one stopped, and
+    Its checkpoint is what `load_super_resolver` takes. The same call continues where an earlier one stopped, and
     ends with an uninterrupted run's weights. Raises UserError for bad settings, files or resources.
     """
     if config.steps < 1 or config.patch < 1:

@@ -94,8 +94,8 @@ def _tried(network: nn.Module, uri: str) -> tuple[int, int]:
         except Exception as error:  # a network may raise anything where it does not fit
             problems.append(f"{channels} channel{'s' * (channels > 1)}: {reason(error, 200)}")
     raise UserError(
-        f"{uri}: not a super-resolution network: it must take N×1×H×W or N×3×H×W of any N, H and W, and give the same, "
-        f"or 2 to 4 times as large. Tried with {'; with '.join(problems)}"
+        f"{uri}: not a super-resolution network: its input must be N×1×H×W or N×3×H×W for any N, H and W, and its "
+        f"output as large, or 2 to 4 times as large. Tried with {'; with '.join(problems)}"
     )
 
 
@@ -111,9 +111,9 @@ def _trials(network: nn.Module, channels: int) -> Iterator[int]:
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         times = shape[-1] // side if isinstance(shape, tuple) and shape else 0
         if times not in FACTORS or shape != (count, channels, times * side, times * side):
-            raise ValueError(f"{count}×{channels}×{side}×{side} gives {shape}")
+            raise ValueError(f"the output for {count}×{channels}×{side}×{side} is {shape}")
         if not found.is_floating_point() or not found.isfinite().all():
-            raise ValueError("gives numbers that are not finite, or of another type than floating point")
+            raise ValueError("the output is not finite, or not floating point")
         yield times
 
 
@@ -131,8 +131,8 @@ class Upscaler(nn.Module):
         if factor > 1 and factor not in resolver.factors:
             served = " or ".join(map(str, resolver.factors))
             raise UserError(
-                f"{resolver.uri}: serves to enlarge {served} times, not {factor}; choose that, or a network trained by "
-                f"jobs/super_resolution.py --factors {factor}"
+                f"{resolver.uri}: enlarges {served} times, not {factor} times; choose that factor, or a network "
+                f"trained by jobs/super_resolution.py --factors {factor}"
             )
         self.network, self.factor = resolver.network, factor
         self.channels, self.enlarges = resolver.channels, resolver.enlarges

@@ -41,7 +41,7 @@ def read_luminances(uri: str, least: int) -> Luminances:
                 pixels = photo(content, MAX_PIXELS)[0].transpose(2, 0, 1)
                 if min(pixels.shape[1:]) < least:
                     height, width = pixels.shape[1:]
-                    raise ValueError(f"{width}×{height} pixels, and {least}×{least} are the least that serve here")
+                    raise ValueError(f"{width}×{height} pixels; at least {least}×{least} are needed")
                 found[key] = _luminance(pixels)
             except (OSError, ValueError) as error:
                 print(f"warning: {line(storage.join(uri, key))}: left out: {line(error)}", flush=True)

@@ -31,7 +31,7 @@ def build(experiment: Experiment, f: FrozenF) -> DTN:
     """As `Domain.build`; with Table 1's variants."""
     model = experiment.model
     if (target := experiment.data.target) not in CHANNELS:
-        raise UserError(f"--target {target}: no dataset of digits; there are {', '.join(CHANNELS)}")
+        raise UserError(f"--target {target}: not a dataset of digits; choose one of {', '.join(CHANNELS)}")
     channels = CHANNELS[target]
     g: nn.Module = DigitG(f.network.features, channels, model.width_g)
     if not model.with_f:
@@ -68,8 +68,8 @@ def prepare(experiment: Experiment, run: Run) -> Prepared:
     s, held = s.split_off(experiment.data.validation, experiment.seed)
     if not len(held):
         raise UserError(
-            f"nothing to validate on: --validation {experiment.data.validation} must be at least 1, and s hold at "
-            f"least 10 images (it has {len(s)})"
+            f"no images to validate on: --validation {experiment.data.validation} must be at least 1, and s must have "
+            f"at least 10 images (it has {len(s)})"
         )
     name = run.name or f"dtn-{experiment.data.source}-{experiment.data.target}-{fingerprint(experiment)}"
     inner = replace(run, storage=storage.join(run.storage, name))

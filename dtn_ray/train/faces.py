@@ -35,7 +35,7 @@ def read_f(folder: Path, _: Experiment, manifest: dict[str, Any]) -> ImportedF |
     uri = f"{folder}/{MANIFEST}"
     facts = manifest.get("f")
     if not isinstance(facts, dict):
-        raise UserError(f"{uri}: f: missing; it must tell what f is")
+        raise UserError(f"{uri}: f: missing; it must describe f")
     if "config" in facts:
         faces = read_settings(folder, FacePretraining, facts, "config")
         with unfilled():
@@ -44,7 +44,7 @@ def read_f(folder: Path, _: Experiment, manifest: dict[str, Any]) -> ImportedF |
     content = onnx_files.read_alone(str(path))
     if (digest := hashlib.sha256(content).hexdigest()) != facts.get("sha256"):
         raise UserError(
-            f"{path}: not the network that this was trained with: it has the SHA-256 {digest}, by {MANIFEST} "
+            f"{path}: not the network that this was trained with: its SHA-256 is {digest}, but {MANIFEST} says "
             f"{str(facts.get('sha256'))[:64]}"
         )
     return build_imported(content, eye, str(path))
@@ -63,11 +63,14 @@ def prepare(experiment: Experiment, run: Run) -> Prepared:
             "jobs/ingest.py and jobs/make_emoji.py write them"
         )
     if model.binary or not model.with_f or experiment.loss.d2 == "gan":
-        raise UserError("--binary, --no-with-f and --d2 gan are for the digits' tables")
+        raise UserError("--binary, --no-with-f and --d2 gan are for digits only")
     t = find_groups(chosen.target)
     s, held = hold_out(find_groups(chosen.source), chosen.validation)
     if not held:
-        raise UserError(f"nothing to validate on: --validation must be at least 1, and {chosen.source} hold 10 images")
+        raise UserError(
+            f"no images to validate on: --validation must be at least 1, and {chosen.source} must have at least 10 "
+            "images"
+        )
     f, facts = load_face_network(model.f)
     name = run.name or f"dtn-faces-{fingerprint(experiment)}"
     validation = sample_rows(held, chosen.validation, chosen.size)["image"]

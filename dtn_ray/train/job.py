@@ -15,7 +15,7 @@ from dtn_ray.train.prepare import Ready, prepare
 def train(experiment: Experiment, run: Run) -> Finished:
     """Trains a DTN, and before it the digits' f and judge where no checkpoints of them are given.
 
-    The same call goes on where an earlier one stopped, and gives an uninterrupted run's weights. Raises UserError for
+    The same call continues where an earlier one stopped, and gives an uninterrupted run's weights. Raises UserError for
     bad settings, files or resources.
     """
     return fit(experiment, run, prepare(experiment, run))

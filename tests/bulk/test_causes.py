@@ -198,7 +198,7 @@ def test_report_summary_last_run_and_exit_code_tell_the_causes(shop, call):
     reason = "archived in GLACIER: restore it first"
     assert report.count(f"<summary>40 × archived: {reason}</summary>") == 1
     assert report.count("<li><code>a/") == 20 and "and 20 more, which the ledger lists" in report
-    assert "Left until its storage class changes" in report
+    assert "Not tried again until its storage class changes" in report
     assert summary["failures"] == {f"a/{i:02}.png": reason for i in range(20)}
 
 

@@ -152,7 +152,7 @@ def test_an_OUT_whose_names_are_taken_is_refused(job, look, call, name, content)
 def test_a_file_in_the_place_of_the_scratch_folder_is_refused(made, tmp_path, look):
     put(f"{tmp_path}/in", {"a.png": photo(1)})
     put(f"{tmp_path}/out", {".dtn-ray": b"a file"})
-    with pytest.raises(UserError, match=r"out/\.dtn-ray: this is there already"):
+    with pytest.raises(UserError, match=r"out/\.dtn-ray: this exists"):
         convert(Conversion(f"{made}/dtn", f"{tmp_path}/in", f"{tmp_path}/out"))
     assert look(f"{tmp_path}/out") == {".dtn-ray": b"a file"}
 
@@ -285,7 +285,7 @@ def test_a_whole_bucket_is_never_deleted_as_a_folder(place):
 @pytest.mark.parametrize("name", ["part-00000.parquet", "sheet.png", "emoji.json"])
 def test_a_set_of_emoji_is_not_drawn_over_files_of_others(place, look, name):
     put(place, {name: b"[1]", "beside.txt": b"b"})
-    with pytest.raises(UserError, match=f"{name}: this is there already"):
+    with pytest.raises(UserError, match=f"{name}: this exists"):
         make_emoji(EmojiSet(place, count=2))
     assert look(place) == {name: b"[1]", "beside.txt": b"b"}
 
@@ -294,7 +294,7 @@ def test_a_set_of_emoji_is_not_drawn_over_files_of_others(place, look, name):
 def test_scores_are_not_written_over_files_of_others(made, place, look, call, name):
     put(f"{place}/scores", {name: b'{"goals": 3}'})
     code, _, said = call(f"evaluate {made}/street --out {place}/scores")
-    assert code == 2 and f"{name}: this is there already" in said
+    assert code == 2 and f"{name}: this exists" in said
     assert look(f"{place}/scores") == {name: b'{"goals": 3}'}
 
 
@@ -309,7 +309,7 @@ def test_scores_are_written_over_earlier_scores(made, place, look, call):
 def test_retrieval_is_not_written_over_files_of_others(place, look, call, name):
     put(f"{place}/r", {name: b"mine"})
     code, _, said = call(f"evaluate retrieval C --probes P --distractors D --judge J.onnx --out {place}/r")
-    assert code == 2 and f"{name}: this is there already" in said
+    assert code == 2 and f"{name}: this exists" in said
     assert look(f"{place}/r") == {name: b"mine"}
 
 
@@ -338,7 +338,7 @@ def test_checkpoints_of_other_places_are_not_rotated_away(place, name):
     check_folder(f"{place}/run")
     snapshot["latest_checkpoint_result"] = {"checkpoint_dir_name": name}
     put(f"{place}/run", {"checkpoint_manager_snapshot.json": json.dumps(snapshot).encode()})
-    with pytest.raises(UserError, match="is no checkpoint of this run"):
+    with pytest.raises(UserError, match="is not a checkpoint of this run"):
         check_folder(f"{place}/run")
 
 

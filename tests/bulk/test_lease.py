@@ -282,7 +282,7 @@ def test_an_expired_lease_that_the_store_does_not_give_is_told_as_that(small_sto
     record = {"holder": "x", "host": "elsewhere", "pid": 7, "since": time.time(), "expires": time.time() - 9}
     storage.write_bytes(uri, json.dumps(record).encode())
     with pytest.raises(
-        UserError, match=r"the lease of process 7 on elsewhere.* is over, but the store does not"
+        UserError, match=r"the lease of process 7 on elsewhere.* has expired, but the store does not"
     ) as told:
         Lease(uri, 60)
     assert "another run" not in str(told.value)

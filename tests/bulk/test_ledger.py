@@ -109,7 +109,9 @@ def test_a_ledger_of_a_newer_version_is_refused(tmp_path):
     buffer = io.BytesIO()
     pq.write_table(SCHEMA.empty_table().replace_schema_metadata({"ledger_format": "3"}), buffer)
     (tmp_path / "part-1.parquet").write_bytes(buffer.getvalue())
-    with pytest.raises(UserError, match=r"part-1\.parquet: a ledger of format 3, .* up to format 2: update dtn-ray"):
+    with pytest.raises(
+        UserError, match=r"part-1\.parquet: the ledger has format 3, .* formats up to 2: update dtn-ray"
+    ):
         Ledger(str(tmp_path)).read()
 
 

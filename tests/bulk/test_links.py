@@ -104,7 +104,7 @@ def test_links_in_the_place_of_the_run_s_end_and_of_the_mark(job, tmp_path, call
         assert not (out / "last-run.json").is_symlink() and not (tmp_path / "nowhere").exists()
     link_elsewhere(out / ".dtn-ray/mark.json", tmp_path / "mark.json")
     before = tree(out)
-    assert "without dtn-ray's mark" in told(job)
+    assert "lacks dtn-ray's mark" in told(job)
     assert tree(out) == before and mine.read_text() == "mine"
 
 
@@ -125,7 +125,7 @@ def test_links_in_the_place_of_folders_are_not_followed(job, tmp_path, absent):
             (summary,) = out.glob("*/summary.json")
             rows = json.loads(summary.read_text())
             assert rows["converted"] and rows["failed"]
-            reason = "cannot be written: a link stands in the place of a folder of OUT"
+            reason = "cannot be written: a folder of OUT is a link"
             assert set(rows["failures"].values()) == {reason}
         else:
             assert str(folder) in said and "link" in said
@@ -268,9 +268,9 @@ def test_a_set_of_emoji_replaces_links(tmp_path, name, ray_cluster):
 @pytest.mark.parametrize("path", ["../a", "a/../../b", "/a", "a//b", "", "."])
 def test_no_path_leads_out_of_the_root(tmp_path, path):
     (tmp_path / "root/a").mkdir(parents=True)
-    with pytest.raises(ValueError, match="no path of a file below a folder"):
+    with pytest.raises(ValueError, match="not the path of a file below a folder"):
         local_writes.write(f"{tmp_path}/root", path, b"x")
-    with pytest.raises(ValueError, match="no path of a file below a folder"):
+    with pytest.raises(ValueError, match="not the path of a file below a folder"):
         local_writes.delete(f"{tmp_path}/root", path)
 
 

@@ -135,7 +135,7 @@ def test_a_webhook_that_is_not_there_is_a_warning(failing):
 def test_a_webhook_that_is_no_url_is_refused_before_the_run(made, photos, tmp_path, call, webhook):
     code, stdout, stderr = call(f"convert {made}/dtn {photos} {tmp_path}/out --webhook {webhook}")
     assert (code, stdout) == (2, "")
-    advice = "or give env:NAME, or file:PATH, that holds it"
+    advice = "nor env:NAME or file:PATH, which name a variable or a file that holds the URL"
     assert stderr == f"error: --webhook: not a URL such as https://HOST/PATH; {advice}\n"
 
 
@@ -159,7 +159,7 @@ def test_a_run_stopped_by_sigterm_tells_so(made, tmp_path):
         job.send_signal(signal.SIGTERM)
         _, stderr = job.communicate(timeout=60)
     assert job.returncode == 143, stderr
-    assert "terminated; the same command goes on" in stderr and "SIGTERM received" not in stderr
+    assert "terminated; the same command continues" in stderr and "SIGTERM received" not in stderr
     (told,) = server.bodies
     assert told["outcome"] == "stopped" and last_run(tmp_path / "out") == told
     assert not list(tmp_path.glob("out/*/summary.json"))

@@ -164,7 +164,7 @@ class MakesFolder:
 def test_pickled_object_among_the_optimizers_is_refused_and_not_run(tmp_path):
     torch.save({"g": MakesFolder(tmp_path / "made")}, tmp_path / "optimizers.pt")
     adam = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
-    with pytest.raises(UserError, match=r"optimizers\.pt: cannot go on from it.*Weights only load failed"):
+    with pytest.raises(UserError, match=r"optimizers\.pt: cannot resume from it.*Weights only load failed"):
         checkpoint.load_optimizers(tmp_path, {"g": adam})
     assert not (tmp_path / "made").exists()
 
@@ -178,7 +178,7 @@ def test_checkpoint_cut_short_while_it_is_written_has_no_manifest(tmp_path):
 
 
 def test_folder_without_a_checkpoint_is_refused(tmp_path):
-    with pytest.raises(UserError, match=rf"{tmp_path}: no checkpoint here \(no checkpoint.json, nor.*result.json"):
+    with pytest.raises(UserError, match=rf"{tmp_path}: no checkpoint here \(neither checkpoint.json nor.*result.json"):
         load_trained(str(tmp_path))
 
 
@@ -251,7 +251,7 @@ def test_truncated_weights_are_refused(dtn, name, share):
     path = Path(dtn, f"{name}.safetensors")
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(UserError, match=f"{path}: missing, damaged or not of this network"):
+    with pytest.raises(UserError, match=f"{path}: missing, damaged, or the weights of another network"):
         load_trained(dtn)
 
 
@@ -273,7 +273,7 @@ def test_weights_of_another_width_are_refused_with_the_sizes(tmp_path):
     path = Path(write_classifier(tmp_path / "wide", replace(SMALL_F, width=0.1))[0], "classifier.safetensors")
     uri, _ = write_classifier(tmp_path / "f")
     mixed = path.rename(Path(uri, "classifier.safetensors"))
-    with pytest.raises(UserError, match=f"{mixed}: missing, damaged or not of this network") as caught:
+    with pytest.raises(UserError, match=f"{mixed}: missing, damaged, or the weights of another network") as caught:
         load_classifier(uri)
     assert "size mismatch" in str(caught.value)
 

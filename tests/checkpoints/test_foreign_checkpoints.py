@@ -91,7 +91,7 @@ def test_one_flipped_bit_of_any_network_is_refused_with_the_files_name(
     content = bytearray(path.read_bytes())
     content[-4] ^= 1  # the least bit of a number
     path.write_bytes(content)
-    refused(kind, folder, rf"^{path}: .*SHA-256 [0-9a-f]{{64}}, and by checkpoint.json [0-9a-f]{{64}}")
+    refused(kind, folder, rf"^{path}: .*SHA-256 [0-9a-f]{{64}}, but checkpoint.json says [0-9a-f]{{64}}")
 
 
 def test_weights_of_another_step_are_refused(copy: Callable[[str], Path]) -> None:
@@ -105,7 +105,7 @@ def test_another_network_in_place_of_f_is_refused(copy: Callable[[str], Path], t
     folder = copy("faces")
     other = write_face_network(tmp_path / "other.onnx", seed=1)
     shutil.copy(other, folder / "f.onnx")
-    refused("faces", folder, r"f\.onnx: not the network that this was trained with: it has the SHA-256")
+    refused("faces", folder, r"f\.onnx: not the network that this was trained with: its SHA-256 is")
     (folder / "f.onnx").unlink()
     refused("faces", folder, r"f\.onnx: cannot be read")
 
@@ -177,7 +177,11 @@ def test_weights_of_another_type_or_shape_are_refused_by_their_header(change: st
         "more": "has layers.0.other",
         "other shape": f"size mismatch: {bias} is 3×1 and should be 3",
     }
-    refused("classifier", folder, rf"^{path}: missing, damaged or not of this network \({problem.get(change, 'lacks')}")
+    refused(
+        "classifier",
+        folder,
+        rf"^{path}: missing, damaged, or the weights of another network \({problem.get(change, 'lacks')}",
+    )
 
 
 def test_a_header_that_claims_more_than_its_file_has_is_refused(copy: Callable[[str], Path]) -> None:
@@ -225,15 +229,19 @@ MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], Any], str]] = {
     "another size": (
         "dtn",
         _set("preprocessing", "size", to=30_000),
-        r"preprocessing: size is 30000, by its config 32",
+        r"preprocessing: size is 30000, but 32 by its config",
     ),
     "no size": ("dtn", lambda m: m["preprocessing"].pop("size"), r"preprocessing: size is None"),
     "huge faces": ("faces", _set("config", "data", "size", to=30_000), r"config: .*data.size: .*2048"),
-    "other faces": ("faces", _set("config", "data", "size", to=48), r"preprocessing: size is 24, by its config 48"),
+    "other faces": ("faces", _set("config", "data", "size", to=48), r"preprocessing: size is 24, but 48 by its config"),
     "wide g": ("dtn", _set("config", "model", "width_g", to=20), r"config: .*model.width_g: .*less than or equal to 8"),
     "wider g": ("dtn", _set("config", "model", "width_g", to=4), r"g_convert.safetensors: .*size mismatch"),
-    "NaN": ("dtn", _set("config", "model", "width_g", to=float("nan")), r"config: .*width_g: nan is no finite number"),
-    "infinite": ("dtn", _set("f", "width", to=float("inf")), r"f: .*width: inf is no finite number"),
+    "NaN": (
+        "dtn",
+        _set("config", "model", "width_g", to=float("nan")),
+        r"config: .*width_g: nan is not a finite number",
+    ),
+    "infinite": ("dtn", _set("f", "width", to=float("inf")), r"f: .*width: inf is not a finite number"),
     "dropout": ("dtn", _set("judge", "dropout", to=7), r"judge: .*dropout: .*less than or equal to 1"),
     "no such target": (
         "dtn",
@@ -257,7 +265,7 @@ MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], Any], str]] = {
     "middle": ("srcnn", _set("config", "middle", to=7), r"config: .*middle: "),
     "factors": ("srcnn", _set("config", "factors", to=[2, 0]), r"config: .*factors.1: "),
     "kind": ("srcnn", _set("kind", to="x" * 10_000), r"kind: .*at most 80"),
-    "format": ("srcnn", _set("format", to=True), r"format: missing, or no number"),
+    "format": ("srcnn", _set("format", to=True), r"format: missing, or not a number"),
     "steps": ("srcnn", _set("step", to="many"), r"step: .*valid integer"),
 }
 
@@ -355,7 +363,7 @@ def test_a_result_leads_to_no_folder_outside_of_its_run(name: Any, tmp_path: Pat
         load_classifier(str(run))
     assert "\n" not in str(caught.value)
     (run / "experiment.json").write_text("{}")
-    with pytest.raises(UserError, match=r"result\.json: checkpoint: .*; delete it, and the same command goes on"):
+    with pytest.raises(UserError, match=r"result\.json: checkpoint: .*; delete it, and the same command continues"):
         earlier(str(run), {})
 
 
@@ -363,7 +371,7 @@ def test_a_result_leads_through_no_link_out_of_its_run(tmp_path: Path) -> None:
     write_classifier(tmp_path / "other")
     run = run_of(tmp_path, "linked")
     (run / "linked").symlink_to(tmp_path / "other")
-    with pytest.raises(UserError, match=r"result\.json: checkpoint: 'linked' is no folder below the run's own"):
+    with pytest.raises(UserError, match=r"result\.json: checkpoint: 'linked' is not a folder inside the run's folder"):
         load_classifier(str(run))
     (run / "result.json").write_text('{"checkpoint": "inner", "metrics": {}}')
     (run / "inner").symlink_to("checkpoint_1")
@@ -374,7 +382,7 @@ def test_a_result_leads_through_no_link_out_of_its_run(tmp_path: Path) -> None:
 def test_damaged_records_of_a_run_are_one_line(content: str, tmp_path: Path) -> None:
     (tmp_path / "experiment.json").write_text("{}")
     (tmp_path / "result.json").write_text(content)
-    with pytest.raises(UserError, match=rf"^{tmp_path}/result\.json: .*delete it, and the same command goes on"):
+    with pytest.raises(UserError, match=rf"^{tmp_path}/result\.json: .*delete it, and the same command continues"):
         earlier(str(tmp_path), {})
     (tmp_path / "experiment.json").write_text(content)
     identity = {"kind": "x" * 100_000}

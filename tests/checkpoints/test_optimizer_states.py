@@ -24,7 +24,7 @@ def optimizer(steps: int = 0, shape: tuple[int, ...] = (3, 4), **how: Any) -> to
 
 
 def refused(folder: Path, problem: str, **optimizers: torch.optim.Optimizer) -> None:
-    with pytest.raises(UserError, match=rf"^{folder}/optimizers\.pt: cannot go on .*{problem}.*begin anew") as caught:
+    with pytest.raises(UserError, match=rf"^{folder}/optimizers\.pt: cannot resume .*{problem}.*start again") as caught:
         checkpoint.load_optimizers(folder, optimizers or {"g": optimizer()})
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
 
@@ -42,12 +42,12 @@ NAN = torch.full((3, 4), float("nan"))
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no name": (lambda s: s.pop("g"), "holds no states of g"),
     "another name": (_set("x", to={}), "holds no states of g"),
-    "no dict": (_set("g", to=[1]), "no state of an optimiser"),
-    "no state": (lambda s: s["g"].pop("state"), "no state of an optimiser"),
-    "no groups": (_set("g", "param_groups", to=[]), "param_groups must be 1"),
+    "no dict": (_set("g", to=[1]), "not the state of an optimiser"),
+    "no state": (lambda s: s["g"].pop("state"), "not the state of an optimiser"),
+    "no groups": (_set("g", "param_groups", to=[]), "param_groups must have 1 groups"),
     "other weights": (_set("g", "param_groups", 0, "params", to=[0, 1, 2]), "its parameters are not this network's"),
-    "NaN rate": (_set("g", "param_groups", 0, "lr", to=float("nan")), "lr is no rate"),
-    "betas": (_set("g", "param_groups", 0, "betas", to=(5.0, 5.0)), "betas are no pair"),
+    "NaN rate": (_set("g", "param_groups", 0, "lr", to=float("nan")), "lr is not a learning rate"),
+    "betas": (_set("g", "param_groups", 0, "betas", to=(5.0, 5.0)), "betas are not two numbers"),
     "decay": (_set("g", "param_groups", 0, "weight_decay", to=7.0), "weight_decay is not 0.01"),
     "more": (_set("g", "state", 5, to={}), "has states of other parameters"),
     "less": (lambda s: s["g"]["state"][0].pop("exp_avg"), "needs exp_avg, exp_avg_sq, step"),

@@ -142,12 +142,12 @@ def test_one_image_per_person_is_that_of_the_lowest_score(made, tmp_path, ray_cl
     (tmp_path / "text.parquet").write_text("text")
     pq.write_table(pa.table({"key": ["a"]}), tmp_path / "keys.parquet")
     for options, message in (
-        ({"people": str(csv)}, "both tell who is who"),
+        ({"people": str(csv)}, "both name the person"),
         ({"person": "", "people": f"{tmp_path}/gone.csv"}, r"--people .*gone\.csv: neither"),
         ({"person": "", "people": f"{tmp_path}/text.parquet"}, r"--people .*text\.parquet: neither"),
         ({"person": "", "people": f"{tmp_path}/keys.parquet"}, "no column person, only key"),
         ({"person": "("}, "--person .: not a reg"),
-        ({"shards": "parquet"}, "leave one of the two"),
+        ({"shards": "parquet"}, "use only one of them"),
     ):
         with pytest.raises(UserError, match=message):
             convert(replace(job, **options))

@@ -238,5 +238,5 @@ def test_a_ledger_of_a_newer_version_is_refused_in_one_line(refusal, made, shop,
     model = load_trained(f"{made}/dtn").digest[:12]
     Objects(s3_server).put(f"{shop}/newer", {f"ledger/{model}/part-0.parquet": part.getvalue()})
     line = refusal("dtn", f"{shop}/in", f"{shop}/newer")
-    assert f"a ledger of format {FORMAT + 1}" in line and "update dtn-ray" in line
+    assert f"the ledger has format {FORMAT + 1}" in line and "update dtn-ray" in line
     assert "delete" not in line, "there is nothing wrong with it"

@@ -145,7 +145,7 @@ def test_a_damaged_row_group_is_bad_rows_and_a_file_that_is_gone_is_named(tmp_pa
     assert sum(bool(text) for text in block["bad"]) == 10 and len(block["image"]) == 20
     assert set(block["image"][:, 0, 0, 0]) <= set(range(10, 20))
     path.unlink()
-    with pytest.raises(UserError, match=r"set\.parquet: was there when the training began, and is gone now"):
+    with pytest.raises(UserError, match=r"set\.parquet: this file was deleted after the training began"):
         list(read_window(some, 8))
 
 

@@ -62,7 +62,7 @@ def test_options_choose_and_weigh_colours_and_parts() -> None:
         ({"mouthVariant": ["grin"]}, "mouthVariant cannot be grin; it is one of"),
         ({"mouthVariant": "smile"}, "must be a list"),
         ({"skinColor": {"#ffffff": 0}}, "not all 0"),
-        ({"skinColor": {"#ffffff": "much"}}, "must be numbers"),
+        ({"skinColor": {"#ffffff": "much"}}, "must be at least 0"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(options, message) -> None:

@@ -374,7 +374,7 @@ def test_a_judge_without_finite_features_is_refused(examiner, tmp_path):
     judge = load_imported(write_face_network(tmp_path / "inf.onnx", 0, weight=weight))[0]
     path = write_faces(tmp_path / "a.parquet", [encode(Image.new("RGB", (20, 20), "white"))])
     sought = examining.Sought({"emoji": (np.ones((1, 4)), np.ones((1, 4)))}, np.ones((1, 4)))
-    with pytest.raises(UserError, match=r"--judge: .*no finite numbers"):
+    with pytest.raises(UserError, match=r"--judge: .*values that are not finite"):
         examining.Examiner(judge, examiner.dtn, 24, gpu=False).compare(Group(path, 0, 1), sought)
 
 
@@ -444,7 +444,7 @@ RUN = "evaluate retrieval {given}/dtn --probes {given}/probes --identity who --j
         (RUN + "--distractors {given}/empty.parquet", r"empty\.parquet: its Parquet files have no rows"),
         (RUN + "--distractors {given}/texts.parquet", r"texts\.parquet: no column `image`; it has text"),
         (RUN + "--distractors", r"--distractors: name"),
-        (RUN + "--distractors {given}/gallery {given}/gallery", "names a file twice"),
+        (RUN + "--distractors {given}/gallery {given}/gallery", "the same file twice"),
         (RUN + "--distractors {given}/gallery --identity face", r"a\.parquet: no column `face`; .*who.*--identity"),
         (RUN + "--distractors {given}/gallery --identity number", r"1 person|0 person|two are needed"),
         (RUN + "--distractors {given}/gallery --pairs-per-person 0", "--pairs-per-person 0 must be at least 1"),

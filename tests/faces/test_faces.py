@@ -67,7 +67,7 @@ def test_the_detectors_file_is_checked(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("dtn_ray.faces.find.YUNET_URL", "http://127.0.0.1:9/yunet.onnx")
     with pytest.raises(
-        UserError, match=r"cannot be fetched from http://127\.0\.0\.1:9/.*: fetch it otherwise, and name"
+        UserError, match=r"cannot be fetched from http://127\.0\.0\.1:9/.*: fetch it another way, and name"
     ):
         detector_file(None)
     monkeypatch.setattr("dtn_ray.faces.find.YUNET_URL", (tmp_path / "yunet.onnx").as_uri())

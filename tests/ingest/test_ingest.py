@@ -111,7 +111,7 @@ def test_the_largest_face_alone_and_other_settings_in_the_same_place_are_refused
     assert Image.open(io.BytesIO(face["image"])).size == (64, 64)
     assert json.loads((tmp_path / "out/faces/ingestion.json").read_text())["size"] == 64
     changed = r"\(faces: largest → all, format: png → jpeg, size: 64 → 152\)"
-    with pytest.raises(UserError, match=f"begun with other settings {changed}"):
+    with pytest.raises(UserError, match=f"an ingestion with other settings {changed}"):
         ingest(Ingestion(f"{tmp_path}/in", f"{tmp_path}/out", detector=str(yunet)))
 
 

@@ -145,7 +145,7 @@ def test_a_table_with_a_column_key_serves_for_a_local_folder(made, tmp_path, ray
     ("name", "content", "message"),
     [
         ("absent.csv", None, "absent.csv: no such file"),
-        ("keys.xlsx", b"", "none of the kinds that are known"),
+        ("keys.xlsx", b"", "must end in one of"),
         ("keys.csv", b"name,size\na.png,3\n", "no column key, only name, size"),
         ("keys.csv", b"key,size\na.png\n", "line 2: 1 values for the columns key, size"),
         ("keys.csv", b"key,size\na.png,big\n", "line 2: size 'big' cannot be read"),

@@ -91,17 +91,17 @@ def test_a_network_in_a_checkpoint_that_refers_to_files_is_refused(tmp_path: Pat
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda e: e.update(location="../w.bin"), "no file in its folder"),
-        (lambda e: e.update(location="/etc/passwd"), "no file in its folder"),
-        (lambda e: e.update(location="w.bin\0"), "no file in its folder"),
-        (lambda e: e.update(location="x" * 100_000), "no file in its folder"),
-        (lambda e: e.pop("location"), "no file in its folder|in another file"),
+        (lambda e: e.update(location="../w.bin"), "not a file in its folder"),
+        (lambda e: e.update(location="/etc/passwd"), "not a file in its folder"),
+        (lambda e: e.update(location="w.bin\0"), "not a file in its folder"),
+        (lambda e: e.update(location="x" * 100_000), "not a file in its folder"),
+        (lambda e: e.pop("location"), "not a file in its folder|in another file"),
         (lambda e: e.update(offset="-1"), "too short"),
         (lambda e: e.update(length="-8"), "too short"),
         (lambda e: e.update(offset=str(10**30)), "too short"),
         (lambda e: e.update(length=str(1 << 62)), "too short"),
-        (lambda e: e.update(offset="9" * 5000), "tells no place"),
-        (lambda e: e.update(length="many"), "tells no place"),
+        (lambda e: e.update(offset="9" * 5000), "gives no valid position"),
+        (lambda e: e.update(length="many"), "gives no valid position"),
         (lambda e: e.update(length="4"), "cannot reshape"),
     ],
     ids=["up", "absolute", "NUL", "long", "none", "before", "negative", "beyond", "huge", "digits", "text", "few"],
@@ -168,13 +168,13 @@ def with_end(*nodes: onnx.NodeProto, **constants: Any) -> onnx.ModelProto:
 
 
 SENSELESS = {
-    "NaN": (lambda: with_end(node("Sub", "z z", "o"), node("Div", "o o", "y")), "infinite numbers"),
+    "NaN": (lambda: with_end(node("Sub", "z z", "o"), node("Div", "o o", "y")), "infinite or NaN"),
     "infinite": (lambda: with_end(node("Mul", "z k", "y"), k=np.array([np.inf], np.float32)), "infinite|not finite"),
     "constant": (
         lambda: with_end(node("Mul", "z k", "m"), node("Add", "m one", "y"), k=[1e-30], one=[1.0]),
         "the same",
     ),
-    "zeros": (lambda: with_end(node("Mul", "z k", "y"), k=[0.0]), "gives the same for every picture"),
+    "zeros": (lambda: with_end(node("Mul", "z k", "y"), k=[0.0]), "the same for every picture"),
     "integers": (
         lambda: with_end(node("Cast", "z", "y", to=TensorProto.INT64)),
         "type torch.int64|cannot be read|same",
@@ -192,7 +192,7 @@ def test_an_f_that_gives_nothing_to_go_by_is_refused(kind: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({"BGR": True}, "BGR: no such setting; there are size, crop, low, high, mean, std, bgr, output"),
+        ({"BGR": True}, "BGR: no such setting; the settings are size, crop, low, high, mean, std, bgr, output"),
         ({"means": [1, 2, 3]}, "means: no such setting"),
         ({"size": 0}, "size: .*greater than or equal to 1"),
         ({"size": 100_000}, "size: .*less than or equal to 1024"),
@@ -204,8 +204,8 @@ def test_an_f_that_gives_nothing_to_go_by_is_refused(kind: str, tmp_path: Path) 
         ({"mean": [1, 2]}, "mean.2: Field required"),
         ({"crop": [0, 0, 0]}, "crop.2: .*greater than 0"),
         ({"crop": [0, 0, 1e9]}, "crop.2: .*less than or equal to 4"),
-        ({"low": float("nan")}, "low: nan is no finite number"),
-        ({"high": float("inf")}, "high: inf is no finite number"),
+        ({"low": float("nan")}, "low: nan is not a finite number"),
+        ({"high": float("inf")}, "high: inf is not a finite number"),
         ({"output": 1.5}, "output.*: Input should be"),
     ],
     ids=str,

@@ -290,7 +290,7 @@ def test_weights_are_read_from_the_networks_own_folder_alone(location: str, tmp_
     (tmp_path / "inner").mkdir()
     path = beside(tmp_path / "inner", location)
     (tmp_path / "weights.bin").write_bytes((tmp_path / "inner/weights.bin").read_bytes())
-    with pytest.raises(UserError, match=r"f\.onnx: its weights are in .*, which is no file in its folder; export"):
+    with pytest.raises(UserError, match=r"f\.onnx: its weights are in .*, which is not a file in its folder; export"):
         load_imported(str(path))
 
 
@@ -454,7 +454,7 @@ def test_what_the_readers_take_for_something_else_is_refused_unless_one_reads_it
 REFUSED = {
     _rounded: "its gradient is zero or not finite",
     _cast_to_bytes: "no gradient passes through it",
-    _infinite: "gives infinite numbers, or none",
+    _infinite: "its output for noise is infinite or NaN",
     _looped: "has the operation Loop, which cannot be followed here",
     _own_operation: "has the operation com.microsoft's FusedConv, which is not ONNX's own .*without the optimisations",
     STYLES["microsoft_operations"]: "has the operation com.microsoft's Gelu",

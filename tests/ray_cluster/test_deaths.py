@@ -1,4 +1,4 @@
-"""Where Ray loses a process, users read in one line what ran out or who died, and that the same command goes on."""
+"""Where Ray loses a process, users read in one line what ran out or who died, and that the same command continues."""
 
 import subprocess
 import sys
@@ -45,18 +45,22 @@ def error_line(work: str, threshold: str = "0.99") -> str:
         (
             "time.sleep(60)",
             "0.01",  # of the machine's memory, which is more than that in use
-            [r"error: memory ran out on node ", "GB of ", "; most was taken by ", " GB, pid "],
+            [r"error: memory ran out on node ", "GB of ", "; the largest processes were ", " GB, pid "],
         ),
-        ("os.kill(os.getpid(), 9)", "0.99", ["error: a process of this job", "died by a signal, such as SIGKILL"]),
-        ("import ctypes; ctypes.string_at(0)", "0.99", ["died by a signal", "SIGSEGV in a library"]),
-        ("raise OSError(28, 'No space left on device')", "0.99", ["error: a disk is full", "make room there"]),
+        (
+            "os.kill(os.getpid(), 9)",
+            "0.99",
+            ["error: a process of this job", "was killed by a signal, such as SIGKILL"],
+        ),
+        ("import ctypes; ctypes.string_at(0)", "0.99", ["was killed by a signal", "SIGSEGV from a crash in a library"]),
+        ("raise OSError(28, 'No space left on device')", "0.99", ["error: a disk is full", "free space there"]),
     ],
     ids=["memory", "SIGKILL", "SIGSEGV", "disk"],
 )
 def test_a_job_that_lost_a_process_ends_in_one_line(work, threshold, said):
     line = error_line(work, threshold)
     assert [each for each in said if each not in line] == [], line
-    assert line.endswith(". Nothing is lost: the same command goes on from what was saved.")
+    assert line.endswith(". Nothing is lost: the same command continues from what was saved.")
 
 
 OUT_OF_MEMORY = """1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, \
@@ -74,15 +78,15 @@ Refer to the documentation on how to address the out of memory issue"""
     [
         (
             OUT_OF_MEMORY,
-            "memory ran out on node 192.0.2.2 (22.71GB of 23.54GB), and Ray ended a process of this job; most was "
-            "taken by /usr/bin/python -u /home/me/another/program.py --with option (17.75 GB, pid 5865), "
+            "memory ran out on node 192.0.2.2 (22.71GB of 23.54GB), and Ray killed a process of this job; the largest "
+            "processes were /usr/bin/python -u /home/me/another/program.py --with option (17.75 GB, pid 5865), "
             "ray::RayTrainWorker "
-            "(1.72 GB, pid 5862), ray::TrainController (0.42 GB, pid 5828): end other programs, or use fewer workers "
-            "or a machine with more memory",
+            "(1.72 GB, pid 5862), ray::TrainController (0.42 GB, pid 5828): stop other programs, use fewer workers, "
+            "or use a machine with more memory",
         ),
         (
             "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB",
-            "a GPU's memory ran out: end other programs on it, or choose a smaller --batch-size",
+            "the memory of a GPU ran out: stop other programs that use it, or choose a smaller --batch-size",
         ),
         (
             "ray.exceptions.ObjectStoreFullError: Failed to put object 00ff in object store because it is full.",

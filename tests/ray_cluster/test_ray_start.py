@@ -60,7 +60,7 @@ def test_a_ray_that_did_not_start_in_time_is_started_again(not_joined, monkeypat
 def test_a_ray_that_never_starts_is_told_in_one_line(not_joined, monkeypatch, error):
     init, calls = failing(99, error)
     monkeypatch.setattr("ray.init", init)
-    with pytest.raises(UserError, match=r"Ray does not start on this machine: .* Its logs lie") as told:
+    with pytest.raises(UserError, match=r"Ray does not start on this machine: .* logs are in") as told:
         connect.connect()
     assert len(calls) == 2 and "\n" not in str(told.value)
 

@@ -97,9 +97,9 @@ def test_asha_stops_the_worse_but_never_the_experiments_own_weights():
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("--space.alpha 10 1", "--space.alpha 10 1: LOW must be above 0, and HIGH not below it"),
+        ("--space.alpha 10 1", "--space.alpha 10 1: LOW must be greater than 0, and HIGH at least LOW"),
         ("--space.lr-g 0 1", "--space.lr-g 0 1: LOW must be above 0"),
-        ("--beta 0", "--beta 0 has no range around it: give --space.beta LOW HIGH"),
+        ("--beta 0", "--beta 0 has no default range; set one with --space.beta LOW HIGH"),
         ("--space.alpha 1 1 --space.beta 1 1 --space.gamma 1 1", "nothing to search"),
         ("--space.D-every 0 1", "--space.D-every 0 must be at least 1"),
         ("--trials 0", "--trials 0 must be at least 1"),
@@ -209,7 +209,7 @@ def test_a_search_whose_driver_was_killed_goes_on_with_its_trials(experiment, tm
     assert len(before) < 2 and not (tmp_path / "search/result.json").exists()
     again = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=500)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "going on with its trials" in again.stdout
+    assert "continuing its trials" in again.stdout
     rows = list(csv.DictReader(io.StringIO((tmp_path / "search/trials.csv").read_text())))
     assert [row["state"] for row in rows] == ["complete"] * 2
     assert all(path.stat().st_mtime_ns == changed for path, changed in before.items()), "trained a second time"

@@ -403,7 +403,7 @@ def test_factors_that_do_not_serve_are_refused(tmp_path):
     for factor in (0, 5, -1):
         with pytest.raises(UserError, match=f"1, 2, 3 or 4 times, not {factor}"):
             Upscaler(resolver, factor)
-    with pytest.raises(UserError, match=f"{tmp_path}/c: serves to enlarge 2 or 4 times, not 3; .*--factors 3"):
+    with pytest.raises(UserError, match=f"{tmp_path}/c: enlarges 2 or 4 times, not 3 times; .*--factors 3"):
         Upscaler(resolver, 3)
 
 
@@ -466,7 +466,7 @@ def test_an_onnx_network_may_enlarge_by_itself(tmp_path, channels):
     x = (torch.rand(2, 1, 8, 10) * 2 - 1).expand(2, 3, 8, 10)  # grey: all of it is luminance
     repeated = x.repeat_interleave(3, 2).repeat_interleave(3, 3)
     torch.testing.assert_close(Upscaler(resolver, 3)(x), repeated, atol=1e-5, rtol=0)
-    with pytest.raises(UserError, match=r"three\.onnx: serves to enlarge 3 times, not 2"):
+    with pytest.raises(UserError, match=r"three\.onnx: enlarges 3 times, not 2 times"):
         Upscaler(resolver, 2)
 
 

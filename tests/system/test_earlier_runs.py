@@ -97,7 +97,7 @@ def test_a_search_that_was_killed_goes_on(command):
     (ended,) = Path("interrupted/search/trials").glob("*/result.json")
     before = ended.read_bytes()
     found, told = command(f"tune {SEARCH} --storage interrupted --name search")
-    assert "going on with its trials" in told
+    assert "continuing its trials" in told
     assert found["trials"] == 2 and Path("interrupted/search/best.json").is_file()
     assert ended.read_bytes() == before
 

@@ -283,13 +283,13 @@ def terminated_in_a_wait_for_ray():
     ("job", "code", "message"),
     [
         (lambda: fail(UserError("a.mat: no such file")), 2, "error: a.mat: no such file\n"),
-        (lambda: fail(KeyboardInterrupt()), 130, "interrupted; the same command goes on from what was saved\n"),
+        (lambda: fail(KeyboardInterrupt()), 130, "interrupted; the same command continues from what was saved\n"),
         (
             lambda: os.kill(os.getpid(), signal.SIGTERM),
             143,
-            "terminated; the same command goes on from what was saved\n",
+            "terminated; the same command continues from what was saved\n",
         ),
-        (terminated_in_a_wait_for_ray, 143, "terminated; the same command goes on from what was saved\n"),
+        (terminated_in_a_wait_for_ray, 143, "terminated; the same command continues from what was saved\n"),
     ],
     ids=["user error", "Ctrl-C", "SIGTERM", "SIGTERM in Ray"],
 )

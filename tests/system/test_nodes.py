@@ -171,7 +171,7 @@ def test_nodes_come_for_a_job_and_leave_after_it(s3_server, place, f, tmp_path):
         (head,) = cluster.processes[-1:]
         assert start(4).wait(PATIENCE) == 2 and nodes() == 1
         assert "4 workers, each with 1 CPU, do not fit" in logs[4].read_text()
-        assert "Its autoscaler may not add enough" in logs[4].read_text()
+        assert "The limits of its autoscaler do not let it add enough nodes" in logs[4].read_text()
         driver = start(2)
         wait_until(lambda: nodes() == 2, PATIENCE, driver, logs[2])
         assert driver.wait(PATIENCE) == 0, logs[2].read_text()[-6000:]
@@ -187,7 +187,7 @@ def test_a_wrong_token_is_refused_in_one_line(s3_server, f, tmp_path):
         cluster.environment["RAY_AUTH_TOKEN"] = "wrong" * 8
         driver = cluster.popen([sys.executable, *tiny_training(f, "--storage", str(tmp_path / "runs"))], log)
         assert driver.wait(PATIENCE) == 2, log.read_text()[-6000:]
-    assert f"error: the Ray cluster at {cluster.address} does not let this job in" in log.read_text()
+    assert f"error: the Ray cluster at {cluster.address} rejects this job" in log.read_text()
     assert "Traceback" not in log.read_text()
 
 
@@ -247,7 +247,7 @@ def test_a_job_on_ray_that_is_terminated_has_the_time_to_end(ray_cluster):
         text=True,
     )
     assert done.returncode == 143, done.stderr
-    assert done.stderr.splitlines()[-1] == "terminated; the same command goes on from what was saved"
+    assert done.stderr.splitlines()[-1] == "terminated; the same command continues from what was saved"
     assert "SIGTERM received" not in done.stderr
 
 
@@ -256,8 +256,8 @@ def test_a_job_on_ray_that_is_terminated_has_the_time_to_end(ray_cluster):
     [
         (Run(workers=3), "--batch-size 16 does not divide among --workers 3"),
         (Run(workers=4, min_workers=2), "--batch-size 16 does not divide among 3 workers"),
-        (Run(workers=2, min_workers=3), "--min-workers 3 must lie between 1 and --workers 2"),
-        (Run(workers=2, min_workers=0), "--min-workers 0 must lie between 1 and --workers 2"),
+        (Run(workers=2, min_workers=3), "--min-workers 3 must be between 1 and --workers 2"),
+        (Run(workers=2, min_workers=0), "--min-workers 0 must be between 1 and --workers 2"),
     ],
 )
 def test_numbers_of_workers_that_cannot_share_a_batch_are_refused(run, problem):

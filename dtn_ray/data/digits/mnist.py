@@ -72,5 +72,5 @@ def _find(data_dir: str, name: str) -> str:
                 return candidate
     raise UserError(
         f"{storage.join(folders[0], name)}: no such file (nor in {', '.join(folders[1:])}). "
-        "Fetch MNIST's idx files, or use --download where there is a network."
+        "Fetch MNIST's idx files, or use --download if this machine has internet access."
     )

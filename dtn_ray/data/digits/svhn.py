@@ -20,7 +20,7 @@ def read_mat(uri: str) -> LabelledImages:
     if not storage.exists(uri):
         raise UserError(
             f"{uri}: no such file. SVHN's are at http://ufldl.stanford.edu/housenumbers/; "
-            "put them in DIR/svhn/ or use --download where there is a network."
+            "put them in DIR/svhn/, or use --download if this machine has internet access."
         )
     import scipy.io  # half a second to import, which every process of every job would pay
 

@@ -1,4 +1,4 @@
-"""Converts a folder or bucket of images with a trained DTN: what is new or changed since the last run.
+"""Converts a folder or bucket of images with a trained DTN. A later run converts only new and changed images.
 
 python jobs/convert.py CHECKPOINT IN OUT
 """
@@ -11,7 +11,7 @@ from dtn_ray.errors import UserError
 
 
 def main(job: Conversion) -> dict:
-    from dtn_ray.bulk import outcome  # what runs the job takes seconds to import, for which --help need not wait
+    from dtn_ray.bulk import outcome  # imported here, because it takes seconds and --help does not need it
 
     return outcome.tell(run, job)
 

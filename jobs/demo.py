@@ -1,4 +1,4 @@
-"""The whole path on embedded data: trains f, the judge and a DTN, scores it, converts a folder, leaves a contact sheet.
+"""The whole path on embedded data: trains f, the judge and a DTN, scores it, converts a folder of images.
 
 python jobs/demo.py        about four minutes on two idle CPU cores; nothing is downloaded
 """
@@ -15,7 +15,7 @@ from dtn_ray import cli
 @dataclass(frozen=True)
 class Job:
     out: str = "runs/demo"
-    """Local folder for all that the demo makes; a second call continues with what is there."""
+    """Local folder for all files of the demo; a second call continues where the first one stopped."""
     seed: int = 0
     """Seed of the trainings."""
 

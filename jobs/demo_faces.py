@@ -1,4 +1,4 @@
-"""Faces to emoji on what packages ship and draw: finds faces, draws avatars, trains f and a DTN, converts and scores.
+"""Faces to emoji on data from Python packages: finds faces, draws avatars, trains f and a DTN, converts and scores.
 
 python jobs/demo_faces.py        half an hour on two CPU cores; only the face detector is downloaded
 
@@ -6,9 +6,10 @@ Photos of scikit-image: 100 small grey faces (lfw_subset, of Labeled Faces in th
 (NASA, public domain); of matplotlib: Grace Hopper (US Navy, public domain). Avatars of DiceBear: Avataaars by Pablo
 Stanley (free for personal and commercial use).
 
-f and the judge are trained on these few pictures: to tell each picture from all others under any light and framing.
-They tell dark hair from fair, but hardly one person from another. For likeness, name face networks by --f and --judge
-(docs/reference/face-networks.md). Nobody has two photos here, so retrieval searches for the same photo, mirrored.
+f and the judge are trained on these few pictures, to recognise each picture under changes of light and framing. They
+distinguish dark hair from fair hair, but hardly one person from another. For likeness, pass face networks as --f and
+--judge (docs/reference/face-networks.md). Nobody has two photos here, so retrieval searches for the same photo,
+mirrored.
 """
 
 import io
@@ -27,19 +28,19 @@ EACH, PEOPLE, OTHERS = TABLES = "each/each.parquet", "people/people.parquet", "o
 @dataclass(frozen=True)
 class Job:
     out: str = "runs/demo-faces"
-    """Local folder for all that the demo makes; a second call continues with what is there."""
+    """Local folder for all files of the demo; a second call continues where the first one stopped."""
     f: str | None = None
     """A face network, instead of the demo's own f."""
     judge: str | None = None
     """Another face network, instead of the demo's own judge."""
     detector: str | None = None
-    """File of the face detector YuNet; by default it is fetched, and its hash is checked."""
+    """File of the face detector YuNet; by default it is downloaded, and its hash is checked."""
     emoji: int = 1500
-    """Avatars drawn: the set t."""
+    """Number of avatars in the set t."""
     epochs: float = 20.0
     """Passes over the pictures in the trainings of f and of the judge."""
     steps: int = 900
-    """Steps of the DTN."""
+    """Training steps of the DTN."""
     seed: int = 0
     """Seed of the trainings."""
 
@@ -63,7 +64,7 @@ def photos(folder: Path) -> None:
 
 
 def put(path: Path, content: bytes) -> None:
-    """Writes a file that is not there yet."""
+    """Writes a file unless it exists."""
     from dtn_ray import storage
 
     if not path.exists():
@@ -90,7 +91,7 @@ def mirrored(image: bytes) -> bytes:
 
 
 def write(path: Path, **columns: list[Any]) -> str:
-    """Writes a Parquet file; gives its path."""
+    """Writes a Parquet file; returns its path."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -158,7 +159,7 @@ def main(job: Job) -> None:
     experiment = replace(
         preset,
         data=replace(preset.data, source=source, target=target),
-        # An f that knows so few photos sees few directions: beyond t's own ones g would draw smears.
+        # This f, trained on few photos, has little variety; outside the variety of t's features g would draw smears.
         model=replace(preset.model, f=f, width_g=0.5, size_D=64, feature_scale="transport", exaggeration=1.0),
         loss=replace(preset.loss, alpha=4.0, warm_up=job.steps // 3, ramp=job.steps // 3),
         optim=replace(preset.optim, steps=job.steps),

@@ -1,10 +1,10 @@
-"""Scores a trained DTN as Sec. 5.1 does: scores.json and scores.png, the JSON also on the last lines printed.
+"""Scores a trained DTN as in Sec. 5.1. Writes scores.json and scores.png; prints the JSON last.
 
 python jobs/evaluate.py CHECKPOINT --data-dir DIR       the test split of s
 
-python jobs/evaluate.py CHECKPOINT --source-file X.mat  any file of SVHN's layout
+python jobs/evaluate.py CHECKPOINT --source-file X.mat  any file in SVHN's format
 
-Of faces, Table 4 (Sec. 5.2); `evaluate.py retrieval --help` lists its options:
+For faces, Table 4 (Sec. 5.2); `evaluate.py retrieval --help` lists its options:
 
 python jobs/evaluate.py retrieval CHECKPOINT --probes PROBES --distractors FACES --judge NETWORK.onnx
 """
@@ -20,10 +20,10 @@ import tyro
 from dtn_ray import cli
 from dtn_ray.evaluate.options import Retrieval
 
-RETRIEVAL = """Table 4 of a DTN of faces: retrieval.json and retrieval.png, the JSON also on the last lines printed.
+RETRIEVAL = """Table 4 for a DTN of faces. Writes retrieval.json and retrieval.png; prints the JSON last.
 
-Each person's other photo is sought by G(x), among any number of distractors, by a face network that is not f; beside it
-by the photo itself (the ceiling) and by another person's emoji (the floor)."""
+A face network other than f, the judge, searches for each person's other photo among any number of distractors. The
+query is the emoji G(x); for comparison also the photo x itself (the ceiling) and another person's emoji (the floor)."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,18 @@ class Digits:
     checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
     """A checkpoint of jobs/train.py, or the folder of a finished run (local or s3://)."""
     data_dir: str | None = None
-    """Folder or s3:// prefix with the files of svhn and mnist; by default the one trained with."""
+    """Folder or s3:// prefix with the files of svhn and mnist; by default the one used in training."""
     source_file: str | None = None
-    """A .mat file of SVHN's layout to score on, instead of s's test split."""
+    """A .mat file in SVHN's format to score on, instead of s's test split."""
     weights: Literal["convert", "g"] = "convert"
-    """convert: g as it should be used, averaged and recalibrated on s; g: as training left it."""
+    """Which weights of g: `convert`, those for use (averaged, and recalibrated on s); or `g`, those of the last
+    step."""
     out: str = "runs/evaluation"
     """Folder or s3:// prefix for scores.json and scores.png."""
 
 
 def parse(arguments: list[str]) -> Digits | Retrieval:
-    """The command line; where the first argument names no kind of evaluation, options are those of `digits`."""
+    """The command line; if the first argument is not the name of a subcommand, it is parsed as `digits`."""
     if arguments[:1] not in (["digits"], ["retrieval"]):
         arguments = ["digits", *arguments]
     digits = Annotated[Digits, tyro.conf.subcommand("digits", description=__doc__)]

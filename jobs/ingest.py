@@ -1,4 +1,4 @@
-"""Finds the faces in a folder or bucket of photos and aligns them, into Parquet files that jobs/train.py faces reads.
+"""Finds and aligns the faces in a folder or bucket of photos, and writes Parquet files for jobs/train.py faces.
 
 python jobs/ingest.py PHOTOS OUT
 """
@@ -10,7 +10,7 @@ from dtn_ray.ingest.options import Ingestion
 
 
 def main(job: Ingestion) -> dict:
-    from dtn_ray.bulk import outcome  # seconds to import, for which --help need not wait
+    from dtn_ray.bulk import outcome  # imported here, because it takes seconds and --help does not need it
     from dtn_ray.ingest.job import ingest
 
     return outcome.tell(ingest, job)

@@ -1,4 +1,4 @@
-"""Draws a target set t of avatars with DiceBear's styles, into Parquet files that jobs/train.py faces reads.
+"""Draws a target set t of avatars with DiceBear's styles, and writes Parquet files for jobs/train.py faces.
 
 python jobs/make_emoji.py OUT --count 10000 --style avataaars
 """
@@ -10,7 +10,7 @@ from dtn_ray.emoji.options import EmojiSet
 
 
 def main(job: EmojiSet) -> dict:
-    from dtn_ray.emoji.job import make_emoji  # seconds to import, for which --help need not wait
+    from dtn_ray.emoji.job import make_emoji  # imported here, because it takes seconds and --help does not need it
 
     return make_emoji(job)
 

@@ -1,8 +1,8 @@
-"""Trains f, or a judge, as a classifier of digits, and reports its error on the test split.
+"""Trains a classifier of digits, to be used as f or as the judge, and reports its error on the test split.
 
 python jobs/pretrain.py --dataset svhn --data-dir DIR
 
-DeepFace, f of faces, on people; `pretrain.py faces --help` lists its options:
+Trains DeepFace, f for faces; `pretrain.py faces --help` lists its options:
 
 python jobs/pretrain.py faces FACES
 """
@@ -18,9 +18,9 @@ from dtn_ray.perceptual.options import FacePretraining, Pretraining
 from dtn_ray.resumable.options import Run
 from dtn_ray.settings import Unprefixed
 
-FACES = """Trains DeepFace to tell people apart, and reports how well it names and tells apart faces held out.
+FACES = """Trains DeepFace to tell people apart; reports identification and verification accuracy on held-out faces.
 
-FACES: aligned faces, as jobs/ingest.py --identity writes them, or a folder with a subfolder for each person."""
+FACES: aligned faces, such as jobs/ingest.py --identity writes, or a folder with a subfolder for each person."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Faces:
 
 
 def parse(arguments: list[str]) -> Digits | Faces:
-    """The command line; where the first argument names no kind of classifier, options are those of `digits`."""
+    """The command line; if the first argument is not the name of a subcommand, it is parsed as `digits`."""
     if arguments[:1] not in (["digits"], ["faces"]):
         arguments = ["digits", *arguments]
     digits = Annotated[Digits, tyro.conf.subcommand("digits", description=__doc__)]

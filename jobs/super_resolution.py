@@ -1,4 +1,4 @@
-"""Trains SRCNN, which enlarges what g draws to print quality (Sec. 5.2), and reports its PSNR on test images.
+"""Trains SRCNN, which enlarges the images of g for print (Sec. 5.2), and reports its PSNR on test images.
 
 python jobs/super_resolution.py IMAGES --test-images SET5 --factors 2
 """

@@ -1,8 +1,10 @@
-"""Trains a Domain Transfer Network; f and the judge first, where no checkpoints of them are given.
+"""Trains a Domain Transfer Network. Without checkpoints of f and the judge (digits), it trains these first.
 
-Without arguments: the embedded digits. The paper's digits: python jobs/train.py digits --data-dir DIR
-The same command continues where it stopped. `train.py PRESET --help` lists the options of a preset. In a preset's place
-may stand the best.json of a search: python jobs/train.py runs/SEARCH/best.json
+python jobs/train.py                                    the embedded digits
+python jobs/train.py digits --data-dir DIR              the paper's digits
+python jobs/train.py runs/SEARCH/best.json              the best weights of a search
+
+The same command resumes a stopped training. `train.py PRESET --help` lists the options of a preset.
 """
 
 import sys
@@ -26,9 +28,9 @@ class Job:
 
 
 def parse(arguments: list[str]) -> Job:
-    """The command line; without a preset's name in front, options are those of `embedded`.
+    """The command line: the first argument is a preset or the JSON file of an experiment; without one, `embedded`.
 
-    Raises UserError where a file in a preset's place is none of an experiment.
+    Raises UserError if such a file does not hold an experiment.
     """
     if arguments and arguments[0].endswith(".json"):
         from dtn_ray.train.prepare import experiment_of

@@ -1,11 +1,11 @@
 """Searches the weights of the losses, α, β and γ, with Ray Tune: each trial is a training of jobs/train.py.
 
 python jobs/tune.py                                                  the embedded digits
-python jobs/tune.py digits --data-dir DIR --f F --judge JUDGE        the paper's
+python jobs/tune.py digits --data-dir DIR --f F --judge JUDGE        the paper's digits
 python jobs/tune.py faces --source FACES --target EMOJI --f NETWORK.onnx
 
-It ends with a table, plots, samples of the best trials side by side, and best.json, which train.py takes:
-python jobs/train.py runs/NAME/best.json. The same command continues where it stopped. `tune.py PRESET --help` lists the
+It ends with a table, plots, samples of the best trials side by side, and best.json, which train.py reads:
+python jobs/train.py runs/NAME/best.json. The same command resumes a stopped search. `tune.py PRESET --help` lists the
 options of a preset.
 """
 
@@ -30,12 +30,12 @@ class Job:
     experiment: Annotated[Experiment, Unprefixed]
     run: Annotated[Run, Unprefixed]
     concurrent: int | None = None
-    """Trials at once; by default as many as the cluster has room for. Each has --workers, of one CPU if not said
-    otherwise."""
+    """Trials that run at the same time; by default as many as fit on the cluster. Each trial uses --workers workers,
+    with one CPU each unless --cpus-per-worker is given."""
 
 
 def parse(arguments: list[str]) -> Job:
-    """The command line; without a preset's name in front, options are those of `embedded`."""
+    """The command line: the first argument is a preset; without one, `embedded`."""
     if not arguments or (arguments[0].startswith("-") and not {"-h", "--help"} & {*arguments}):
         arguments = ["embedded", *arguments]
     presets = []

@@ -1,4 +1,4 @@
-"""What a kind of bulk job brings: its statuses, counts and words. Standard library only, since options import it."""
+"""The statuses, counts and labels of a kind of bulk job. Standard library only, because options import this module."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,8 @@ FAILED = "failed"
 
 @dataclass(frozen=True)
 class Status:
-    """How an object can end, except FAILED. An object with one of these is left until it changes."""
+    """An outcome of an object other than FAILED. An object with such a status is not processed again until it
+    changes."""
 
     name: str
     """In the ledger, and in the metric dtn_images."""
@@ -20,7 +21,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Count:
-    """A total over a job's own column of the ledger: the elements of a column of lists, or the sum of numbers."""
+    """A total over a job's own column of the ledger: the number of elements of a list column, or the sum of numbers."""
 
     column: str
     name: str
@@ -31,7 +32,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Score:
-    """What the ledger's column score means for a job: the lower, the better."""
+    """The meaning of the ledger's column score for a job; lower is better."""
 
     title: str
     meaning: str
@@ -43,20 +44,20 @@ class Kind:
     """A kind of bulk job."""
 
     name: str
-    """In metrics, last-run.json and messages of a webhook: conversion, ingestion, …"""
+    """In metrics, last-run.json and webhook messages: conversion, ingestion, …"""
     made: Status
     """The status of an object that became a result."""
     others: tuple[Status, ...] = ()
-    """Further statuses, of objects that are done and became none."""
+    """Further statuses, of objects that were processed without a result."""
     counts: tuple[Count, ...] = ()
     score: Score | None = None
-    """None: the job gives no scores."""
+    """None: the job has no scores."""
     todo: str = "to_do"
-    """What a dry run calls the number of objects that a run would process."""
+    """The name, in the result of a dry run, of the number of objects that a run would process."""
 
     @property
     def done(self) -> tuple[str, ...]:
-        """The statuses, as in the ledger, of objects that need no work until they change."""
+        """The statuses, as in the ledger, of objects that are not processed again until they change."""
         return self.made.name, *(status.name for status in self.others)
 
     @property

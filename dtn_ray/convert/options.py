@@ -34,29 +34,29 @@ class Conversion(BulkJob):
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="IN")]
     """Folder or s3:// prefix of images; all below it are converted."""
     out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
-    """Folder or s3:// prefix for the results, apart from the source; one OUT for each source."""
+    """Folder or s3:// prefix for the results, outside of IN; use one OUT for each IN."""
     gpu: bool = False
     """Compute on GPUs."""
     actors_per_gpu: int = 1
     """Actors that share one GPU."""
     batch_size: int | None = None
-    """Images in one pass through the networks; by default 256 on a GPU, and 64 digits or 8 faces on a CPU, the fastest
-    sizes that were measured."""
+    """Images in one pass through the networks; by default the fastest measured size: 256 on a GPU, 64 digits or 8 faces
+    on a CPU."""
     bf16: bool = False
-    """Compute in bfloat16 where that is safe (autocast)."""
+    """Compute in bfloat16 where autocast considers it safe."""
     compile: bool = False
     """Compile the networks (torch.compile)."""
     format: Literal["png", "webp"] = "png"
     """Format of the images written; both are lossless."""
     shards: Literal["none", "parquet", "webdataset"] = "none"
-    """Write about a thousand images into one file, Parquet or a WebDataset tar, instead of one file each; use one way
-    per OUT."""
+    """Write about a thousand images into one file, Parquet or a WebDataset tar, instead of one file for each image. Use
+    the same setting for all runs on one OUT."""
     detector: str | None = None
-    """For a DTN of faces: file of the face detector YuNet; by default it is fetched, and its hash is checked."""
+    """For a DTN of faces: file of the face detector YuNet; by default it is downloaded, and its hash is checked."""
     faces: Literal["all", "largest"] = "all"
-    """For a DTN of faces: make an emoji of every face of a photo, or of the largest alone."""
+    """For a DTN of faces: make an emoji of every face in a photo, or only of the largest."""
     aligned: bool = False
-    """For a DTN of faces: the images already are aligned faces, as jobs/ingest.py makes them."""
+    """For a DTN of faces: the images already are aligned faces, such as jobs/ingest.py writes."""
 
     upscale: int = 1
     """For a DTN of faces: enlarge G's images by this factor, up to 4 (Sec. 5.2). Needs --super-resolution."""
@@ -64,10 +64,12 @@ class Conversion(BulkJob):
     """The network that enlarges: a checkpoint of jobs/super_resolution.py, or another network as ONNX."""
 
     person: str = ""
-    """Also write one image of each person, that of the photo with the lowest score (Eq. 8). This regular expression
-    (RE2's syntax) finds the person in the key: its first group, or the whole match."""
+    """Also write one image for each person: of all photos of the person, the output with the lowest score (Eq. 8). This
+    regular expression (RE2's syntax) finds the person in the key: its first group or, without groups, the whole
+    match."""
     people: str | None = None
-    """The same from a table: a Parquet or CSV file (local or s3://) with columns key (relative to IN) and person."""
+    """As --person, but with the persons from a table: a Parquet or CSV file (local or s3://) with columns key (relative
+    to IN) and person."""
 
     @property
     def gpus_per_actor(self) -> float:

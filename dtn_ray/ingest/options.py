@@ -20,21 +20,22 @@ class Ingestion(BulkJob):
     kind: ClassVar[Kind] = INGESTION
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PHOTOS")]
-    """Folder or s3:// prefix of photos; faces are looked for in all below it."""
+    """Folder or s3:// prefix of photos; all photos below it are searched for faces."""
     out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
-    """Folder or s3:// prefix for the faces, apart from PHOTOS; one OUT for each PHOTOS and setting."""
+    """Folder or s3:// prefix for the faces, outside of PHOTOS; use one OUT for each PHOTOS and each choice of
+    settings."""
     detector: str | None = None
-    """File of the face detector YuNet; by default it is fetched, and its hash is checked."""
+    """File of the face detector YuNet; by default it is downloaded, and its hash is checked."""
     faces: Literal["all", "largest"] = "all"
-    """Keep every face of a photo, or the largest alone."""
+    """Keep every face of a photo, or only the largest."""
     confidence: float = 0.7
-    """Least score of the detector, in [0, 1]."""
+    """Minimum score of the detector, in [0, 1]."""
     min_face: int = 24
-    """Least width of a face, in pixels of the photo; smaller ones count as none."""
+    """Minimum width of a face, in pixels of the photo; smaller faces are ignored."""
     size: int = 152
-    """Pixels of the aligned square."""
+    """Width and height of an aligned face, in pixels."""
     format: Literal["jpeg", "png"] = "jpeg"
-    """Of the aligned faces: JPEG of quality 95, or PNG, four times as large, for emoji."""
+    """Format of the aligned faces: JPEG of quality 95, or PNG, which is four times as large, for emoji."""
     identity: str = ""
-    """Regular expression (RE2's syntax) whose first group, or whole match, in the key tells who is in the photo: column
-    identity."""
+    """Regular expression (RE2's syntax) that finds the person in the key: its first group or, without groups, the whole
+    match. The result is written to the column identity."""

@@ -17,47 +17,47 @@ MATCH, MIN_SIZE, MODIFIED_SINCE = "match", "min_size", "modified_since"
 FOLDER, OUTSIDE, UNSAFE, BAD_LINE = "folder", "outside", "unsafe", "bad_line"
 
 REASONS = {
-    OTHER_SUFFIX: "have another suffix than --suffixes names; --suffixes '' takes every name",
-    LITTER: "are not photos but what systems keep beside them (._*, Thumbs.db, __MACOSX/, @eaDir/, …)",
+    OTHER_SUFFIX: "have a suffix that --suffixes does not name; --suffixes '' takes every name",
+    LITTER: "are files that operating systems create beside photos (._*, Thumbs.db, __MACOSX/, @eaDir/, …)",
     MATCH: "do not pass --match",
     MIN_SIZE: "do not pass --min-size",
     MODIFIED_SINCE: "do not pass --modified-since",
     UNREADABLE: "are folders or files that cannot be read",
-    LOOP: "are links to themselves or to a folder that they lie in",
-    RESULTS: "are folders of OUT, which links in IN lead to",
+    LOOP: "are links to themselves or to a folder that contains them",
+    RESULTS: "are links in IN that lead to folders of OUT",
     SPECIAL: "are neither files nor folders but sockets, pipes or devices",
-    GONE: "vanished while they were listed, or are links to nothing",
+    GONE: "were deleted during the listing, or are broken links",
     FOLDER: "are folders that the list names",
     OUTSIDE: "lie outside IN, and are not read",
-    UNSAFE: "lead out of IN, by .. or a path, and are not read",
+    UNSAFE: "lead out of IN, by .. or an absolute path, and are not read",
     BAD_LINE: "are lines of the list that cannot be read",
 }
-"""For each reason what its entries are or do, as the report says it."""
+"""For each reason the rest of the sentence "entries that …" in the report."""
 
-NAMES = 10  # kept of each reason
+NAMES = 10  # kept for each reason
 LONGEST_NAME = 300
-SUFFIXES = 200  # counted apart; the rarest of more are forgotten
+SUFFIXES = 200  # counted one by one; beyond that the rarest are dropped
 SUFFIXES_TOLD = 10
 SUFFIX = r"(?P<suffix>\.[^./\s]{1,10})$"
 
 
 @dataclass
 class LeftOut:
-    """Counts of entries that a job does not take, by reason. Of bounded size; sums of parts are those of the whole."""
+    """Counts of the entries that a job leaves out, by reason. Its size is bounded; parts of a listing can be merged."""
 
     counts: Counter[str] = field(default_factory=Counter)
     """By reason, a key of REASONS."""
     names: dict[str, list[str]] = field(default_factory=dict)
     """The first entries of each reason."""
     suffixes: Counter[str] = field(default_factory=Counter)
-    """In small letters, of the files of another suffix; empty for a name without one."""
+    """How often each other suffix occurs, in lower case; the empty string counts names without a suffix."""
 
     @property
     def total(self) -> int:
         return self.counts.total()
 
     def add(self, reason: str, name: str) -> None:
-        """Counts one entry; its name may say what is wrong with it, too."""
+        """Counts one entry; `name` may also say what is wrong with it."""
         self._add(reason, 1, [name])
 
     def add_keys(self, reason: str, keys: pa.ChunkedArray) -> None:
@@ -75,7 +75,7 @@ class LeftOut:
             self._forget()
 
     def merge(self, other: "LeftOut") -> None:
-        """Adds what another counted."""
+        """Adds the counts of another part."""
         for reason, count in other.counts.items():
             self._add(reason, count, other.names.get(reason, []))
         self.suffixes.update(other.suffixes)

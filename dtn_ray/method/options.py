@@ -16,30 +16,30 @@ Schedule = Literal["constant", "linear", "cosine"]
 
 @dataclass(frozen=True)
 class Augment:
-    """How much training images vary; by default not at all."""
+    """Random changes to images (data augmentation); by default none."""
 
     rotation: float = 0.0
     """Largest rotation, in degrees."""
     scale: tuple[float, float] = (1.0, 1.0)
-    """Least and greatest relative size, drawn evenly on a logarithmic scale."""
+    """Smallest and largest relative size; sizes between them are drawn uniformly on a logarithmic scale."""
     aspect: float = 0.0
-    """Largest relative change of width against height."""
+    """Largest relative change of the aspect ratio."""
     shear: float = 0.0
     """Largest slant, as a fraction of the height."""
     shift: float = 0.0
     """Largest shift, as a fraction of the image's side."""
     contrast: float = 0.0
-    """Largest relative change of contrast about the image's own mean."""
+    """Largest relative change of contrast around the image's mean."""
     brightness: float = 0.0
-    """Largest change of brightness, on the scale of [-1, 1] images."""
+    """Largest change of brightness, for images in [-1, 1]."""
     saturation: float = 0.0
-    """Largest share of the colour that is taken away; with 1, some images become grey."""
+    """Largest fraction of the saturation that is removed; with 1, some images become grey."""
     invert: float = 0.0
-    """Probability of inverting the colours: makes f see dark on light and light on dark alike."""
+    """Probability of inverting the colours, so that f responds equally to dark on light and light on dark."""
     mirror: float = 0.0
     """Probability of mirroring the image."""
     noise: float = 0.0
-    """Standard deviation of white noise, on the scale of [-1, 1] images."""
+    """Standard deviation of added white noise, for images in [-1, 1]."""
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1]:
@@ -63,32 +63,33 @@ class LossConfig:
     gamma: float = 0.0
     """γ, the weight of L_TV (Eq. 7)."""
     gan: float = 1.0
-    """Weight of L_GANG; the paper's is 1, and 0 gives its ablation without L_D and L_GANG."""
+    """Weight of L_GANG. The paper uses 1; 0 is its ablation without L_D and L_GANG."""
     d: FeatureDistance = "mse"
-    """d of Eq. 5."""
+    """Distance d of Eq. 5."""
     d2: ImageDistance = "mse"
-    """d2 of Eq. 6; gan is a second discriminator on the pair (x, G(x))."""
+    """Distance d2 of Eq. 6; gan is a second discriminator on the pair (x, G(x))."""
     tv_exponent: float = 1.0
-    """B of Eq. 7."""
+    """Exponent B of Eq. 7."""
     tv_reduction: Reduction = "mean"
-    """Whether Eq. 7 sums over pixels, as printed, or takes their mean."""
+    """Whether Eq. 7 sums over pixels, as printed in the paper, or takes their mean."""
     augment_G: Augment = field(default_factory=Augment)
-    """Random changes to G(x) before f in L_CONST, against fine patterns that only f can see; the paper makes none."""
+    """Random changes to G(x) before f in L_CONST, which suppress fine patterns that only f responds to. Not in the
+    paper."""
     augment_D: Augment = field(default_factory=Augment)
-    """Random changes to all that D sees, real or not (Zhao et al. 2020), so that D does not memorise a small t; the
-    paper makes none."""
+    """Random changes to all inputs of D, real and generated (Zhao et al. 2020), so that D does not memorise a small t.
+    Not in the paper."""
     r1: float = 0.0
-    """Weight of D's gradient penalty on t (Mescheder et al. 2018), taken at each R1_EVERY-th update; the paper has
-    none."""
+    """Weight of the gradient penalty of D on t (Mescheder et al. 2018), computed at every R1_EVERY-th update. Not in
+    the paper."""
     warm_up: Count = 0
-    """Number of first steps in which g minimises only L_TID and L_TV, and D rests: g learns to draw t before it learns
-    what to draw. The paper has none."""
+    """Number of steps at the beginning in which g minimises only L_TID and L_TV and D is not trained: g learns to draw
+    t before it learns what to draw. Not in the paper."""
     ramp: Count = 0
-    """Steps after the warm-up in which α grows from 0 to its weight: while D easily tells g's images from t, g would
-    otherwise learn patterns that only f sees. The paper has none."""
+    """Number of steps after the warm-up in which α grows from 0 to its value. With the full α at once, while D still
+    easily tells g's images from t, g would learn patterns that only f responds to. Not in the paper."""
 
     def D_has_rested(self, step: int) -> bool:
-        """Whether D rests at a step (from 0), or has learned for fewer steps than it rested."""
+        """Whether D is not trained at a step (from 0), or has been trained for fewer steps than it rested before."""
         return step < 2 * self.warm_up
 
     def alpha_at(self, step: int) -> float:
@@ -98,14 +99,14 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """How L_G and L_D are minimised. The paper says Adam and no more; the rest is Radford et al.'s (2015) or ours."""
+    """How L_G and L_D are minimised. The paper only names Adam; other values are from Radford et al. (2015) or ours."""
 
     batch_size: AtLeastOne = 64
-    """Images of s, and as many of t, in one step over all workers."""
+    """Images of s in one step, over all workers together; the batch has as many images of t."""
     steps: Count = 6000
-    """Training steps; each updates g once, and D once or as D_every says."""
+    """Training steps; each updates g once, and D once unless --D-every says otherwise."""
     D_every: AtLeastOne = 1
-    """Update D only in every N-th step, if it outruns g; the paper does not give its ratio."""
+    """Update D only in every N-th step, for a D that learns faster than g; the paper does not state the ratio."""
     lr_g: NotNegative = 2e-4
     """Adam's learning rate for g."""
     lr_D: NotNegative = 2e-4
@@ -113,15 +114,16 @@ class OptimConfig:
     beta1: Annotated[float, Within(ge=0, lt=1)] = 0.5
     """Adam's β1, for g and D."""
     schedule: Schedule = "constant"
-    """How both rates fall over the run: constant, linear to zero, or cosine to zero."""
+    """Schedule of both learning rates over the run: constant, linear to zero, or cosine to zero."""
     separate_batches: bool = True
     """Pass s, t and real images through batch norm one domain at a time."""
     ema_decay: Share = 0.0
-    """Decay of the running average of g's weights that is kept beside g and used for conversion; 0 keeps none."""
+    """Decay of the exponential moving average of g's weights, which conversion uses instead of g; 0 keeps no
+    average."""
     bf16: bool = False
-    """Compute in bfloat16 where that is safe (autocast); weights and losses stay float32."""
+    """Compute in bfloat16 where autocast considers it safe; weights and losses stay float32."""
     channels_last: bool = True
-    """Keep images and filters in memory as N×H×W×C, which convolutions prefer; changes speed only."""
+    """Keep images and filters in memory as N×H×W×C, in which convolutions are faster; the results are the same."""
     compile: bool = False
     """Compile f, g and D with torch.compile."""
 

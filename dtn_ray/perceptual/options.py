@@ -11,26 +11,26 @@ from dtn_ray.method.options import Augment
 
 @dataclass(frozen=True)
 class Pretraining:
-    """One training of a digit classifier of f's architecture: f itself, or the judge."""
+    """One training of a digit classifier with f's architecture, as f or as the judge."""
 
     dataset: str = "street-digits"
     """street-digits, svhn, handwritten-digits or mnist."""
     data_dir: str | None = None
     """Folder or s3:// prefix with the files of svhn and mnist."""
     split: str = "largest"
-    """Split to train on; largest is extra for svhn where it is there, else train."""
+    """Split to train on; largest means extra for svhn if its file exists, and train otherwise."""
     test_split: str = "test"
     """Split whose error is reported."""
     without: tuple[int, ...] = ()
     """Classes left out of training (Sec. 5.1.1)."""
     download: bool = False
-    """Fetch missing files with torchvision into --data-dir."""
+    """Download missing files with torchvision into --data-dir."""
     width: Width = 1.0
-    """Filters, relative to the paper's."""
+    """Number of filters, relative to the paper's."""
     epochs: NotNegative = 40.0
     """Passes over the training split."""
     batch_size: AtLeastOne = 64
-    """Images in one step over all workers."""
+    """Images in one step, over all workers together."""
     lr: NotNegative = 2e-3
     """Highest learning rate of AdamW, on a one-cycle schedule."""
     weight_decay: NotNegative = 0.05
@@ -46,13 +46,13 @@ class Pretraining:
     )
     """Random changes to the training images; inverted colours make f useful on t as well as on s."""
     bf16: bool = False
-    """Compute in bfloat16 where that is safe (autocast)."""
+    """Compute in bfloat16 where autocast considers it safe."""
     seed: Seed = 0
-    """Decides initialisation, the order of the data and all that is random."""
+    """Seed of initialisation, data order and all other randomness."""
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """What the networks take (dtn_ray/checkpoints/checkpoint.py)."""
+        """The networks' input, for the manifest (dtn_ray/checkpoints/checkpoint.py)."""
         return {"size": 32, "range": [-1, 1], "layout": "NCHW"}
 
 
@@ -64,17 +64,18 @@ class FacePretraining:
     """Aligned faces: Parquet files with columns image and identity below a folder or s3:// prefix, or a folder of
     images with a subfolder for each person."""
     test_faces: str | None = None
-    """Faces of the same layout to test on, best of people who are not in FACES; without, some of FACES are held out."""
+    """Faces to test on, in the same layout, ideally of people who are not in FACES; by default some of FACES are held
+    out."""
     held_out: Count = 1000
-    """Faces held out where there are no --test-faces (at most a tenth); of --test-faces, so many are taken."""
+    """Number of faces to test on: of --test-faces, or held out from FACES (then at most a tenth of them)."""
     width: Width = 1.0
-    """Filters and units, relative to the published network's, whose weights take 400 MB."""
+    """Number of filters and units, relative to the published network, whose weights take 400 MB."""
     features: Features = 256
-    """Numbers in f(x); the paper's f has 256."""
+    """Length of f(x); 256 in the paper."""
     epochs: NotNegative = 15.0
     """Passes over the faces."""
     batch_size: AtLeastOne = 64
-    """Images in one step over all workers."""
+    """Images in one step, over all workers together."""
     lr: NotNegative = 1e-3
     """Highest learning rate of AdamW, on a one-cycle schedule."""
     weight_decay: NotNegative = 0.05
@@ -90,11 +91,11 @@ class FacePretraining:
     )
     """Random changes to the training images."""
     bf16: bool = False
-    """Compute in bfloat16 where that is safe (autocast)."""
+    """Compute in bfloat16 where autocast considers it safe."""
     seed: Seed = 0
-    """Decides initialisation, the order of the data and all that is random."""
+    """Seed of initialisation, data order and all other randomness."""
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """What the networks take (dtn_ray/checkpoints/checkpoint.py)."""
+        """The networks' input, for the manifest (dtn_ray/checkpoints/checkpoint.py)."""
         return {"size": 152, "range": [-1, 1], "layout": "NCHW"}

@@ -129,7 +129,7 @@ def _knock(address: str) -> None:
         socket.create_connection((at.hostname, at.port or 6379), timeout=KNOCK_SECONDS).close()
     except (OSError, ValueError) as error:
         raise UserError(
-            f"no Ray cluster answers at {address} ({error}). The address comes from RAY_ADDRESS or, if that is not set, "
+            f"no Ray cluster answers at {address} ({error}). The address is that of RAY_ADDRESS or, if it is not set, "
             f"from {get_ray_address_file(None)}, which the last Ray on this machine wrote. Start the cluster, or set "
             "RAY_ADDRESS to HOST:PORT of its head; to run on this machine only, unset it and delete the file"
         ) from error

@@ -19,13 +19,14 @@ class DataConfig:
     source: str = "street-digits"
     """Dataset of s: street-digits (embedded) or svhn; for faces, a folder or s3:// prefix of Parquet files."""
     target: str = "handwritten-digits"
-    """Dataset of t: handwritten-digits (embedded) or mnist; for faces, as --source."""
+    """Dataset of t: handwritten-digits (embedded) or mnist; for faces, a folder or s3:// prefix of Parquet files."""
     data_dir: str | None = None
     """Folder or s3:// prefix with the files of svhn and mnist."""
     source_split: str = "largest"
-    """Split of s: train, test, extra, train+extra, a .mat file; largest is extra (the paper's) where it is there."""
+    """Split of s: train, test, extra, train+extra or a .mat file. largest means extra (as in the paper) if its file
+    exists, and train otherwise."""
     target_split: str = "test"
-    """Split of t; the paper's is MNIST's test set."""
+    """Split of t; the paper uses MNIST's test set."""
     s_without: tuple[int, ...] = ()
     """Classes left out of s (Sec. 5.1.1)."""
     t_without: tuple[int, ...] = ()
@@ -33,13 +34,13 @@ class DataConfig:
     f_without: tuple[int, ...] = ()
     """Classes left out when this run trains f itself (Sec. 5.1.1)."""
     augment_s: Augment = field(default_factory=Augment)
-    """Random changes to the images of s in training; the paper, whose s has half a million images, makes none."""
+    """Random changes to the training images of s. Not in the paper, whose s has half a million images."""
     validation: Count = 512
     """Images of s held out for validation (at most a tenth of s)."""
     download: bool = False
-    """Fetch missing files with torchvision into --data-dir."""
+    """Download missing files with torchvision into --data-dir."""
     size: Pixels = 152
-    """Pixels of the square that faces are scaled to."""
+    """Width and height, in pixels, to which faces are scaled."""
 
 
 @dataclass(frozen=True)
@@ -50,34 +51,37 @@ class ModelConfig:
     """The networks of Sec. 5.1 or of Sec. 5.2."""
     f: Annotated[str | None, tyro.conf.arg(aliases=["--perceptual"])] = None
     """The perceptual network. Digits: a checkpoint of jobs/pretrain.py; without one, f is trained first, on s's labels.
-    Faces: any face network as ONNX, of which NETWORK.json beside it tells what it sees, unless it is known; or a
-    checkpoint of jobs/pretrain.py faces."""
+    Faces: any face network as ONNX, with NETWORK.json beside NETWORK.onnx to describe its preprocessing (not needed for
+    the networks in docs/reference/face-networks.md); or a checkpoint of jobs/pretrain.py faces."""
     judge: str | None = None
-    """Checkpoint of the judge, for the accuracy; without one, it is trained first, on t's labels."""
+    """Checkpoint of the judge, which measures the accuracy; without one, it is trained first, on t's labels."""
     feature_scale: Literal["unit", "none", "per-domain", "transport"] = "unit"
-    """Divide f's features by one number so that they have unit variance over s, or leave them as they are; per-domain:
-    take each domain's own mean off, and divide by its own number; transport: and carry s's onto t's covariance, for a t
-    that differs in few ways, such as drawn avatars."""
+    """Normalization of f's features. unit: divide them by one number, so that they have unit variance over s. none:
+    leave them unchanged. per-domain: subtract the mean of each domain, and divide by one number for each domain.
+    transport: also give the features of s the covariance of those of t, for a t with little variety, such as drawn
+    avatars."""
     exaggeration: Annotated[float, Field(gt=0, le=1000)] = 1.0
-    """Multiply the distance of s's features from their mean by this factor, in g's input and in L_CONST, as caricatures
-    do. Needs --feature-scale per-domain or transport; the paper has none."""
+    """Multiply the distance of s's features from their mean by this factor, in g's input and in L_CONST, as a
+    caricature exaggerates. Needs --feature-scale per-domain or transport. Not in the paper."""
     width_g: Width = 1.0
-    """Filters of g, relative to the paper's."""
+    """Number of filters of g, relative to the paper's."""
     width_D: Width = 1.0
-    """Filters of D, relative to the paper's."""
+    """Number of filters of D, relative to the paper's."""
     size_D: Annotated[int, Field(ge=64, le=2048)] = 152
-    """Pixels of the square that the faces' D sees."""
+    """Width and height, in pixels, of the input of the faces' D."""
     norm_D: Norm = "batch"
-    """Batch normalization in the faces' D, as in the paper, or none. With it D cannot see that G(x) is blurred, because
-    each domain is a batch of its own."""
+    """Batch normalization in the faces' D, as in the paper, or none. With batch normalization D cannot detect that G(x)
+    is blurred, because the images of each domain form their own batch."""
     upscaling: Upscaling = "transposed"
-    """How the faces' g doubles its size: transposed convolutions, or repeated pixels and 3×3 convolutions."""
+    """How the faces' g doubles its resolution: transposed convolutions, or repeated pixels and 3×3 convolutions."""
     width_f: Width = 1.0
-    """Filters of f and the judge where this run trains them, relative to the paper's."""
+    """Number of filters of f and the judge if this run trains them, relative to the paper's."""
     with_f: bool = True
-    """G = g∘f; off is Table 1's "G does not contain f": an encoder of f's shape is learned with g from scratch."""
+    """G = g∘f. Off, this is the row "G does not contain f" of Table 1: g begins with an encoder of f's architecture
+    that is trained from scratch."""
     binary: bool = False
-    """D of two classes and no G(t), as in the baseline of Sec. 3; with --no-with-f it is Table 1's baseline method."""
+    """A D with two classes and no G(t), as in the baseline of Sec. 3; with --no-with-f this is the baseline method of
+    Table 1."""
 
 
 @dataclass(frozen=True)
@@ -93,5 +97,5 @@ class Experiment:
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """What the networks take (dtn_ray/checkpoints/checkpoint.py)."""
+        """The networks' input, for the manifest (dtn_ray/checkpoints/checkpoint.py)."""
         return {"size": self.data.size if self.model.kind == "faces" else 32, "range": [-1, 1], "layout": "NCHW"}

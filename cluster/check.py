@@ -1,10 +1,11 @@
-"""Checks filled-in files before anything is launched: one line for each thing that is wrong, and exit code 2.
+"""Checks filled-in files before anything is launched. Prints one line for each mistake; exits 2 if there is any.
 
 python cluster/check.py cluster/gpu.yaml && ray up cluster/gpu.yaml
 
-A cluster file of `ray up` is checked by Ray's schema and EC2's model, against this machine (token, SSH) and, with your
-AWS credentials, against the account: image, AMI, roles, zone, instance types, quotas, your rights. Nothing is launched
-or changed. Every other file (cluster/kubernetes/*, cluster/schedule/*, cluster/iam/*) is checked for placeholders.
+A cluster file of `ray up` is checked against Ray's schema, EC2's model and this machine (token, SSH). With your AWS
+credentials it is also checked against the account: image, AMI, roles, zone, instance types, quotas, your permissions.
+Nothing is launched or changed. All other files (cluster/kubernetes/*, cluster/schedule/*, cluster/iam/*) are checked
+for placeholders.
 """
 
 import argparse
@@ -26,8 +27,8 @@ from botocore.validate import ParamValidator
 from dtn_ray.text import display
 
 PLACEHOLDERS = {
-    "REGISTRY": "where the image lies, as in 123456789012.dkr.ecr.us-west-2.amazonaws.com",
-    "AMI_ID": "of the machine image, as in ami-0123456789abcdef0",
+    "REGISTRY": "the registry of the image, as in 123456789012.dkr.ecr.us-west-2.amazonaws.com",
+    "AMI_ID": "the ID of the machine image, as in ami-0123456789abcdef0",
     "HEAD_INSTANCE_PROFILE": "name of the instance profile with the head's role",
     "WORKER_INSTANCE_PROFILE": "name of the instance profile with the workers' role",
     "HEAD_ROLE": "name of the head's role",
@@ -36,10 +37,10 @@ PLACEHOLDERS = {
     "ROLE": "name of the role with access to the buckets",
     "BUCKET": "the bucket's name",
     "HEAD": "the address of the cluster's head",
-    "OPERATOR@EXAMPLE.ORG": "who is told when a night fails",
+    "OPERATOR@EXAMPLE.ORG": "the address that receives a mail when a night fails",
 }
 LEFT = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, PLACEHOLDERS))})(?![\w-])")
-TOKEN = "(umask 077; ray get-auth-token --generate >/dev/null) makes one"
+TOKEN = "(umask 077; ray get-auth-token --generate >/dev/null) creates one"
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 YAML = (".yaml", ".yml")
 WORLD = {"0.0.0.0/0", "::/0"}
@@ -58,10 +59,10 @@ QUOTAS = {
 
 
 class Warn(str):
-    """What does not keep `ray up` from working, and should be known."""
+    """A problem that the user should know, but that does not make `ray up` fail."""
 
 
-# What is wrong with a file by itself
+# Checks of the file itself
 
 
 def placeholders(text: str) -> Iterator[str]:
@@ -72,7 +73,7 @@ def placeholders(text: str) -> Iterator[str]:
             lines.setdefault(name, []).append(str(number))
     for name, numbers in lines.items():
         at = f"line{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
-        yield f"{at}: {name} is left to fill in: {PLACEHOLDERS[name]}"
+        yield f"{at}: {name} is a placeholder to replace: {PLACEHOLDERS[name]}"
 
 
 def schema(config: dict[str, Any]) -> Iterator[str]:
@@ -95,15 +96,15 @@ def schema(config: dict[str, Any]) -> Iterator[str]:
     if (head := config["head_node_type"]) not in types:
         yield f"head_node_type: {head} is not one of available_node_types: {', '.join(types)}"
         return
-    logging.getLogger("ray.autoscaler").setLevel(logging.WARNING)  # it tells which defaults it sets
+    logging.getLogger("ray.autoscaler").setLevel(logging.WARNING)  # below that it logs the defaults that it sets
     try:
         validate_config(prepare_config(config))
-    except Exception as error:  # Ray's own checks raise whatever they meet
-        yield f"Ray does not take it: {_line(error)}"
+    except Exception as error:  # Ray's own checks raise errors of any type
+        yield f"Ray rejects it: {_line(error)}"
 
 
 def instances(config: dict[str, Any]) -> Iterator[str]:
-    """By EC2's model."""
+    """Checks the node types against EC2's model."""
     shape = boto3.Session()._session.get_service_model("ec2").operation_model("RunInstances").input_shape
     for name, node in config["available_node_types"].items():
         if not node["node_config"].get("InstanceType"):
@@ -111,13 +112,13 @@ def instances(config: dict[str, Any]) -> Iterator[str]:
         asked = {key: value for key, value in node["node_config"].items() if key != "SubnetIds"}
         report = ParamValidator().validate(asked | {"MinCount": 1, "MaxCount": 1}, shape)
         for line in report.generate_report().splitlines():
-            yield f"{name}: EC2 does not take its node_config: {line.partition(', must be one of:')[0]}"
+            yield f"{name}: EC2 rejects its node_config: {line.partition(', must be one of:')[0]}"
         if not re.fullmatch(r"ami-[0-9a-f]{8,17}", ami := node["node_config"].get("ImageId", "")):
-            yield f"{name}: ImageId {ami!r} is no AMI's ID, as in ami-0123456789abcdef0"
+            yield f"{name}: ImageId {ami!r} is not the ID of an AMI, as in ami-0123456789abcdef0"
 
 
 def regions(config: dict[str, Any]) -> Iterator[str]:
-    """Whether what names a region or a registry names the same."""
+    """Checks that all settings name the same region and the same registry."""
     region = config["provider"].get("region", "")
     if not region:
         yield "provider.region is missing, as in us-west-2"
@@ -128,17 +129,17 @@ def regions(config: dict[str, Any]) -> Iterator[str]:
     docker = config.get("docker", {})
     for option in docker.get("run_options", []):
         if (told := re.search(r"AWS_DEFAULT_REGION=(\S*)", option)) and told[1] != region:
-            yield f"region-in-containers is {told[1]}, region {region}: set both alike"
+            yield f"region-in-containers is {told[1]}, but region is {region}: set both to the same region"
     registry = docker.get("image", "").partition("/")[0]
     for command in config.get("initialization_commands", []):
         if login := re.search(r"get-login-password --region (\S+) .*--password-stdin (\S+)", command):
             if login[2] != registry:
-                yield f"login goes to {login[2]}, the image lies in {registry}: set both alike"
+                yield f"login goes to {login[2]}, but the image is in {registry}: use the same registry"
             if (own := ecr(registry)) and own[1] != login[1]:
-                yield f"login is for region {login[1]}, the registry is in {own[1]}: set --region {own[1]}"
+                yield f"login is for region {login[1]}, but the registry is in {own[1]}: set --region {own[1]}"
 
 
-# What this machine lacks
+# Checks of this machine
 
 
 def tools(config: dict[str, Any]) -> Iterator[str]:
@@ -152,24 +153,24 @@ def files(config: dict[str, Any]) -> Iterator[str]:
         path = Path(local).expanduser()
         token = path.name == "auth_token"
         if not path.exists():
-            yield f"{local}, for {remote}, is not there" + (f": {TOKEN}" if token else "")
+            yield f"{local}, for {remote}, does not exist" + (f": {TOKEN}" if token else "")
         elif token and not path.read_text().strip():
             yield f"{local} is empty: remove it; {TOKEN}"
         elif token and stat.S_IMODE(path.stat().st_mode) & 0o077:
             yield Warn(f"{local} can be read by others on this machine: chmod 600 {local}")
     key = config.get("auth", {}).get("ssh_private_key")
     if key and not Path(key).expanduser().exists():
-        yield f"auth.ssh_private_key: {key} is not there"
+        yield f"auth.ssh_private_key: {key} does not exist"
 
 
-# What the account lacks
+# Checks of the AWS account
 
 
 class Account:
-    """AWS as the credentials of this shell see it."""
+    """The AWS account of this shell's credentials."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        """Raises BotoCoreError or ClientError where there are no credentials, or AWS does not take them."""
+        """Raises BotoCoreError or ClientError if there are no credentials, or AWS rejects them."""
         provider = config["provider"]
         self.config = config
         self.types = config["available_node_types"]
@@ -180,7 +181,7 @@ class Account:
         self.known: dict[str, dict[str, Any]] = {}  # instance types, once described
 
     def checks(self) -> dict[str, Callable[[], Iterator[str]]]:
-        """By what each is about, in the order in which they are to run."""
+        """The checks by subject, in the order in which they must run."""
         return {
             "zone": self.zones,
             "instance types": self.instance_types,
@@ -209,7 +210,7 @@ class Account:
             gpus = sum(each["Count"] for each in kind.get("GpuInfo", {}).get("Gpus", []))
             for resource, there in {"CPU": kind["VCpuInfo"]["DefaultVCpus"], "GPU": gpus}.items():
                 if (told := node.get("resources", {}).get(resource, there)) != there:
-                    yield f"{name}: resources tell {told} {resource}, {kind['InstanceType']} has {there}: set {there}"
+                    yield f"{name}: resources say {told} {resource}, but {kind['InstanceType']} has {there}: set {there}"
         if named := zones(self.config):
             filters = [{"Name": "location", "Values": named}, {"Name": "instance-type", "Values": wanted}]
             pages = self.ec2.get_paginator("describe_instance_type_offerings").paginate(
@@ -236,11 +237,11 @@ class Account:
             disks = {disk["DeviceName"]: disk.get("Ebs", {}) for disk in node.get("BlockDeviceMappings", [])}
             root = ami["RootDeviceName"]
             if disks and root not in disks:
-                yield f"{name}: the AMI's disk is {root}, BlockDeviceMappings tell {', '.join(disks)}: set {root}"
+                yield f"{name}: the AMI's disk is {root}, but BlockDeviceMappings name {', '.join(disks)}: set {root}"
             for own in ami["BlockDeviceMappings"]:
                 least = own.get("Ebs", {}).get("VolumeSize", 0)
                 if own["DeviceName"] == root and least > disks.get(root, {}).get("VolumeSize", least):
-                    yield f"{name}: the AMI takes a disk of {least} GB: set `disk` to that or more"
+                    yield f"{name}: the AMI needs a disk of {least} GB: set `disk` to at least that"
 
     def profiles(self) -> Iterator[str]:
         iam = self.session.client("iam")
@@ -278,8 +279,8 @@ class Account:
         groups = [group for group in groups if group["IpPermissions"]]
         if not groups and not own:
             yield Warn(
-                f"Ray will make the security group {made}, with port 22 open to the whole internet: make it before, "
-                "with your own addresses alone (docs/how-to/cluster.md)"
+                f"Ray will create the security group {made}, with port 22 open to the whole internet: create it "
+                "yourself first, for your own addresses only (docs/how-to/cluster.md)"
             )
         within = [
             pair["GroupId"]
@@ -313,13 +314,13 @@ class Account:
             most = 1 if is_head else self.types[name].get("max_workers", self.config.get("max_workers", 0))
             if there < each * most:
                 line = (
-                    f"{name}: the account's quota {code} is {there:.0f} vCPUs ({market}), room for {there // each:.0f} "
-                    f"of {most} {node['InstanceType']}: ask AWS for {each * most}"
+                    f"{name}: the account's quota {code} is {there:.0f} vCPUs ({market}), enough for "
+                    f"{there // each:.0f} of {most} {node['InstanceType']}: ask AWS for {each * most}"
                 )
                 yield line if is_head else Warn(line)
 
     def rights(self) -> Iterator[str]:
-        """Whether this shell's user may start the head. EC2 answers, and starts nothing."""
+        """Checks whether this shell's user may start the head, by a dry run that starts nothing."""
         head = {key: value for key, value in self.nodes[self.config["head_node_type"]].items() if key != "SubnetIds"}
         tags = [{"Key": "ray-cluster-name", "Value": self.config["cluster_name"]}]
         specified = [{"ResourceType": "instance", "Tags": tags}]
@@ -346,7 +347,7 @@ def of_account(config: dict[str, Any]) -> Iterator[str]:
     try:
         account = Account(config)
     except (BotoCoreError, ClientError) as error:
-        yield f"AWS does not let this shell in, as `ray up` needs ({_line(error)}); --offline checks the rest"
+        yield f"AWS rejects the credentials of this shell, which `ray up` needs ({_line(error)}); --offline checks the rest"
         return
     wrong = False
     for about, check in account.checks().items():
@@ -354,16 +355,16 @@ def of_account(config: dict[str, Any]) -> Iterator[str]:
             wrong |= not isinstance(line, Warn)
             yield line
     if not wrong:
-        yield from _asked("your rights", account.rights, denied=True)
+        yield from _asked("your permissions", account.rights, denied=True)
 
 
 def _asked(about: str, check: Callable[[], Iterator[str]], denied: bool = False) -> Iterator[str]:
-    """What a check finds. `denied`: whether a refusal is what it looks for; elsewhere it only hinders the check."""
+    """The findings of a check. `denied`: a refusal by AWS is itself a finding; otherwise it only prevents the check."""
     try:
         yield from check()
     except ClientError as error:
         if not denied and error.response["Error"]["Code"] in DENIED:
-            yield Warn(f"{about}: not checked, since you may not ask for it ({_line(error)})")
+            yield Warn(f"{about}: not checked, because AWS denies you the request ({_line(error)})")
         else:
             yield f"{about}: {_line(error)}"
     except BotoCoreError as error:
@@ -378,7 +379,7 @@ def _line(error: Exception) -> str:
 
 
 def check(path: Path, offline: bool) -> Iterator[str]:
-    """All that is wrong with a file. What would only follow from something earlier is not told."""
+    """The mistakes in a file. Mistakes that only follow from earlier ones are omitted."""
     try:
         text = path.read_text()
         config = yaml.safe_load(text) if path.suffix in YAML else None
@@ -386,14 +387,14 @@ def check(path: Path, offline: bool) -> Iterator[str]:
         yield f"cannot be read: {_line(error)}"
         return
     except yaml.YAMLError as error:
-        yield f"is no YAML: {_line(error)}"
+        yield f"is not YAML: {_line(error)}"
         return
     left = list(placeholders(text))
     yield from left
     if path.suffix not in YAML:
         return
     if not isinstance(config, dict):
-        yield "is empty, or holds no settings by name: see cluster/gpu.yaml"
+        yield "is empty, or does not hold named settings: see cluster/gpu.yaml"
         return
     if "kind" in config:  # of Kubernetes
         return
@@ -414,7 +415,7 @@ def check(path: Path, offline: bool) -> Iterator[str]:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", metavar="FILE", nargs="+", type=Path)
-    parser.add_argument("--offline", action="store_true", help="ask nothing of AWS")
+    parser.add_argument("--offline", action="store_true", help="send no request to AWS")
     job = parser.parse_args(arguments)
     errors = 0
     for path in job.files:
@@ -423,7 +424,7 @@ def main(arguments: list[str]) -> int:
             errors += kind == "error"
             print(display.line(f"{kind}: {path}: {line}"), file=sys.stderr)
     if not errors:
-        print(f"nothing wrong found in {', '.join(map(str, job.files))}")
+        print(f"no mistakes found in {', '.join(map(str, job.files))}")
     return 2 if errors else 0
 
 

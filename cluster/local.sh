@@ -9,7 +9,7 @@ cpus=${1:-1}
 folder=$(mktemp -d /tmp/two-nodes-XXXX)  # Ray's sockets need a short path
 export RAY_AUTH_MODE=token
 export RAY_TMPDIR=$folder  # apart from any other Ray on this machine
-export RAY_raylet_start_wait_time_s=120  # of Ray's 30, a busy machine needs more
+export RAY_raylet_start_wait_time_s=120  # a busy machine needs more than Ray's 30
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0  # Ctrl-C ends both nodes at once, instead of waiting 30 s for their jobs
 head=127.0.0.1:6390
 jobs=127.0.0.1:8270
@@ -23,7 +23,7 @@ end() {
     for node in "${nodes[@]}"; do
         kill -KILL -- "-$node" 2>/dev/null || true  # what is left of its group, such as busy workers
     done
-    for _ in {1..30}; do  # a job's driver, which has a group of its own, follows and still writes
+    for _ in {1..30}; do  # a job's driver has a group of its own, ends later and still writes files
         rm -rf "$folder" 2>/dev/null || true
         [[ -e $folder ]] || return
         sleep 1
@@ -35,7 +35,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
 
-# In ~/.ray/auth_token, for this user alone, unless one is there.
+# Written to ~/.ray/auth_token, readable by this user only, unless it exists.
 token=$(umask 077; ray get-auth-token --generate 2>&1) || {
     echo "error: no token for Ray (${token##*$'\n'}): set HOME, or RAY_AUTH_TOKEN_PATH to a file that holds one" >&2
     exit 2
@@ -45,7 +45,7 @@ if [[ -z ${RAY_AUTH_TOKEN:-} && -n $(find -L "$file" -perm /077 2>/dev/null) ]];
     echo "warning: $file is open to other users of this machine, who can run jobs as you: chmod 600 $file" >&2
 fi
 
-export RAY_idle_worker_killing_time_threshold_ms=60000  # or a stream's readers, which pause, import all anew
+export RAY_idle_worker_killing_time_threshold_ms=60000  # otherwise Ray ends idle readers, which then import everything again
 node() {  # name, agent's port, metrics' port, options of ray start
     : >"$folder/$1.log"
     ray start --block --node-ip-address=127.0.0.1 --num-cpus="$cpus" --object-store-memory=500000000 \

@@ -1,4 +1,4 @@
-"""Which node type Ray's autoscaler takes where several serve a job alike: spot, and on demand while spot cannot be had.
+"""Chooses among suitable node types for Ray's autoscaler: spot first, on demand while no spot instance is available.
 
 RAY_AUTOSCALER_UTILIZATION_SCORER=spot_first.score, on the head.
 """
@@ -14,17 +14,17 @@ Resources = dict[str, float]
 def score(
     node: Resources, demands: list[Resources], node_type: str, *, node_availability_summary: NodeAvailabilitySummary
 ) -> tuple[Any, ...] | None:
-    """The type with the highest score is launched; None where no demand fits.
+    """The autoscaler launches the type with the highest score. None: the node fits no demand.
 
-    Compared in this order: Ray's own first two points (no GPU node for jobs without GPUs, kinds of resources), not
-    refused, longest since it was refused, spot, how full the node gets. Ray forgets a refusal after half an hour. Types
-    that are all refused are thus asked in turns.
+    Scores compare in this order: Ray's own first two criteria (no GPU node for jobs without GPUs, kinds of resources),
+    not refused, longest time since the refusal, spot, utilization of the node. Ray forgets a refusal after half an
+    hour. If all types are refused, they are therefore requested in turn.
     """
     own = _resource_based_utilization_scorer(node, demands, node_availability_summary=node_availability_summary)
     if own is None:
         return None
     no_waste_of_gpus, kinds, *_ = own
-    # Once a node of a type runs, Ray counts its memory too. So only what is asked for compares with other types.
+    # Once a node of a type runs, Ray also counts its memory. To stay comparable, count only requested resources.
     asked = {name: amount for name, amount in node.items() if any(name in demand for demand in demands)}
     filled = _resource_based_utilization_scorer(asked, demands, node_availability_summary=node_availability_summary)
     fullness = filled[2:] if filled else ()

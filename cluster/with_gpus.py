@@ -1,8 +1,8 @@
-"""Runs a command once the cluster has so many GPUs, which its autoscaler keeps until the command ends.
+"""Requests GPUs from the cluster's autoscaler, waits for them, runs a command, and releases them when it ends.
 
 python cluster/with_gpus.py 8 python jobs/train.py digits --data-dir s3://BUCKET/data --workers 8 --gpu
 
-Jobs end at once where the cluster cannot hold them now, and an autoscaled one starts without any GPU.
+A job ends at once if it does not fit the cluster, and an autoscaled cluster starts without GPUs.
 """
 
 import argparse
@@ -19,15 +19,15 @@ POLL = 10  # seconds
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--minutes", type=float, default=30, help="give up if the GPUs are not there after so long (30)"
+        "--minutes", type=float, default=30, help="how long to wait for the GPUs, in minutes (default: 30)"
     )
-    parser.add_argument("gpus", metavar="GPUS", type=int, help="that the cluster shall have at least")
+    parser.add_argument("gpus", metavar="GPUS", type=int, help="number of GPUs to wait for")
     parser.add_argument("command", metavar="COMMAND", nargs=argparse.REMAINDER, help="what to run, with its options")
     return parser.parse_args(arguments)
 
 
 def main(job: argparse.Namespace) -> None:
-    """Exits with the command's exit code. Raises UserError where there is none, or the GPUs do not come."""
+    """Exits with the command's exit code. Raises UserError if there is no command, or not enough GPUs in time."""
     if not job.command:
         raise UserError("no command: with_gpus.py GPUS COMMAND …")
     from ray.autoscaler.sdk import request_resources
@@ -42,7 +42,7 @@ def main(job: argparse.Namespace) -> None:
             try:
                 code = command.wait()
             finally:
-                command.terminate()  # where this process was told to end; the job resumes another time
+                command.terminate()  # needed if this process was terminated; the job can be resumed later
     finally:
         request_resources(bundles=[])
     sys.exit(code)
@@ -56,8 +56,8 @@ def wait(gpus: int, seconds: float) -> None:
         waited = time.monotonic() - start
         if waited > seconds:
             raise UserError(
-                f"{there} of {gpus} GPUs after {waited:.0f} s: `ray status` and monitor.log on the head tell what the "
-                "autoscaler waits for. Ask for fewer, or let it have more."
+                f"{there} of {gpus} GPUs after {waited:.0f} s: `ray status` and monitor.log on the head show what the "
+                "autoscaler is waiting for. Request fewer GPUs, or raise the limits of the cluster."
             )
         print(f"{there} of {gpus} GPUs after {waited:.0f} s", flush=True)
         time.sleep(POLL)

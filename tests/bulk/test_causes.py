@@ -110,7 +110,7 @@ def test_a_bucket_of_which_nothing_can_be_read_is_a_failing_store(shop, code, st
     shop.put(*(f"a{i:02}.png" for i in range(30)))
     shop.proxy.plan = refusing(code, status=status)
     with pytest.raises(
-        UserError, match=r"given up: 30 of the last 30 images failed.*: check (the credentials|that the)"
+        UserError, match=r"stopped: 30 of the last 30 images failed.*: check (the credentials|that the)"
     ):
         convert(shop.job)
     assert shop.causes() == {"store": 30}

@@ -46,7 +46,7 @@ def test_a_run_of_failing_writes_ends_early_and_the_next_does_it_all(made, photo
     images.parent.mkdir(parents=True)
     images.write_text("a file where the folder should be")
     job = Conversion(f"{made}/dtn", photos, str(out), batch_size=20, sheet=0)
-    with pytest.raises(UserError, match=r"given up: (\d+) of the last \1 images failed.* most often: cannot be wr"):
+    with pytest.raises(UserError, match=r"stopped: (\d+) of the last \1 images failed.* most often: cannot be wr"):
         convert(job)
     rows = ledger(out, made).read().to_pylist()
     assert 100 <= len(rows) < 400 and {row["cause"] for row in rows} == {"store"}

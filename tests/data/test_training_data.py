@@ -228,7 +228,7 @@ def test_a_mistake_of_the_users_is_not_tried_again(mistake: bool, times: int, tm
         raise UserError("a.parquet: no good") if mistake else RuntimeError("a passing fault")
 
     run = Run(storage=f"{tmp_path}/runs", cpus_per_worker=1, max_failures=1)
-    message = "^a.parquet: no good$" if mistake else "given up after --max-failures 1 restarts: .*a passing fault"
+    message = "^a.parquet: no good$" if mistake else "stopped after --max-failures 1 restarts: .*a passing fault"
     with pytest.raises(UserError, match=message):
         run_training(loop, {}, run, "run", {"kind": "none"})
     assert tried.read_text().count("once") == times

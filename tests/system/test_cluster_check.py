@@ -98,7 +98,9 @@ def check(home, monkeypatch, capsys) -> Callable[..., tuple[int, str, list[str]]
 def test_each_placeholder_of_the_shipped_file_is_one_line(check):
     code, out, lines = check({}, "--offline")
     assert code == 2 and not out
-    found = [re.match(r"error: gpu.yaml: lines? ([\d, ]+): (\w+) is left to fill in: \w+", line) for line in lines]
+    found = [
+        re.match(r"error: gpu.yaml: lines? ([\d, ]+): (\w+) is a placeholder to replace: \w+", line) for line in lines
+    ]
     assert all(found) and [match[2] for match in found] == ["REGISTRY", "AMI_ID", *list(FILLED)[1:]]
     shipped = (CLUSTER / "gpu.yaml").read_text().splitlines()
     assert all(match[2] in shipped[int(line) - 1] for match in found for line in match[1].split(", "))
@@ -108,7 +110,7 @@ GOOD = FILLED | {"AMI_ID": "ami-0123456789abcdef0"}
 
 
 def test_a_filled_in_file_is_fine(check):
-    assert check(GOOD, "--offline") == (0, "nothing wrong found in gpu.yaml\n", [])
+    assert check(GOOD, "--offline") == (0, "no mistakes found in gpu.yaml\n", [])
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_a_filled_in_file_is_fine(check):
         ),
         ({"max_workers: *gpu-nodes\nidle": "max_workers: many\nidle"}, "max_workers: 'many' is not of type 'integer'"),
         ({"available_node_types:": "node_types:"}, "available_node_types is missing"),
-        ({"  type: aws": "  type: [aws"}, "is no YAML"),
+        ({"  type: aws": "  type: [aws"}, "is not YAML"),
         ({"file_mounts:\n": "file_mounts: 3\nmounts:\n"}, "file_mounts: 3 is not of type 'object'"),
         ({"  region: *region\n": ""}, "provider.region is missing"),
         ({"      InstanceType: *head\n": ""}, "head: InstanceType is missing"),
@@ -137,12 +139,12 @@ def test_a_filled_in_file_is_fine(check):
             {f"image: &image {REGISTRY}": "image: &image ghcr.io"},
             f"login goes to {REGISTRY}, the image lies in ghcr.io",
         ),
-        ({"ami-0123456789abcdef0": "ubuntu-24.04"}, "ImageId 'ubuntu-24.04' is no AMI's ID"),
+        ({"ami-0123456789abcdef0": "ubuntu-24.04"}, "ImageId 'ubuntu-24.04' is not the ID of an AMI"),
         ({"MetadataOptions:": "MetaDataOptions:"}, 'Unknown parameter in input: "MetaDataOptions"'),
         ({"&disk 200": "&disk large"}, "Invalid type for parameter BlockDeviceMappings[0].Ebs.VolumeSize"),
         (
             {"  ssh_user: ubuntu": "  ssh_user: ubuntu\n  ssh_private_key: ~/no.pem"},
-            "ssh_private_key: ~/no.pem is not there",
+            "ssh_private_key: ~/no.pem does not exist",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -156,9 +158,9 @@ def test_what_is_wrong_in_the_file_is_told(check, changes, line):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("", "is empty, or holds no settings by name"),
-        ("- a", "is empty, or holds no settings by name"),
-        ("\x00", "is no YAML"),
+        ("", "is empty, or does not hold named settings"),
+        ("- a", "is empty, or does not hold named settings"),
+        ("\x00", "is not YAML"),
         ("cluster_name: dtn", "provider is missing"),
         ("{provider: aws, available_node_types: 3, head_node_type: head}", "available_node_types: 3 is not of type"),
         (None, "cannot be read"),
@@ -175,7 +177,7 @@ def test_what_is_no_cluster_file_is_told(home, text, line):
 
 @pytest.mark.parametrize(
     ("content", "line"),
-    [(None, "~/.ray/auth_token, for /home/ray/.ray/auth_token, is not there: (umask"), ("\n", "auth_token is empty")],
+    [(None, "~/.ray/auth_token, for /home/ray/.ray/auth_token, does not exist: (umask"), ("\n", "auth_token is empty")],
 )
 def test_a_token_that_is_missing_is_told(check, home, content, line):
     token = home / ".ray/auth_token"
@@ -204,7 +206,7 @@ def test_other_files_are_checked_for_placeholders():
     done = subprocess.run([sys.executable, CLUSTER / "check.py", *paths], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     lines = done.stderr.splitlines()
-    assert all(re.match(r"error: \S+: lines? [\d, ]+: \S+ is left to fill in: ", line) for line in lines)
+    assert all(re.match(r"error: \S+: lines? [\d, ]+: \S+ is a placeholder to replace: ", line) for line in lines)
     told = {re.match(r"error: (\S+): ", line)[1] for line in lines}
     without = {"nightly.sh", "dtn-convert.timer"}
     assert told == {str(path) for path in paths if path.name not in without}
@@ -233,7 +235,7 @@ def test_the_guides_sed_leaves_no_placeholder_that_it_fills(tmp_path):
 
 def test_an_account_that_is_ready_passes(cloud, amis, check):
     calls = len(cloud.calls)
-    assert check(FILLED | {"AMI_ID": amis["good"]}, cloud=cloud) == (0, "nothing wrong found in gpu.yaml\n", [])
+    assert check(FILLED | {"AMI_ID": amis["good"]}, cloud=cloud) == (0, "no mistakes found in gpu.yaml\n", [])
     asked = {f"{call.service}:{call.action}" for call in cloud.calls[calls:]} - {"sts:GetCallerIdentity"}
     seen, *others = json.loads((CLUSTER / "iam/operator.json").read_text())["Statement"]
     assert asked - set(seen["Action"]) == {"ec2:RunInstances"}, "which is a dry run"
@@ -253,12 +255,12 @@ def test_an_account_that_is_ready_passes(cloud, amis, check):
         (
             "good",
             {"&gpu-node g6.2xlarge": "&gpu-node g6.12xlarge"},
-            "gpu-spot: resources tell 1 GPU, g6.12xlarge has 4",
+            "gpu-spot: resources say 1 GPU, but g6.12xlarge has 4",
         ),
-        ("good", {"&head-resources {CPU: 8}": "&head-resources {CPU: 16}"}, "head: resources tell 16 CPU"),
+        ("good", {"&head-resources {CPU: 8}": "&head-resources {CPU: 16}"}, "head: resources say 16 CPU"),
         ("amazon linux", {}, "head: the AMI's disk is /dev/xvda, BlockDeviceMappings tell /dev/sda1"),
         ("arm", {}, "head: ami-\\w+ is for arm64, m7i.2xlarge is x86_64"),
-        ("good", {"&disk 200": "&disk 10"}, "head: the AMI takes a disk of 15 GB"),
+        ("good", {"&disk 200": "&disk 10"}, "head: the AMI needs a disk of 15 GB"),
         ("none", {}, "AMI: .*ami-0123456789abcdef0"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -275,9 +277,9 @@ def test_small_quotas_are_told(cloud, amis, check):
     code, _, lines = check(FILLED | {"AMI_ID": amis["good"]}, cloud=cloud)
     assert code == 2
     expected = [
-        "error: gpu.yaml: head: the account's quota L-1216C47A is 4 vCPUs (on demand), room for 0 of 1 m7i.2xlarge",
-        "warning: gpu.yaml: gpu-spot: the account's quota L-3819A6DF is 0 vCPUs (spot), room for 0 of 8 g6.2xlarge",
-        "warning: gpu.yaml: gpu-on-demand: the account's quota L-DB2E81BA is 16 vCPUs (on demand), room for 2 of 8 g6",
+        "error: gpu.yaml: head: the account's quota L-1216C47A is 4 vCPUs (on demand), enough for 0 of 1 m7i.2xlarge",
+        "warning: gpu.yaml: gpu-spot: the account's quota L-3819A6DF is 0 vCPUs (spot), enough for 0 of 8 g6.2xlarge",
+        "warning: gpu.yaml: gpu-on-demand: the account's quota L-DB2E81BA is 16 vCPUs (on demand), enough for 2 of 8 g6",
     ]
     assert all(any(line.startswith(each) for line in lines) for each in expected), lines
 
@@ -287,7 +289,7 @@ def test_who_may_not_start_a_head_is_told(cloud, amis, check, monkeypatch):
         cloud, "refuses", lambda action, parameters: "UnauthorizedOperation" if action == "RunInstances" else ""
     )
     code, _, lines = check(FILLED | {"AMI_ID": amis["good"]}, cloud=cloud)
-    assert code == 2 and any(line.startswith("error: gpu.yaml: your rights: ") for line in lines)
+    assert code == 2 and any(line.startswith("error: gpu.yaml: your permissions: ") for line in lines)
 
 
 def test_what_may_not_be_asked_is_a_warning(cloud, amis, check, monkeypatch):
@@ -305,7 +307,7 @@ def test_a_port_that_is_open_to_the_world_is_a_warning(cloud, amis, check, world
         cloud.add_security_group(f"ray-autoscaler-{name}", "0.0.0.0/0")
     changes = {"cluster_name: dtn": f"cluster_name: {name}", "AMI_ID": amis["good"]}
     code, _, lines = check(FILLED | changes, cloud=cloud)
-    told = "port 22 is open to the whole internet" if world else "Ray will make the security group"
+    told = "port 22 is open to the whole internet" if world else "Ray will create the security group"
     assert code == 0 and any(line.startswith("warning") and told in line for line in lines)
 
 
@@ -318,4 +320,9 @@ def test_an_aws_that_does_not_let_us_in_is_one_line(check, monkeypatch, environm
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     code, _, lines = check(GOOD)
-    assert code == 2 and len(lines) == 1 and "AWS does not let this shell in" in lines[0] and "--offline" in lines[0]
+    assert (
+        code == 2
+        and len(lines) == 1
+        and "AWS rejects the credentials of this shell" in lines[0]
+        and "--offline" in lines[0]
+    )

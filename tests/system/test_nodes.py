@@ -71,7 +71,7 @@ def test_workers_of_a_lost_node_wait_for_another_and_go_on_from_the_checkpoint(s
         wait_until(lambda: "waiting for nodes: 2 workers" in log.read_text(), PATIENCE, driver, log)
         cluster.add_node(1)
         assert driver.wait(PATIENCE) == 0, log.read_text()[-6000:]
-    assert "room for 1" in log.read_text()
+    assert "enough for 1" in log.read_text()
     manifest = newest(objects, run)
     assert manifest["resumed_at"] >= 80, "of three checkpoints, the last may not have been entered"
     assert [workers for workers, _ in manifest["stages"]] == [2, 2]

@@ -108,10 +108,10 @@ def test_two_workers_equal_one_with_the_same_global_batch(trained, experiment, t
     [
         (
             {"workers": 64, "cpus": None, "gpus": 0},
-            r"64 workers, each with 1 CPU, do not fit: .* 4 CPUs .* room for 4",
+            r"64 workers, each with 1 CPU, do not fit: .* 4 CPUs .* enough for 4",
         ),
         ({"workers": 1, "cpus": 5, "gpus": 0}, r"1 workers, each with 5 CPUs, do not fit"),
-        ({"workers": 2, "cpus": None, "gpus": 1}, r"0 GPUs .* room for 0\. Lower --workers or add nodes"),
+        ({"workers": 2, "cpus": None, "gpus": 1}, r"0 GPUs .* enough for 0\. Lower --workers or add nodes"),
     ],
 )
 def test_more_workers_than_the_cluster_holds_fail_at_once_with_the_numbers(ray_cluster, options, message):

@@ -210,7 +210,8 @@ class Account:
             gpus = sum(each["Count"] for each in kind.get("GpuInfo", {}).get("Gpus", []))
             for resource, there in {"CPU": kind["VCpuInfo"]["DefaultVCpus"], "GPU": gpus}.items():
                 if (told := node.get("resources", {}).get(resource, there)) != there:
-                    yield f"{name}: resources say {told} {resource}, but {kind['InstanceType']} has {there}: set {there}"
+                    kind_name = kind["InstanceType"]
+                    yield f"{name}: resources say {told} {resource}, but {kind_name} has {there}: set {there}"
         if named := zones(self.config):
             filters = [{"Name": "location", "Values": named}, {"Name": "instance-type", "Values": wanted}]
             pages = self.ec2.get_paginator("describe_instance_type_offerings").paginate(
@@ -347,7 +348,7 @@ def of_account(config: dict[str, Any]) -> Iterator[str]:
     try:
         account = Account(config)
     except (BotoCoreError, ClientError) as error:
-        yield f"AWS rejects the credentials of this shell, which `ray up` needs ({_line(error)}); --offline checks the rest"
+        yield (f"AWS rejects the credentials of this shell, which `ray up` needs ({_line(error)}); --offline skips it")
         return
     wrong = False
     for about, check in account.checks().items():

@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from dataclasses import is_dataclass
 from typing import Any, TypeVar, get_type_hints
 
-import tyro
 from pydantic import TypeAdapter, ValidationError
 
 from dtn_ray.errors import UserError
 from dtn_ray.text.display import line
 
 T = TypeVar("T")
-Unprefixed = tyro.conf.arg(name="")  # --alpha, not --loss.alpha
 
 TOLD = 4  # problems, in a message …
 SHOWN = 80  # … and characters of a name in it

@@ -3,11 +3,10 @@
 python jobs/convert.py CHECKPOINT IN OUT
 """
 
-import tyro
-
 from dtn_ray import cli
 from dtn_ray.convert.options import Conversion
 from dtn_ray.errors import UserError
+from dtn_ray.option_groups import parse
 
 
 def main(job: Conversion) -> dict:
@@ -28,4 +27,4 @@ def run(job: Conversion) -> dict:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: main(tyro.cli(Conversion, description=__doc__)))
+    cli.run(lambda: main(parse(Conversion, __doc__, Conversion.FIRST)))

@@ -3,10 +3,9 @@
 python jobs/ingest.py PHOTOS OUT
 """
 
-import tyro
-
 from dtn_ray import cli
 from dtn_ray.ingest.options import Ingestion
+from dtn_ray.option_groups import parse
 
 
 def main(job: Ingestion) -> dict:
@@ -17,4 +16,4 @@ def main(job: Ingestion) -> dict:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: main(tyro.cli(Ingestion, description=__doc__)))
+    cli.run(lambda: main(parse(Ingestion, __doc__, Ingestion.FIRST)))

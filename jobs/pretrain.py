@@ -11,37 +11,36 @@ import sys
 from dataclasses import dataclass, field
 from typing import Annotated
 
-import tyro
-
 from dtn_ray import cli
+from dtn_ray.option_groups import Form, Group, parse_one_of
 from dtn_ray.perceptual.options import FacePretraining, Pretraining
 from dtn_ray.resumable.options import Run
-from dtn_ray.settings import Unprefixed
 
 FACES = """Trains DeepFace to tell people apart; reports identification and verification accuracy on held-out faces.
 
 FACES: aligned faces, such as jobs/ingest.py --identity writes, or a folder with a subfolder for each person."""
 
+FIRST = ("dataset", "data_dir", "split", "test_faces", "epochs", "bf16", "seed", "name", "storage", "workers", "gpu")
+
 
 @dataclass(frozen=True)
 class Digits:
-    config: Annotated[Pretraining, Unprefixed] = field(default_factory=Pretraining)
-    run: Annotated[Run, Unprefixed] = field(default_factory=Run)
+    config: Annotated[Pretraining, Group("training")] = field(default_factory=Pretraining)
+    run: Annotated[Run, Group("run")] = field(default_factory=Run)
 
 
 @dataclass(frozen=True)
 class Faces:
-    config: Annotated[FacePretraining, Unprefixed]
-    run: Annotated[Run, Unprefixed] = field(default_factory=Run)
+    config: Annotated[FacePretraining, Group("training")]
+    run: Annotated[Run, Group("run")] = field(default_factory=Run)
 
 
 def parse(arguments: list[str]) -> Digits | Faces:
     """The command line; if the first argument is not the name of a subcommand, it is parsed as `digits`."""
     if arguments[:1] not in (["digits"], ["faces"]):
         arguments = ["digits", *arguments]
-    digits = Annotated[Digits, tyro.conf.subcommand("digits", description=__doc__)]
-    faces = Annotated[Faces, tyro.conf.subcommand("faces", description=FACES)]
-    return tyro.cli(digits | faces, args=arguments, description=__doc__)  # type: ignore[operator]
+    forms = {"digits": Form(Digits, FIRST), "faces": Form(Faces, FIRST)}
+    return parse_one_of(forms, {"digits": __doc__, "faces": FACES}, __doc__, arguments)
 
 
 def main(job: Digits | Faces) -> dict:

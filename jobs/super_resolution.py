@@ -6,18 +6,18 @@ python jobs/super_resolution.py IMAGES --test-images SET5 --factors 2
 from dataclasses import dataclass, field
 from typing import Annotated
 
-import tyro
-
 from dtn_ray import cli
+from dtn_ray.option_groups import Group, parse
 from dtn_ray.resumable.options import Run
-from dtn_ray.settings import Unprefixed
 from dtn_ray.super_resolution.options import SuperResolution
+
+FIRST = ("test_images", "factors", "steps", "bf16", "seed", "name", "storage", "workers", "gpu")
 
 
 @dataclass(frozen=True)
 class Job:
-    config: Annotated[SuperResolution, Unprefixed]
-    run: Annotated[Run, Unprefixed] = field(default_factory=Run)
+    config: Annotated[SuperResolution, Group("training")]
+    run: Annotated[Run, Group("run")] = field(default_factory=Run)
 
 
 def main(job: Job) -> dict:
@@ -28,4 +28,4 @@ def main(job: Job) -> dict:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: main(tyro.cli(Job, description=__doc__)))
+    cli.run(lambda: main(parse(Job, __doc__, FIRST)))

@@ -9,22 +9,20 @@ The same command resumes a stopped training. `train.py PRESET --help` lists the 
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Union
-
-import tyro
+from typing import Annotated
 
 from dtn_ray import cli
+from dtn_ray.option_groups import Group, parse_one_of
 from dtn_ray.resumable.options import Run
-from dtn_ray.settings import Unprefixed
-from dtn_ray.train.command import described, into, job_of
+from dtn_ray.train.command import form
 from dtn_ray.train.options import Experiment
 from dtn_ray.train.presets import PRESETS
 
 
 @dataclass(frozen=True)
 class Job:
-    experiment: Annotated[Experiment, Unprefixed]
-    run: Annotated[Run, Unprefixed]
+    experiment: Annotated[Experiment, Group("experiment")]
+    run: Annotated[Run, Group("run")]
 
 
 def parse(arguments: list[str]) -> Job:
@@ -36,18 +34,11 @@ def parse(arguments: list[str]) -> Job:
         from dtn_ray.train.prepare import experiment_of
 
         experiment = experiment_of(arguments[0])
-        shown = job_of(Job, experiment)
-        default = into(shown, Job(experiment, Run()))
-        return into(Job, tyro.cli(shown, args=arguments[1:], default=default, description=__doc__))
+        return form(Job(experiment, Run()), experiment).parse(__doc__, arguments[1:])
     if not arguments or (arguments[0].startswith("-") and not {"-h", "--help"} & {*arguments}):
         arguments = ["embedded", *arguments]
-    presets = []
-    for name, (make, description) in PRESETS.items():
-        shown = job_of(Job, make())
-        default = into(shown, Job(make(), Run()))
-        text = described(description, make()) if arguments[0] == name else description
-        presets.append(Annotated[shown, tyro.conf.subcommand(name, default=default, description=text)])
-    return into(Job, tyro.cli(Union[tuple(presets)], args=arguments, description=__doc__))  # noqa: UP007
+    forms = {name: form(Job(make(), Run()), make()) for name, (make, _) in PRESETS.items()}
+    return parse_one_of(forms, {name: text for name, (_, text) in PRESETS.items()}, __doc__, arguments)
 
 
 def main(job: Job) -> dict:

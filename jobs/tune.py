@@ -11,25 +11,23 @@ options of a preset.
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Union
-
-import tyro
+from typing import Annotated
 
 from dtn_ray import cli
+from dtn_ray.option_groups import Group, parse_one_of
 from dtn_ray.resumable.options import Run
 from dtn_ray.search.options import Search
-from dtn_ray.settings import Unprefixed
-from dtn_ray.train.command import described, into, job_of
+from dtn_ray.train.command import form
 from dtn_ray.train.options import Experiment
 from dtn_ray.train.presets import PRESETS
 
 
 @dataclass(frozen=True)
 class Job:
-    search: Annotated[Search, Unprefixed]
-    experiment: Annotated[Experiment, Unprefixed]
-    run: Annotated[Run, Unprefixed]
-    concurrent: int | None = None
+    search: Annotated[Search, Group("search")]
+    experiment: Annotated[Experiment, Group("experiment")]
+    run: Annotated[Run, Group("run")]
+    concurrent: Annotated[int | None, Group("search")] = None
     """Trials that run at the same time; by default as many as fit on the cluster. Each trial uses --workers workers,
     with one CPU each unless --cpus-per-worker is given."""
 
@@ -38,15 +36,12 @@ def parse(arguments: list[str]) -> Job:
     """The command line: the first argument is a preset; without one, `embedded`."""
     if not arguments or (arguments[0].startswith("-") and not {"-h", "--help"} & {*arguments}):
         arguments = ["embedded", *arguments]
-    presets = []
-    for name, (make, description) in PRESETS.items():
+    forms = {}
+    for name, (make, _) in PRESETS.items():
         experiment = make()
-        shown = job_of(Job, experiment)
         job = Job(Search(), experiment, Run(checkpoint_every=max(1, experiment.optim.steps // 8)))
-        default = into(shown, job)
-        text = described(description, experiment) if arguments[0] == name else description
-        presets.append(Annotated[shown, tyro.conf.subcommand(name, default=default, description=text)])
-    return into(Job, tyro.cli(Union[tuple(presets)], args=arguments, description=__doc__))  # noqa: UP007
+        forms[name] = form(job, experiment, first=("trials", "concurrent"))
+    return parse_one_of(forms, {name: text for name, (_, text) in PRESETS.items()}, __doc__, arguments)
 
 
 def main(job: Job) -> dict:

@@ -9,7 +9,7 @@ from pydantic import Field
 from dtn_ray.bounds import Count, Pixels, Seed, Width
 from dtn_ray.method.options import Augment, LossConfig, OptimConfig
 from dtn_ray.models.options import Norm, Upscaling
-from dtn_ray.settings import Unprefixed
+from dtn_ray.option_groups import Group
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ class ModelConfig:
 class Experiment:
     """One DTN training: all settings that decide its result, and no others."""
 
-    data: Annotated[DataConfig, Unprefixed] = field(default_factory=DataConfig)
-    model: Annotated[ModelConfig, Unprefixed] = field(default_factory=ModelConfig)
-    loss: Annotated[LossConfig, Unprefixed] = field(default_factory=LossConfig)
-    optim: Annotated[OptimConfig, Unprefixed] = field(default_factory=OptimConfig)
+    data: Annotated[DataConfig, Group("data")] = field(default_factory=DataConfig)
+    model: Annotated[ModelConfig, Group("network")] = field(default_factory=ModelConfig)
+    loss: Annotated[LossConfig, Group("loss")] = field(default_factory=LossConfig)
+    optim: Annotated[OptimConfig, Group("optimiser")] = field(default_factory=OptimConfig)
     seed: Seed = 0
     """Seed of initialisation, data order and all other randomness."""
 

@@ -199,13 +199,16 @@ FACES_ALONE = ["--size", "--size-D", "--norm-D", "--upscaling"]
 )
 def test_a_preset_has_the_options_that_apply_to_it(call, name, preset, own, others):
     code, out, _ = call(f"{name} {preset} --help")
-    about, _, table = out.partition("--help ")
+    _, first, *more = re.split(r"\n \S* ?options +\n -+ +\n", out)
+    titles = re.findall(r"\n (\S*) ?options +\n -+ +\n", out)
+    table = "\n".join([first, *more])
     options = {option for line in table.splitlines() for option in re.findall(r"^\W{0,2}(--[\w-]+)|, (--[\w-]+)", line)}
     options = {option for found in options for option in found if option}
     assert code == 0 and len(options) > 40 and set(own) <= options
     assert not options & {*others, "--kind"}
-    first = re.findall(r"--[\w-]+", about.partition("Most runs need no more than: ")[2].partition("options")[0])
-    assert len(first) >= 10 and set(first) <= options
+    to_begin_with = set(re.findall(r"^ {1,2}(--[\w-]+)", first, re.M))
+    assert len(to_begin_with) >= 10 and {"--alpha", "--steps", "--storage", "--workers"} <= to_begin_with
+    assert titles[-1] == "run" and {"data", "network", "loss", "optimiser"} <= set(titles)
     assert "the weight of L_CONST (Eq. 5)" in " ".join(out.split()), "what an option means is told too"
     for option in (others[0], "--kind"):
         code, out, err = call(f"{name} {preset} {option} 3")
@@ -297,6 +300,21 @@ def test_exit_codes(capsys, job, code, message):
     with pytest.raises(SystemExit) as stopped:
         cli.run(job)
     assert stopped.value.code == code and capsys.readouterr() == ("", message)
+
+
+@pytest.mark.parametrize("name", ["train faces", "demo"], ids=["more than a buffer", "less"])
+def test_a_reader_that_leaves_gets_no_traceback(name):
+    job, *preset = name.split()
+    command = [sys.executable, str(JOBS / f"{job}.py"), *preset, "--help"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    err = process.stderr.read()
+    assert process.wait(60) == 141 and err.count("\n") == 1 and "nothing reads the output" in err
+
+
+def test_a_connection_that_breaks_is_not_taken_for_a_reader_that_leaves():
+    with pytest.raises(BrokenPipeError):
+        cli.run(lambda: fail(BrokenPipeError(32, "of a store")))
 
 
 def test_other_errors_keep_their_traceback():

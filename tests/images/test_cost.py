@@ -1,15 +1,13 @@
 """Pictures that are small as files and large, or slow, to decode: what they take is told from the header."""
 
 import io
-import json
-import os
 import struct
-import subprocess
-import sys
 import zlib
 
 import numpy as np
 import pytest
+from measured import decode as decode_measured
+from measured import in_a_process
 from PIL import Image
 
 from dtn_ray.images import cost, repair
@@ -18,38 +16,10 @@ from dtn_ray.images.decode import BYTES_AT_ONCE, decode, photo
 
 LIMIT = 120_000_000
 
-# Decodes stdin, of several files one after another, in so many threads each; prints what came of it.
-DECODE = """
-import json, resource, sys, time
-from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
-import numpy as np
-from dtn_ray.images.decode import decode, photo
-from dtn_ray.images.encode import encode
-content, threads = sys.stdin.buffer.read(), int(sys.argv[1])
-decode(encode(np.zeros((3, 8, 8), np.uint8)), 8, 1000)
-before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-def both(_):
-    said = []
-    for work in (lambda: decode(content, 64, 120_000_000), lambda: photo(content, 120_000_000)[0]):
-        try:
-            said.append(str(work().shape))
-        except ValueError as error:
-            said.append(str(error))
-    return said
-with ThreadPoolExecutor(threads) as pool:
-    said = list(pool.map(both, range(threads)))
-grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(json.dumps({"grown": grown >> 10, "seconds": time.monotonic() - began, "said": said[0]}))
-"""
-
 
 def decoded(content: bytes, threads: int = 1) -> dict:
     """What a process of its own tells: MiB that it grew by, seconds, and what came of the square and of the whole."""
-    command = [sys.executable, "-c", DECODE, str(threads)]
-    process = subprocess.run(command, input=content, capture_output=True, timeout=280, env=os.environ)
-    assert process.returncode == 0, process.stderr.decode()[-2000:]
-    return json.loads(process.stdout)
+    return in_a_process(decode_measured, content, threads)
 
 
 def saved(image: Image.Image, format: str, **options) -> bytes:

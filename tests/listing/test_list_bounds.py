@@ -1,7 +1,6 @@
 """Lists that unpack to more than anybody has memory for: a count, a row or one line, in bounded memory."""
 
 import gzip
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from measured import in_a_process, read_list
 
 from dtn_ray.convert.people import _by_table
 from dtn_ray.errors import UserError
@@ -16,33 +16,12 @@ from dtn_ray.listing.inventory import LONGEST_MANIFEST, open_inventory, read_inv
 from dtn_ray.text.display import LONGEST_LINE
 
 MB = 1 << 20
-READ = """
-import json, resource, sys
-from collections import Counter
-from dtn_ray.errors import UserError
-from dtn_ray.listing.inventory import open_inventory, read_inventory
-odd, rows, error = Counter(), 0, ""
-try:
-    for file in open_inventory(sys.argv[1]):
-        for table in read_inventory(file, sys.argv[2], lambda reason, name: odd.update([reason])):
-            rows += len(table)
-except UserError as refused:
-    error = str(refused)
-# Of itself, rusage would tell the peak of the process that started it, too.
-own = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
-peak = max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) >> 10
-print(json.dumps({"rows": rows, "odd": odd, "error": error, "peak": peak}))
-"""
 
 
 def read(path: Path) -> dict:
     """What a list comes to, in a process of its own; peak memory in MiB."""
     (path.parent / "in").mkdir(exist_ok=True)
-    done = subprocess.run(
-        [sys.executable, "-c", READ, path, path.parent / "in"], capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return in_a_process(read_list, str(path), str(path.parent / "in"))
 
 
 def unpacks_to(path: Path, *parts: tuple[bytes, int]) -> Path:

@@ -1,11 +1,7 @@
 """Parquet files of others: what they take in memory is bounded, and what is wrong with them is one line."""
 
 import io
-import json
-import os
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from files import encode
+from measured import in_a_process, read_table
 from PIL import Image
 
 from dtn_ray.data.rows import find_groups
@@ -21,31 +18,6 @@ from dtn_ray.data.windows import Window, read_window
 from dtn_ray.errors import UserError
 from dtn_ray.parquet import tables
 
-# Reads a file as a training does, then as `--people` does; prints what came of each, and MiB that the process grew by.
-READ = """
-import json, resource, sys, time
-import pyarrow as pa
-from dtn_ray.convert import people
-from dtn_ray.data.rows import find_groups
-from dtn_ray.data.windows import Window, read_window
-from dtn_ray.errors import UserError
-uri, warm = sys.argv[1:]
-def train(uri):
-    groups = find_groups(uri, ("image", "identity"))
-    return [len(block["image"]) for block in read_window(Window(tuple(groups), (0,)), 8, ["identity"])]
-def look_up(uri):
-    return len(people._by_table(uri, pa.chunked_array([["a", "b"]])))
-for work in (train, look_up):
-    work(warm)
-before, began, said = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic(), []
-for work in (train, look_up):
-    try:
-        said.append(str(work(uri)))
-    except UserError as error:
-        said.append(f"refused: {error}")
-grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(json.dumps({"grown": grown >> 10, "seconds": time.monotonic() - began, "said": said}))
-"""
 FACE = encode(Image.new("RGB", (8, 8), "teal"))
 MIB = 1 << 20
 
@@ -134,16 +106,13 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str, str]] = {
 
 @pytest.fixture
 def read(tmp_path: Path) -> Callable[[bytes], dict]:
-    def in_a_process(content: bytes) -> dict:
+    def measured(content: bytes) -> dict:
         path, warm = tmp_path / "given.parquet", tmp_path / "warm.parquet"
         path.write_bytes(content)
         warm.write_bytes(written(columns(3)))
-        command = [sys.executable, "-c", READ, str(path), str(warm)]
-        process = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ)
-        assert process.returncode == 0, process.stderr[-2000:]
-        return json.loads(process.stdout)
+        return in_a_process(read_table, str(path), str(warm))
 
-    return in_a_process
+    return measured
 
 
 @pytest.mark.parametrize("case", REFUSED)

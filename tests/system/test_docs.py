@@ -11,7 +11,8 @@ from types import ModuleType
 from urllib.parse import unquote
 
 import pytest
-import tyro
+
+from dtn_ray.option_groups import Form
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -104,7 +105,7 @@ def commands(page: Path) -> list[tuple[str, list[str]]]:
 def parses(module: ModuleType, job: str, arguments: list[str]) -> bool:
     try:
         if job in OPTIONS:
-            tyro.cli(getattr(module, OPTIONS[job]), args=arguments)
+            Form(getattr(module, OPTIONS[job])).parse(None, arguments)
         else:
             module.parse(arguments)
     except SystemExit as stop:

@@ -34,16 +34,20 @@ JOBS = Path(__file__).parent.parent / "jobs"
 torch.set_num_threads(1)  # small networks are faster so, and leave the cores to Ray's workers
 
 
-ALONE = {"ray_cluster": "ray", "ceph_server": "ceph", "swift_server": "swift"}
+TOGETHER = {"ceph_server": "ceph", "swift_server": "swift", "amazon": "amazon", "trained": "trained"}
+"""Fixtures that take many seconds, and the group of the tests that use them."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where processes share the tests (`-n 2`), those of one Ray, or of one slow server, stay in one of them."""
+    """Where processes share the tests (`-n 2`), a costly fixture is set up in one of them, and Ray once per process."""
     for item in items:
-        for fixture, group in ALONE.items():
-            if fixture in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.xdist_group(group))
-                break
+        names = getattr(item, "fixturenames", ())
+        group = next((group for fixture, group in TOGETHER.items() if fixture in names), None)
+        if group is None and "ray_cluster" in names:
+            group = item.path.stem  # its fixtures are set up once
+        if group is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

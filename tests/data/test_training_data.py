@@ -204,6 +204,7 @@ def experiment(tmp_path_factory) -> Experiment:
     )
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_without_its_bad_rows(experiment, tmp_path, ray_cluster) -> None:
     outcome = train(experiment, Run(storage=str(tmp_path), name="some", cpus_per_worker=1, checkpoint_every=12))
     assert outcome.metrics["step"] == 12  # 96 rows of s: more than two epochs

@@ -129,6 +129,7 @@ def test_its_checkpoint_serves_as_f(tmp_path) -> None:
         load_classifier(f"{tmp_path}/f")
 
 
+@pytest.mark.slow
 def test_a_folder_of_people_is_the_same_as_parquet(tmp_path, ray_cluster) -> None:
     faces = folder_of(tmp_path / "faces", 3, 12)
     groups = find_people(faces)

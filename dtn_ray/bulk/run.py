@@ -49,6 +49,7 @@ from dtn_ray.images.contact_sheet import contact_sheet
 from dtn_ray.listing.inventory import is_short, open_inventory, read_inventory
 from dtn_ray.listing.left_out import LeftOut
 from dtn_ray.metrics import JobMetrics
+from dtn_ray.ray_cluster import actor_warning
 from dtn_ray.ray_cluster.connect import causes, connect, has_cluster, quiet_ray_data, worker_resources
 from dtn_ray.storage import ownership
 
@@ -341,6 +342,7 @@ def _on_actors(bulk: Bulk, plan: Plan, work: str) -> tuple[list[Block], Iterator
     growing, actors = most > actors, min(actors, len(blocks))
     worker_resources(actors, cpus, gpus, "actors")
     quiet_ray_data()
+    actor_warning.print_to_nobody()
     outcomes: Any = (
         ray.data.from_items([_row(block) for block in blocks], override_num_blocks=len(blocks))
         .map_batches(

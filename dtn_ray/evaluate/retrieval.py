@@ -36,6 +36,7 @@ from dtn_ray.models.faces import DeepFace
 from dtn_ray.models.imported import ImportedF
 from dtn_ray.parquet import tables
 from dtn_ray.perceptual.load import load_face_network
+from dtn_ray.ray_cluster import actor_warning
 from dtn_ray.ray_cluster.connect import causes, connect, worker_resources
 from dtn_ray.storage.ownership import refuse_foreign
 from dtn_ray.train.trained import Trained, load_trained
@@ -234,6 +235,7 @@ def _start(job: Retrieval, networks: list[ray.ObjectRef], size: int, blocks: int
     cluster, gpus = ray.cluster_resources(), 1 if job.gpu else 0
     number = min(job.actors or max(1, int(cluster.get("GPU" if job.gpu else "CPU", 0))), blocks)
     worker_resources(number, 1.0, gpus, "actors")
+    actor_warning.print_to_nobody()
     remote: Any = ray.remote(RemoteExaminer).options(num_cpus=1, num_gpus=gpus, max_restarts=5, max_task_retries=5)
     return [remote.remote(networks, size, job.gpu) for _ in range(number)]
 

@@ -41,7 +41,8 @@ from dtn_ray.method.pixels import to_float, to_uint8
 from dtn_ray.perceptual.load import load_face_network
 from dtn_ray.search.figures import samples_figure
 from dtn_ray.search.space import changed
-from dtn_ray.train.domains import SCALING, build_dtn
+from dtn_ray.train.domain import SCALING
+from dtn_ray.train.domains import build_dtn
 from dtn_ray.train.measure import AT_ONCE, domain_features, for_conversion, measure
 from dtn_ray.train.options import Experiment
 from dtn_ray.train.prepare import CALIBRATION, VALIDATION_T

@@ -22,7 +22,7 @@ from dtn_ray.perceptual.load import build_classifier, load_classifier
 from dtn_ray.perceptual.options import Pretraining
 from dtn_ray.resumable.options import Run
 from dtn_ray.settings import fingerprint
-from dtn_ray.train.domains import SCALING, Domain, Prepared
+from dtn_ray.train.domain import SCALING, Domain, Prepared
 from dtn_ray.train.options import Experiment
 from dtn_ray.train.presets import classifier_of
 

@@ -19,7 +19,7 @@ from dtn_ray.perceptual.load import build_deepface, build_imported, eye_of, load
 from dtn_ray.perceptual.options import FacePretraining
 from dtn_ray.resumable.options import Run
 from dtn_ray.settings import fingerprint
-from dtn_ray.train.domains import SCALING, Domain, Prepared
+from dtn_ray.train.domain import SCALING, Domain, Prepared
 from dtn_ray.train.options import Experiment
 
 

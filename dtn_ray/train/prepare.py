@@ -21,7 +21,8 @@ from dtn_ray.ray_cluster.connect import connect
 from dtn_ray.resumable.options import Run
 from dtn_ray.settings import check, from_dict
 from dtn_ray.storage import json_files
-from dtn_ray.train.domains import Prepared, domain_of
+from dtn_ray.train.domain import Prepared
+from dtn_ray.train.domains import domain_of
 from dtn_ray.train.measure import AT_ONCE, domain_features
 from dtn_ray.train.options import Experiment, ModelConfig
 from dtn_ray.train.presets import PRESETS

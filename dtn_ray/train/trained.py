@@ -23,7 +23,8 @@ from dtn_ray.models.layers import unfilled
 from dtn_ray.models.perceptual import Perceptual
 from dtn_ray.perceptual.load import build_classifier
 from dtn_ray.perceptual.options import Pretraining
-from dtn_ray.train.domains import Domain, build_dtn, domain_of
+from dtn_ray.train.domain import Domain
+from dtn_ray.train.domains import build_dtn, domain_of
 from dtn_ray.train.options import Experiment
 
 

@@ -1,16 +1,16 @@
-"""One URI, one file system: a local folder, `s3://bucket/prefix`, or any S3-compatible endpoint.
+"""Files by URI: in a local folder, in `s3://bucket/prefix`, or at any S3-compatible endpoint.
 
-uris            what a URI means
-places          what is there
-listing         … and below it
-objects         read, write, delete, copy
-versions        a small file that several processes change
-local_files     local files read …
-local_writes    … and written, never through links
-s3, s3_files    how S3 is reached
-refusals        what stores and file systems raise
-ownership       what of a folder is the program's own
-json_files      JSON within bounds
+uris            parses URIs
+places          whether a URI names a file, a folder or nothing
+listing         lists the files below a folder or prefix
+objects         reads, writes, deletes and copies files
+versions        compare-and-swap on a small file
+local_files     lists and reads local files
+local_writes    writes and deletes local files, never through links
+s3, s3_files    clients of S3
+refusals        classifies the errors of stores and file systems
+ownership       which files in a folder dtn-ray wrote
+json_files      reads JSON within bounds
 """
 
 from dtn_ray.storage.listing import ARCHIVES, LISTING, Stretch, list_keys, list_pages, stretches

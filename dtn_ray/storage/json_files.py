@@ -1,7 +1,7 @@
-"""JSON files, ours and from others: read within bounds, and checked field by field against a type.
+"""Reads JSON files, our own and those of others, within bounds, and checks each field against a type.
 
-Duplicate keys, deep nesting and files of more than LIMIT bytes are refused. With a type, so are unknown fields, values
-of another type (nothing is converted: "3", true and 3.0 are no integers) and numbers that are not finite.
+Duplicate keys, deep nesting and files of more than LIMIT bytes are refused. With a type, unknown fields, values of
+another type (nothing is converted: "3", true and 3.0 are not integers) and numbers that are not finite are refused too.
 """
 
 import json
@@ -14,9 +14,9 @@ from dtn_ray.text.display import line
 T = TypeVar("T")
 
 LIMIT = 8 << 20
-"""Bytes of a file. A checkpoint's manifest has 3,000, and 60 more for each image that an SRCNN was tested on."""
+"""Largest file, in bytes. A checkpoint's manifest has 3,000, plus 60 for each image that an SRCNN was tested on."""
 DEPTH = 32
-"""Of nesting; ours have 5."""
+"""Deepest nesting; our own files have 5."""
 
 
 def read(uri: str, cls: type[T] | None = None, *, finite: bool = True) -> Any:
@@ -24,7 +24,7 @@ def read(uri: str, cls: type[T] | None = None, *, finite: bool = True) -> Any:
 
     Raises UserError naming the file, and the field, where it is missing, cannot be read, is not JSON or does not fit.
     """
-    from dtn_ray import storage  # pyarrow, which a command line seldom needs
+    from dtn_ray import storage  # imports pyarrow, which a command line seldom needs
 
     try:
         size = storage.stat(uri)[1]
@@ -73,7 +73,7 @@ def parse(content: bytes, uri: str) -> Any:
 
 
 def _instead(content: bytes) -> str | None:
-    """What a file holds in place of JSON, where its beginning tells."""
+    """What a file holds instead of JSON, if its first character shows it."""
     start = content.lstrip()[:1]
     return "HTML or XML" if start == b"<" else None if start else "empty"
 

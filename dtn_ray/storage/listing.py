@@ -23,38 +23,38 @@ from dtn_ray.storage.uris import bucket_and_key, is_s3, local_path
 LISTING = pa.schema(
     {
         "key": pa.string(),  # relative to the folder, with / between components
-        "version": pa.string(),  # other for other content: the ETag on S3, size and time of change of a local file
+        "version": pa.string(),  # changes with the content: the ETag on S3, size and time of change of a local file
         "size": pa.int64(),  # bytes
         "modified": pa.timestamp("us", "UTC"),
         "storage_class": pa.string(),  # S3's, with " (restored)" where an archived object can be read; null: not known
     }
 )
-ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")  # storage classes whose objects must be restored; GLACIER_IR's need not
-PAGE = 1000  # S3 gives no more keys at once
-FOLDER_PAGES = 10  # of a folder with more entries, the names are cut
-LAST = chr(0x10FFFF)  # the last character: what begins with a character lies before it and this
+ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")  # storage classes whose objects must be restored (not GLACIER_IR)
+PAGE = 1000  # the most keys that S3 returns at once
+FOLDER_PAGES = 10  # a folder with more pages of entries is divided into ranges of names
+LAST = chr(0x10FFFF)  # the last character: every name that begins with c sorts before c + LAST
 
 
 def list_keys(uri: str) -> list[str]:
-    """The keys of all files below a small folder or prefix, in order; none where it is absent."""
+    """The keys of all files below a small folder or prefix, in order; an empty list if it is absent."""
     return [key for page in list_pages(uri) for key in page["key"].to_pylist()]
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Files below a folder or prefix that are listed by themselves; by default all."""
+    """A part of the files below a folder or prefix, which one task lists; by default all files."""
 
     folder: str = ""
     """Relative to the prefix; empty, or ending in a slash."""
     after: str | None = None
-    """None: all files below `folder`. Else those whose next component lies after this (empty: any) …"""
+    """None: all files below `folder`. Otherwise only names in `folder` that sort after this (empty: from the first)."""
     until: str | None = None
-    """… up to and with this, but …"""
+    """Only names in `folder` up to and including this; None: to the last."""
     apart: frozenset[str] = frozenset()
-    """… without these folders in it, which are stretches of their own."""
+    """Names of folders in `folder` that are left out, because they are stretches of their own."""
 
     def holds(self, name: str) -> bool:
-        """Whether a component lies between the bounds."""
+        """Whether a name in `folder` lies between the bounds."""
         return (not self.after or name > self.after) and (self.until is None or name <= self.until)
 
 
@@ -63,9 +63,9 @@ def list_pages(
 ) -> Iterator[pa.Table]:
     """The files below a folder or prefix, or a stretch of them, as tables of the schema LISTING, in the store's order.
 
-    What is no file in a local folder, cannot be read, or is a link into `out`, the job's own results, is told to `odd`.
-    Holds a page at a time (of a local folder, the names in it). Raises UserError if the store refuses, and without
-    `odd` for any folder that cannot be read.
+    `odd` is called for each entry of a local folder that is not a file, cannot be read, or is a link into `out`, the
+    job's own results. Holds one page at a time (of a local folder, the names in it). Raises UserError if the store
+    refuses and, without `odd`, for any folder that cannot be read.
     """
     try:
         yield from _pages_s3(uri, stretch or Stretch()) if is_s3(uri) else _pages_local(uri, odd, out)
@@ -110,7 +110,7 @@ def _pages_s3(uri: str, stretch: Stretch) -> Iterator[pa.Table]:
 
 
 def _is_file(listed: Mapping[str, Any]) -> bool:
-    """Whether a listed object is more than the marker of a folder, whose name ends in a slash and which is empty."""
+    """False for the marker of a folder: an empty object whose name ends in a slash."""
     return not listed["Key"].endswith("/") or bool(listed.get("Size"))
 
 
@@ -118,7 +118,7 @@ def _list(bucket: str, prefix: str, after: str = "", folders_apart: bool = False
     options = ({"StartAfter": prefix + after} if after else {}) | ({"Delimiter": "/"} if folders_apart else {})
     for page in s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **options):
         if any(each.get("StorageClass") in ARCHIVES for each in page.get("Contents", ())):
-            # The same page with what is restored. Stores without archives are never asked, and need not know the word.
+            # The same page, with the restore status. Stores without archives never receive this option.
             token = {"ContinuationToken": page["ContinuationToken"]} if "ContinuationToken" in page else {}
             page = s3_client().list_objects_v2(
                 Bucket=bucket, Prefix=prefix, OptionalObjectAttributes=["RestoreStatus"], **options, **token
@@ -127,7 +127,7 @@ def _list(bucket: str, prefix: str, after: str = "", folders_apart: bool = False
 
 
 def _storage_class(listed: Mapping[str, Any]) -> str | None:
-    """The storage class of an object as a listing tells it; with " (restored)" while there is a copy to be read."""
+    """The storage class of an object in a listing; with " (restored)" while a restored copy can be read."""
     expiry = listed.get("RestoreStatus", {}).get("RestoreExpiryDate")
     restored = expiry is not None and expiry > datetime.now(UTC)
     return f"{listed['StorageClass']} (restored)" if restored else listed.get("StorageClass")
@@ -136,16 +136,16 @@ def _storage_class(listed: Mapping[str, Any]) -> str | None:
 def _pages_local(uri: str, odd: local_files.Odd | None, out: str | None) -> Iterator[pa.Table]:
     files = local_files.walk(local_path(uri), odd, (out and not is_s3(out) and local_path(out)) or None)
     while page := list(islice(files, PAGE)):
-        # Times are numbers here, since Python's end with the year 9999.
+        # Times are numbers here, because Python's datetime ends with the year 9999.
         yield pa.Table.from_pylist([dict(zip(LISTING.names[:4], file, strict=True)) for file in page], LISTING)
 
 
 def stretches(uri: str, parts: int) -> list[Stretch]:
-    """Stretches that together are all files below a prefix, to be listed side by side: about `parts` or more, in order.
+    """Divides the files below a prefix into about `parts` or more stretches, in order, to be listed in parallel.
 
-    One for a local folder. Folders on S3 are opened until there are enough, and one with very many entries is cut by
-    their names. A store may list a/1 before a-1, as a tree of folders does
-    (SeaweedFS), or after it, as the bytes say (Amazon's): nothing here depends on it.
+    A local folder is one stretch. On S3, folders are opened level by level until there are enough stretches; a folder
+    with very many entries is divided into ranges of names. Nothing depends on the store's order: a store may list a/1
+    before a-1, as a tree of folders (SeaweedFS), or after it, by bytes (Amazon).
     """
     if not is_s3(uri):
         return [Stretch()]
@@ -162,7 +162,7 @@ def stretches(uri: str, parts: int) -> list[Stretch]:
 
 
 def _open_folder(uri: str, folder: str, parts: int) -> tuple[list[Stretch], list[str]]:
-    """Stretches of the entries of a folder, and the folders in it that are not among them."""
+    """Stretches for the entries of a folder, and the subfolders that these stretches do not cover."""
     bucket, prefix = bucket_and_key(uri.rstrip("/") + "/")
     pages = list(islice(_list(bucket, prefix + folder, folders_apart=True), FOLDER_PAGES + 1))
     if len(pages) <= FOLDER_PAGES:
@@ -170,17 +170,17 @@ def _open_folder(uri: str, folder: str, parts: int) -> tuple[list[Stretch], list
         files = Stretch(folder, "", None, frozenset(names)) if names else Stretch(folder)
         return [files], [f"{folder}{name}/" for name in sorted(names)]
     cuts = _cuts(bucket, prefix + folder, parts)
-    # Where these folders come in the order of names, before or after the cut, differs from store to store.
+    # Whether these folders sort before or after the cut differs between stores.
     apart = frozenset(cut[:i] for cut in cuts for i in range(1, len(cut) + 1) if i == len(cut) or cut[i] < "/")
     inside = [Stretch(folder, after, until, apart) for after, until in zip(["", *cuts], [*cuts, None], strict=True)]
     return inside + [Stretch(f"{folder}{name}/") for name in sorted(apart)], []
 
 
 def _cuts(bucket: str, folder: str, parts: int) -> list[str]:
-    """Beginnings of the names in a folder, in order, that cut them into about `parts` or more."""
+    """Prefixes of names, sorted, that divide the names in a folder into about `parts` or more ranges."""
 
     def longer(stem: str) -> list[tuple[str, bool]]:
-        """The beginnings one character longer than `stem`, and whether they have more than half a page of names."""
+        """The prefixes one character longer than `stem`; for each, whether it has more than half a page of names."""
         counts, after = dict[str, int](), ""
         while True:
             page = next(_list(bucket, folder + stem, after, folders_apart=True), {})
@@ -192,7 +192,7 @@ def _cuts(bucket: str, folder: str, parts: int) -> list[str]:
                 counts[character] = counts.get(character, 0) + 1
             if not page.get("IsTruncated") or not characters or characters[-1] + LAST <= after:
                 return [(stem + character, count >= PAGE // 2) for character, count in counts.items()]
-            counts[characters[-1]] = PAGE  # how many more there are, nobody knows
+            counts[characters[-1]] = PAGE  # the page ended within this prefix, so its count is unknown
             after = characters[-1] + LAST
 
     large, small = [""], list[str]()

@@ -1,9 +1,9 @@
-"""Local files by key: lists what lies below a folder, with any names and at any depth, and reads files.
+"""Lists and reads local files by key: any names, at any depth.
 
-A key is text; a local name is bytes, which may be in another encoding than UTF-8. Bytes that are not UTF-8 appear in a
-key as U+EF80 to U+EFFF, in Unicode's private use area, as in MirBSD's OPTU-8: 0x83 as U+EF83. So keys can be stored and
-written anywhere, and `name_of` gives the original name. If a name contains these characters itself, its bytes are
-escaped too, so that no two names share a key.
+A key is text; a local name is bytes, possibly in another encoding than UTF-8. Bytes that are not UTF-8 appear in a key
+as U+EF80 to U+EFFF, in Unicode's private use area, as in MirBSD's OPTU-8: 0x83 becomes U+EF83. Keys can therefore be
+stored and written anywhere, and `name_of` returns the original name. If a name contains these characters itself, its
+bytes are escaped too, so that no two names share a key.
 """
 
 import errno
@@ -15,16 +15,16 @@ from functools import lru_cache
 from pathlib import Path
 
 UNREADABLE, LOOP, SPECIAL, GONE, RESULTS = "unreadable", "link_loop", "special", "gone", "results"
-"""Why an entry of a folder is no file."""
+"""Reasons why an entry of a folder is left out."""
 Odd = Callable[[str, str], None]
-"""Is told of an entry that is no file, by reason (below, and in listing/left_out.py) and name."""
+"""Called with reason (one of these, or of listing/left_out.py) and name for each entry that is left out."""
 File = tuple[str, str, int, int]
 """Key, version, size in bytes, and time of change in µs since 1970."""
 
 Identity = tuple[int, int]  # device and number of a folder
 
-LONGEST_PATH = 4000  # bytes; Linux takes no path of more than 4,095 in one call
-LONGEST_KEY = 1 << 16  # characters; what lies deeper is not listed
+LONGEST_PATH = 4000  # bytes; Linux accepts at most 4,095 in one call
+LONGEST_KEY = 1 << 16  # characters; longer keys are not listed
 INT64 = 2**63 - 1
 
 # Python decodes the byte 0x83 of such a name as U+DC83.
@@ -41,23 +41,25 @@ def key_of(name: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that was decoded with surrogateescape, as a key writes it; keys stay what they are."""
+    """Converts text that was decoded with surrogateescape to a key; leaves keys unchanged."""
     return text if text.isascii() else text.translate(_ESCAPED)
 
 
 def name_of(key: str) -> str:
-    """The name that a key was made of, as Python decodes it."""
+    """The local name of a key, as Python decodes it (os.fsdecode)."""
     return key if key.isascii() else key.translate(_UNESCAPED)
 
 
 def walk(folder: str, odd: Odd | None = None, out: str | None = None) -> Iterator[File]:
-    """The files below a folder, in the order of their keys; links are followed, unless to a folder that they lie in.
+    """The files below a folder, in the order of their keys.
 
-    Nor to `out`, the folder of the job's own results, or to one in it.
+    Links are followed, except to a folder that contains the link, and to `out`, the folder of the job's own results,
+    or a folder in it.
 
-    What is no file, cannot be read or vanishes meanwhile is told to `odd`, and the rest goes on. Without `odd`, links
-    to nothing, loops and special files are passed over. Holds the names of the folders that it is in. Yields nothing
-    where the folder is absent. Raises OSError if the folder itself cannot be read, and without `odd` for any in it.
+    `odd` is called for each entry that is not a file, cannot be read or is deleted during the listing; the listing
+    continues. Without `odd`, broken links, loops and special files are skipped. Holds the names in the folders on the
+    current path. Yields nothing if the folder is absent. Raises OSError if the folder itself cannot be read and,
+    without `odd`, if any folder below it cannot be read.
     """
 
     def note(reason: str, key: str, error: OSError | None = None) -> None:
@@ -105,7 +107,7 @@ Entry = tuple[str, tuple[int, int] | None]  # a file with size and time of chang
 
 
 def _entries(path: str, prefix: str, above: set[Identity], note: Note) -> tuple[list[Entry], Identity]:
-    """What is in a folder, sorted, and which it is. Raises OSError, ELOOP for a folder of `above`."""
+    """The sorted entries of a folder, and its identity. Raises OSError; ELOOP for a folder of `above`."""
     entries = list[Entry]()
     with _reach(path) as (name, parent):
         descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=parent)
@@ -137,17 +139,14 @@ def _add(entry: os.DirEntry[str], entries: list[Entry], prefix: str, note: Note)
         return
     if modes.S_ISREG(found.st_mode):
         entries.append((name, (found.st_size, found.st_mtime_ns)))
-    elif modes.S_ISDIR(found.st_mode):  # a moment ago it was none
+    elif modes.S_ISDIR(found.st_mode):  # became a folder since `is_dir`
         entries.append((f"{name}/", None))
     else:
         note(SPECIAL, f"{prefix}{name}", None)
 
 
 class Walked:
-    """Which folders `walk` lists below a folder: links are followed to anywhere, but to no folder that they lie in.
-
-    What a key names there is read only where the walk would find it, too.
-    """
+    """Tells whether `walk` would list a folder, so that a key is read only if the walk would find it too."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder.rstrip("/")
@@ -156,7 +155,7 @@ class Walked:
         self.lists = lru_cache(1 << 14)(self._lists)
 
     def _lists(self, folder: str) -> bool:
-        """Whether the walk comes to a folder, by its key without a slash at the end; True if it is absent."""
+        """Whether the walk reaches a folder (a key without a final slash); True if it is absent."""
         above, end = {*self.above, self._identity("")}, 0
         while end < len(folder):
             end = folder.find("/", end + 1) % (len(folder) + 1)
@@ -184,17 +183,17 @@ def _reason(error: OSError) -> str:
 
 
 def _folders_above(folder: str) -> Iterator[Identity]:
-    """The identities of the folders that a folder lies in: a link to one of them would lead back."""
+    """The identities of the folders that contain a folder: a link to one of them would be a loop."""
     yield from _identities(map(str, Path(os.path.realpath(folder)).parents))
 
 
 def _leads_into(path: str, folder: str) -> bool:
-    """Whether a path is a link to a folder or to what is in it."""
+    """Whether a path is a link to a folder or to something in it."""
     return os.path.islink(path) and f"{os.path.realpath(path)}/".startswith(f"{os.path.realpath(folder)}/")
 
 
 def _identities(folders: Iterable[str]) -> Iterator[Identity]:
-    """Of those folders that are there."""
+    """The identities of those folders that exist."""
     for path in folders:
         with suppress(OSError):
             found = os.stat(path)
@@ -202,7 +201,7 @@ def _identities(folders: Iterable[str]) -> Iterator[Identity]:
 
 
 def stat(path: str) -> tuple[str, int, int]:
-    """Version, size and time of change (µs since 1970) of one file, as `walk` tells them. Raises OSError."""
+    """Version, size and time of change (µs since 1970) of one file, as from `walk`. Raises OSError."""
     with _reach(path) as (name, parent):
         found = os.stat(name, dir_fd=parent)
     _check(found.st_mode, path)
@@ -210,9 +209,9 @@ def stat(path: str) -> tuple[str, int, int]:
 
 
 def read(path: str) -> bytes:
-    """The whole content of a file. Raises OSError, also for what is no file, and ValueError for an impossible name."""
+    """The whole content of a file. Raises OSError, also if it is not a file, and ValueError for an impossible name."""
     with _reach(path) as (name, parent):
-        # Without O_NONBLOCK, a pipe would be waited for.
+        # Without O_NONBLOCK, opening a pipe would block.
         descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=parent)
     try:
         _check(os.fstat(descriptor).st_mode, path)
@@ -231,16 +230,16 @@ def _check(mode: int, path: str) -> None:
 
 @contextmanager
 def _reach(path: str) -> Iterator[tuple[bytes, int | None]]:
-    """A name for system calls, and the folder (a descriptor, or None) that it is relative to, for a path of any length.
+    """For a path of any length: a name for system calls, and the folder (a descriptor, or None) it is relative to.
 
-    OSErrors of the block tell the path.
+    OSErrors that the block raises get the whole path as their filename.
     """
     left, parent = os.fsencode(path), None
     try:
         while len(left) > LONGEST_PATH:
             cut = left.rfind(b"/", 1, LONGEST_PATH)
             if cut < 0:
-                break  # one name is too long, and the system says so
+                break  # a single name is too long; the system call will fail
             following = os.open(left[:cut], os.O_PATH | os.O_DIRECTORY, dir_fd=parent)
             if parent is not None:
                 os.close(parent)

@@ -1,7 +1,8 @@
 """Writes and deletes local files: only below a folder that the user named, and never through a link.
 
-The folder itself may be a link, or lie below one: its place is the user's choice. Below it, a link in the place of a
-file is itself replaced or deleted, and its target stays as it is; a link in the place of a folder is an error.
+The folder itself may be a link, or lie below one, because the user chose it. Below it, if a file to be written or
+deleted is a link, the link itself is replaced or deleted, and its target stays unchanged. If a folder on the path is a
+link, that is an error.
 """
 
 import errno
@@ -19,7 +20,7 @@ NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
 class Linked(OSError):
-    """A link stands in the place of a folder; `filename` is its path."""
+    """A folder on the path of a write is a link; `filename` is its path."""
 
     def __init__(self, path: str) -> None:
         super().__init__(
@@ -28,10 +29,10 @@ class Linked(OSError):
 
 
 def write(root: str, path: str, content: bytes, scratch: str | None = None) -> None:
-    """Writes a file whole: `path` is relative to `root`, and folders that are absent are made.
+    """Writes a file atomically: `path` is relative to `root`, and missing folders are created.
 
-    It is first written beside its place, or in the folder `scratch` of the same file system, and then renamed. Raises
-    OSError, and ValueError for a path that leads out of `root`.
+    The content is first written to a temporary file in the same folder, or in the folder `scratch` of the same file
+    system, which is then renamed. Raises OSError, and ValueError for a path that leads out of `root`.
     """
     with _new(root, path, scratch) as file:
         file.write(content)
@@ -44,7 +45,7 @@ def copy(root: str, path: str, source: BinaryIO) -> None:
 
 
 def delete(root: str, path: str) -> None:
-    """Deletes a file, or a link; what is absent is no error. Raises as `write` does."""
+    """Deletes a file or a link; an absent one is not an error. Raises as `write` does."""
     *folders, name = _names(path)
     with suppress(FileNotFoundError), _folder(root, folders) as folder:
         os.unlink(name, dir_fd=folder)
@@ -58,7 +59,7 @@ def remove_folder(root: str, path: str) -> None:
 
 
 def is_link(path: str) -> bool:
-    """Whether a path is a link itself, to whatever."""
+    """Whether a path is itself a link, even a broken one."""
     return os.path.islink(path)
 
 
@@ -70,7 +71,7 @@ def links_below(folder: str) -> Iterator[str]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write a file at, which takes the place of `path` at the end of a `with` that raises nothing."""
+    """A temporary path to write to; it is renamed to `path` at the end of the `with`, unless that raises."""
     partial = path.with_name(f"{uuid.uuid4().hex}.partial")
     try:
         yield partial

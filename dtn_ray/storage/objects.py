@@ -29,7 +29,7 @@ COPIED_AT_ONCE = 8  # files of a folder
 
 
 def read_bytes(uri: str) -> bytes:
-    """The whole content of a file. Raises OSError where it is absent or the store fails, of S3 a Refused."""
+    """The whole content of a file. Raises OSError (for S3, Refused) if it is absent or the store fails."""
     if not is_s3(uri):
         return local_files.read(local_path(uri))
     bucket, key = bucket_and_key(uri)
@@ -47,7 +47,7 @@ def read_many(uris: Sequence[str]) -> list[bytes | Refused]:
     def read(uri: str) -> bytes | Refused:
         try:
             return read_bytes(uri)
-        except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have, a link to itself
+        except (OSError, ValueError, RuntimeError) as error:  # ValueError: an impossible name; RuntimeError: a loop
             return refused(uri, error)
 
     async def fetch(uri: str) -> bytes | Refused:
@@ -76,18 +76,18 @@ class NewFile:
     uri: str
     content: bytes
     content_type: str | None = None
-    """For S3 alone, as is `metadata`."""
+    """Only for S3, like `metadata`."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """ASCII."""
     root: str | None = None
-    """The folder above it that the user named, as a URI: below this, no link is followed. By default the folder that it
-    lies in."""
+    """URI of the folder that the user named, above the file: below it no link is followed. By default the folder that
+    contains the file."""
 
 
 def write_bytes(uri: str, content: bytes, content_type: str | None = None, root: str | None = None) -> None:
-    """Writes a file whole: a reader sees the old content or the new, never a part. `root`: as of NewFile.
+    """Writes a file atomically: a reader sees the old content or the new, never a part. `root`: as in NewFile.
 
-    Raises UserError if refused, and where a local folder between `root` and the file is a link.
+    Raises UserError if the store refuses, and if a local folder between `root` and the file is a link.
     """
     try:
         _write(NewFile(uri, content, content_type, root=root))
@@ -96,9 +96,9 @@ def write_bytes(uri: str, content: bytes, content_type: str | None = None, root:
 
 
 def write_many(files: Sequence[NewFile], scratch: str | None = None) -> list[Refused | None]:
-    """Writes files as `write_bytes` does, objects of S3 at the same time; for each, why it cannot be written.
+    """Writes files as `write_bytes` does, objects of S3 concurrently; returns for each file None, or why it failed.
 
-    A local file is first written beside its place, or in the folder `scratch` of the same filesystem.
+    A local file is first written to a temporary file, in the same folder or in `scratch` of the same filesystem.
     """
 
     def write(file: NewFile) -> Refused | None:
@@ -135,7 +135,7 @@ def _write(file: NewFile, scratch: str | None = None) -> None:
 
 
 def _below(uri: str, root: str | None) -> tuple[str, str]:
-    """Of a local file: the folder that the user named (see NewFile), and the path below it."""
+    """For a local file: the folder that the user named (see NewFile), and the path below it."""
     path = local_path(uri)
     if root is None:
         folder, name = os.path.split(path)
@@ -164,7 +164,7 @@ def _attributes(file: NewFile) -> dict[str, str]:
 
 
 def stat(uri: str) -> tuple[str | None, int, int | None]:
-    """Version, size and time of change (µs since 1970) of one file, as a listing tells them.
+    """Version, size and time of change (µs since 1970) of one file, as in a listing.
 
     Raises OSError as `read_bytes` does.
     """
@@ -181,9 +181,9 @@ def stat(uri: str) -> tuple[str | None, int, int | None]:
 
 
 def delete(uri: str, root: str | None = None) -> None:
-    """Deletes a file, of a local link the link; one that is gone already is no error. `root`: as of NewFile.
+    """Deletes a file, or a local link itself; an absent file is not an error. `root`: as in NewFile.
 
-    Raises UserError if the store refuses, and where a local folder between `root` and the file is a link.
+    Raises UserError if the store refuses, and if a local folder between `root` and the file is a link.
     """
     try:
         if is_s3(uri):
@@ -196,7 +196,7 @@ def delete(uri: str, root: str | None = None) -> None:
 
 
 def remove_empty_folders(uri: str, name: re.Pattern[str], root: str) -> None:
-    """Removes those folders in a local folder below `root` that are called so and empty. On S3 there are none."""
+    """Removes the empty folders in a local folder below `root` whose names match. S3 has no empty folders."""
     if is_s3(uri):
         return
     with suppress(OSError):
@@ -205,10 +205,10 @@ def remove_empty_folders(uri: str, name: re.Pattern[str], root: str) -> None:
 
 
 def copy_folder(source: str, destination: str, root: str | None = None, *, overwrite: bool = True) -> None:
-    """Copies all files of one folder URI into another. `root`: as of NewFile, for `destination`.
+    """Copies all files of one folder URI into another. `root`: as in NewFile, for `destination`.
 
-    `overwrite` False, which a local `destination` alone knows: files that are there stay as they are. Raises OSError,
-    among others where a local folder between `root` and a copy is a link.
+    `overwrite` False (only for a local `destination`) keeps existing files. Raises OSError, also if a local folder
+    between `root` and a copy is a link.
     """
     from_fs, from_path = resolve(source)
     if is_s3(destination):

@@ -1,8 +1,8 @@
-"""What the program may overwrite and delete in a place that the user named: only files it recognises as its own.
+"""Recognises the files that dtn-ray wrote: only these may be overwritten or deleted in a folder that the user named.
 
-OUT/.dtn-ray/mark.json            the mark: OUT was empty, or a bulk job's, when the first run began. It stays
-OUT/.dtn-ray/<32 hex digits>/     scratch files of the run that works there: its work list (….parquet) and, of a local
-                                  OUT, files being written (….partial). Deleted at the end, or by the next run
+OUT/.dtn-ray/mark.json            the mark: OUT was empty, or a bulk job's, when the first run began. Never deleted
+OUT/.dtn-ray/<32 hex digits>/     scratch files of the current run: its work list (….parquet) and, for a local OUT,
+                                  temporary files (….partial). Deleted at the end of the run, or by the next one
 """
 
 import json
@@ -27,14 +27,14 @@ LARGEST_RECORD = 1 << 26  # bytes; larger JSON is not ours
 
 LEASE, LAST_RUN = "lease.json", "last-run.json"
 FIELDS = {LEASE: ("holder",), LAST_RUN: ("job", "outcome")}
-"""Files of a bulk job beside OUT's folders, and the fields by which each is known."""
+"""Files of a bulk job directly in OUT, and the JSON fields by which each is recognised."""
 LEDGER_PART = re.compile(r"[0-9a-f]{12}/(part|set)-[^/]*\.parquet")
 
 
 def check_out(out: str, folder: str) -> None:
-    """Raises UserError where a bulk job that writes into OUT, results into OUT/`folder`, would overwrite others' files.
+    """Raises UserError if a bulk job with results in OUT/`folder` would overwrite files that dtn-ray did not write.
 
-    An OUT that carries the mark is the program's, and so is one with the lease or the ledger of an older version.
+    An OUT belongs to dtn-ray if it has the mark, or the lease or the ledger of an older version.
     """
     storage.require_no_link(storage.join(out, FOLDER))
     if is_marked(out):
@@ -65,7 +65,7 @@ def _foreign(out: str, name: str) -> UserError:
 
 
 def is_marked(out: str) -> bool:
-    """Whether OUT carries the mark. Raises UserError if the store refuses."""
+    """Whether OUT has the mark. Raises UserError if the store refuses."""
     uri = storage.join(out, MARK)
     return not _is_link(uri) and is_record(uri, MARKED)
 
@@ -82,7 +82,7 @@ def scratch_folder(out: str) -> str:
 
 
 def sweep(out: str) -> None:
-    """Deletes the scratch files of all runs in OUT; the run must hold its lease. What has other names stays."""
+    """Deletes the scratch files of all runs in OUT; the run must hold its lease. Files with other names stay."""
     place = storage.join(out, FOLDER)
     with ThreadPoolExecutor(16) as pool:
         keys = filter(SCRATCH.fullmatch, storage.list_keys(place))
@@ -91,9 +91,9 @@ def sweep(out: str) -> None:
 
 
 def refuse_foreign(out: str, record: str, fields: Collection[str], others: Iterable[str] = ()) -> None:
-    """Raises UserError where OUT holds files that a job would overwrite, and that it did not write.
+    """Raises UserError if OUT holds files that a job would overwrite although it did not write them.
 
-    The job knows its own OUT by a JSON file `record` with such fields; `others`: names of what it writes beside it.
+    The job recognises its own OUT by the JSON file `record` with these fields; `others`: its other files in OUT.
     """
     uri = storage.join(out, record)
     if is_foreign(uri, fields):
@@ -105,7 +105,7 @@ def refuse_foreign(out: str, record: str, fields: Collection[str], others: Itera
 
 
 def is_foreign(uri: str, fields: Collection[str]) -> bool:
-    """Whether something stands in the place of a JSON file of ours that is none; a link does not, and is replaced."""
+    """Whether a file exists at `uri` that is not our JSON file. A link does not count, because writing replaces it."""
     return not _is_link(uri) and storage.exists(uri) and not is_record(uri, fields)
 
 
@@ -114,7 +114,7 @@ def _is_link(uri: str) -> bool:
 
 
 def is_record(uri: str, fields: Collection[str]) -> bool:
-    """Whether a file is a JSON object with such fields. Raises UserError if the store refuses."""
+    """Whether a file is a JSON object with these fields. Raises UserError if the store refuses."""
     try:
         if storage.stat(uri)[1] > LARGEST_RECORD:
             return False

@@ -1,4 +1,4 @@
-"""What is at a URI (a file, a folder, nothing), and on which file system."""
+"""Whether a URI names a file, a folder or nothing, and on which file system."""
 
 import os
 import stat as stat_modes
@@ -20,9 +20,9 @@ from dtn_ray.storage.uris import absolute, bucket_and_key, is_s3, local_path
 
 
 def resolve(uri: str) -> tuple[fs.FileSystem, str]:
-    """The filesystem a URI lives on, and its path there, for files that are read in parts, and trainings.
+    """The pyarrow filesystem of a URI, and its path there; used to read parts of files, and by Ray Train.
 
-    Raises UserError for a URI that names no place, as `absolute` does, and for keys that no filesystem has.
+    Raises UserError for an invalid URI, as `absolute` does, and for keys that pyarrow's filesystems do not support.
     """
     if not is_s3(uri):
         return fs.LocalFileSystem(), absolute(uri)
@@ -92,12 +92,12 @@ def words_of(error: Exception) -> str:
 
 
 def exists(uri: str) -> bool:
-    """Whether a file or folder is there. Raises UserError if the store refuses."""
+    """Whether a file or folder exists. Raises UserError if the store refuses."""
     return is_file(uri) or is_folder(uri)
 
 
 def require_no_link(uri: str) -> None:
-    """Raises UserError where a local folder to be written into is a link."""
+    """Raises UserError if a local folder to be written into is a link."""
     if not is_s3(uri) and local_writes.is_link(local_path(uri)):
         raise UserError(
             f"{uri}: this folder is a link, and nothing is written or deleted through links: replace it with a folder, "

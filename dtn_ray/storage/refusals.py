@@ -1,7 +1,7 @@
 """Classifies the errors of stores and file systems by the causes in failures.py.
 
-Objects that are refused in the same way get the same reason: it contains no keys, request ids, addresses or times, so
-that a report can count by reason. S3's error codes are classified, whichever library reports them, and `errno`.
+Objects that are refused in the same way get the same reason. A reason contains no keys, request ids, addresses or
+times, so that a report can count by reason. S3's error codes (from any library) and `errno` are classified.
 """
 
 import errno
@@ -17,16 +17,16 @@ from dtn_ray.failures import ARCHIVED, DENIED, GONE, NAME, STORE
 from dtn_ray.storage.local_writes import Linked
 from dtn_ray.text.redact import redact
 
-# Error codes of Amazon's S3 and of those that follow it. All others, known or not, are the store's own failures: what
-# is wrong with the credentials or the clock (ExpiredToken, InvalidAccessKeyId, SignatureDoesNotMatch,
-# RequestTimeTooSkewed, …) is never about one key.
+# Error codes of Amazon's S3 and compatible stores. All other codes count as failures of the store: problems with the
+# credentials or the clock (ExpiredToken, InvalidAccessKeyId, SignatureDoesNotMatch, RequestTimeTooSkewed, …) never
+# concern a single key.
 CODES = {
     "InvalidObjectState": ARCHIVED,
     "NotRestored": ARCHIVED,  # Oracle's
     "AccessDenied": DENIED,
     "AllAccessDisabled": DENIED,
     "Forbidden": DENIED,
-    "403": DENIED,  # boto3 where the answer has no body
+    "403": DENIED,  # from boto3, if the answer has no body
     "ResourceIsEncryptedWithCustomerEncryptionKey": DENIED,  # Google's
     "NoSuchKey": GONE,
     "NoSuchVersion": GONE,
@@ -64,9 +64,9 @@ class Refused(OSError):
     """A file that could not be read or written. As text it is one line that begins with the URI."""
 
     cause: str = STORE
-    """Of failures.CAUSES."""
+    """One of failures.CAUSES."""
     reason: str = ""
-    """In words, the same for all files that are refused alike."""
+    """In words; the same for all files that are refused in the same way."""
 
 
 class Absent(Refused, FileNotFoundError):
@@ -80,7 +80,7 @@ def refused(uri: str, error: Exception, *, writing: bool = False) -> Refused:
     cause, reason, detail = _explained(error)
     reason, detail = redact(reason), redact(detail)
     if writing and cause != NAME:
-        # OUT is the user's own place, where what is denied can be permitted, for all objects alike.
+        # OUT is the user's own, so a denied write concerns all objects, and the user can permit it.
         cause, reason = STORE, "there is no such folder" if cause == GONE else reason
     refusal = (Absent if cause == GONE else Refused)(f"{uri}: {detail or reason}")
     refusal.cause, refusal.reason = cause, reason
@@ -89,7 +89,7 @@ def refused(uri: str, error: Exception, *, writing: bool = False) -> Refused:
 
 
 def _explained(error: Exception) -> tuple[str, str, str]:
-    """Cause, reason and, where there is more to tell of the one case, the library's own words on one line."""
+    """Cause, reason and, if the library's message has more detail, that message on one line."""
     if isinstance(error, boto.ClientError):
         found = error.response.get("Error", {})
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -120,7 +120,7 @@ def _explained(error: Exception) -> tuple[str, str, str]:
 
 
 def _answered(status: int, error: Mapping[str, str]) -> tuple[str, str, str]:
-    """The same for a store's answer; `error`: what is in its element Error, empty where the answer has no body."""
+    """As `_explained`, for a store's answer; `error`: the fields of its element Error, empty if it has no body."""
     code, message = error.get("Code", ""), _line(error.get("Message", ""))
     cause = CODES.get(code or str(status), STORE)
     named = code if code.strip("0123456789") else _phrase(status)
@@ -149,7 +149,7 @@ def _phrase(status: int) -> str:
 
 
 def _without_request(text: str) -> str:
-    """A library's words without method, address, times, number of tries and names."""
+    """A library's message without method, address, times, number of retries and names."""
     return re.sub(r"Error performing \w+ \S+ in \S+(, after [^-]*)? +- |for path \S+|'[^']*'", "", text)
 
 

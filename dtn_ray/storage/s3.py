@@ -1,7 +1,7 @@
-"""How S3 is reached: boto3 resolves endpoint, region and credentials, and obstore is given the result.
+"""Clients of S3: boto3 resolves endpoint, region and credentials, and obstore receives the result.
 
-So the rules of one client hold everywhere: variables, profiles, `services` sections, roles, web identity, SSO,
-processes, containers, instances, private certificates. Two variables that other tools know are supported as well:
+The rules of boto3 therefore apply everywhere: variables, profiles, `services` sections, roles, web identity, SSO,
+processes, containers, instances, private certificates. Two variables of other tools are supported as well:
 
 AWS_REQUEST_PAYER=requester   pay for requests to requester-pays buckets
 AWS_NO_SIGN_REQUEST=true      send no credentials to public buckets; or the names of such buckets, separated by commas
@@ -41,26 +41,26 @@ VARIABLES = (
 NAMES = tuple(map(os.fsencode, VARIABLES))
 CHECKSUMS = "request_checksum_calculation"
 
-PATIENCE = 20.0  # seconds for which a failing request is repeated at least
+PATIENCE = 20.0  # a failing request is repeated for at least this many seconds
 LONGEST_PAUSE = 3.0
-ASKED_AGAIN = 10.0  # seconds after which a bucket is asked again for its region, if it did not answer
-# obstore asks for credentials anew when they have less left.
+ASKED_AGAIN = 10.0  # seconds after which the region of a bucket that did not answer is looked up again
+# obstore asks for new credentials when the old ones are valid for less than this.
 MARGIN = timedelta(minutes=5)
 
 
 class Access:
-    """boto3's session and client, and obstore's clients of buckets; both are slow to make and safe to share."""
+    """boto3's session and client, and obstore's clients of buckets. Both are slow to create and safe to share."""
 
     def __init__(self) -> None:
-        """Raises BotoCoreError for a profile that is absent or cannot be meant."""
+        """Raises BotoCoreError for a profile that is absent or invalid."""
         session = botocore.session.get_session()
-        # A third of the time of a listing goes into its default, which knows every way to write a date.
+        # The default parser accepts every date format, and takes a third of the time of a listing.
         session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
         if region := os.environ.get("AWS_REGION"):
-            session.set_config_variable("region", region)  # all other tools know it; boto3 AWS_DEFAULT_REGION alone
+            session.set_config_variable("region", region)  # boto3 itself only reads AWS_DEFAULT_REGION
         options: dict[str, Any] = {}
         if not (os.environ.get(f"AWS_{CHECKSUMS.upper()}") or session.get_scoped_config().get(CHECKSUMS)):
-            options[CHECKSUMS] = "when_required"  # other stores than Amazon's need not know the newer ones
+            options[CHECKSUMS] = "when_required"  # stores other than Amazon's may not support the newer checksums
         config = Config(
             retries={"mode": "standard", "total_max_attempts": 1},  # self._pause repeats
             connect_timeout=5,
@@ -84,11 +84,11 @@ class Access:
         events.register("before-sign.s3.HeadBucket", self._note)
 
     def store(self, bucket: str) -> S3Store:
-        """obstore's client of a bucket. Raises OSError where boto3 finds no credentials, or no such bucket can be."""
+        """obstore's client of a bucket. Raises OSError if boto3 finds no credentials, or cannot reach the bucket."""
         store, until = self._stores.get(bucket, (None, 0.0))
         if store and time.monotonic() < until:
             return store
-        with self._lock:  # or all threads would ask at once
+        with self._lock:  # otherwise all threads would look up the region at the same time
             store, until = self._stores.get(bucket, (None, 0.0))
             if store is None or time.monotonic() >= until:
                 store, until = self._make(bucket)
@@ -114,7 +114,7 @@ class Access:
             bucket,
             region=region,
             endpoint=endpoint,
-            aws_endpoint_url_s3=endpoint,  # the variable of this name would come before the argument above
+            aws_endpoint_url_s3=endpoint,  # otherwise the variable of this name would override the argument above
             virtual_hosted_style_request=not in_path,
             skip_signature=anonymous,
             request_payer=_pays(),
@@ -125,13 +125,13 @@ class Access:
         return store, until
 
     def _locate(self, bucket: str) -> tuple[str, str, float]:
-        """URL of a bucket, the region that requests are signed for, and until when to believe so."""
+        """URL of a bucket, the region that requests are signed for, and the time until which this may be cached."""
         self._signed.clear()
         until = float("inf")
         try:
             self.client.head_bucket(Bucket=bucket)  # boto3 follows to another region
         except ClientError:
-            pass  # it may be asked for objects all the same, and says itself why not
+            pass  # objects may still be readable; if not, their own errors say why
         except BotoCoreError as error:
             if not self._signed or is_certificate(error):
                 raise OSError(f"s3://{bucket}: {error}. {advice()}") from error
@@ -147,7 +147,7 @@ class Access:
     def _pause(
         self, attempts: int, response: Any, caught_exception: Any, operation: Any, request_dict: Any, **_: Any
     ) -> float | None:
-        """Seconds until boto3 repeats a request, or None. By its own rules it gives up within a second or two."""
+        """Seconds until boto3 repeats a request, or None. boto3's own rules give up after a second or two."""
         if response is not None:
             self._silent = False
         if operation.name == "HeadBucket" or self._silent or not _may_pass(response, caught_exception):
@@ -155,13 +155,13 @@ class Access:
         since = request_dict["context"].setdefault("failing_since", time.monotonic())
         left = PATIENCE - (time.monotonic() - since)
         if left <= 0:
-            self._silent = response is None  # the next request need not find that out again
+            self._silent = response is None  # then the next request fails without repeating
             return None
         return min(left, random.uniform(0.5, 1) * min(0.2 * 2**attempts, LONGEST_PAUSE))
 
 
 class Renewed:
-    """Gives obstore boto3's credentials, which boto3 renews before they end."""
+    """Passes boto3's credentials to obstore; boto3 renews them before they expire."""
 
     def __init__(self, credentials: Any) -> None:
         self.credentials = credentials
@@ -171,7 +171,7 @@ class Renewed:
         remember(frozen.secret_key)
         remember(frozen.token)
         now, ends = datetime.now(UTC), getattr(self.credentials, "_expiry_time", None)
-        # Asked for again after five minutes, or half of the time that they have left.
+        # obstore asks again after five minutes, or after half of the remaining validity.
         hold = MARGIN if ends is None else min(MARGIN, max(ends - now, timedelta()) / 2)
         return {
             "access_key_id": frozen.access_key,
@@ -182,17 +182,17 @@ class Renewed:
 
 
 def client() -> Any:
-    """boto3's client, for listings, ETags, conditional writes and keys that obstore does not take.
+    """boto3's client, for listings, ETags, conditional writes and keys that obstore does not accept.
 
-    Raises BotoCoreError for a profile that is absent or cannot be meant.
+    Raises BotoCoreError for a profile that is absent or invalid.
     """
     return _reached().client
 
 
 def store(bucket: str) -> S3Store:
-    """obstore's client, with retries: a fourth of boto3's work for each object, and free of Python's lock.
+    """obstore's client, with retries: it takes a quarter of boto3's CPU time per object, and releases the GIL.
 
-    Raises OSError where there is no way to the bucket.
+    Raises OSError if the bucket cannot be reached.
     """
     try:
         return _reached().store(bucket)
@@ -234,21 +234,21 @@ _making = threading.Lock()
 
 @lru_cache
 def _access(variables: tuple[bytes | None, ...]) -> Access:
-    """One for each setting of these variables; to look through all of a process's would take longer."""
-    with _making:  # boto3 does not make two at the same time safely
+    """One Access for each combination of values of VARIABLES, which are quicker to compare than the environment."""
+    with _making:  # boto3 cannot create two sessions at the same time safely
         try:
             return Access()
-        except ValueError as error:  # an endpoint without http://, a number that is none
+        except ValueError as error:  # an endpoint without http://, or an invalid number
             raise UserError(f"S3 cannot be reached with the settings in AWS variables and files: {error}") from error
 
 
 def plain(key: str) -> bool:
-    """Whether obstore takes a key as it is: without control characters and components that are empty, `.` or `..`."""
+    """Whether obstore accepts a key: no control characters, and no components that are empty, `.` or `..`."""
     return not {"", ".", ".."} & set(key.split("/")) and not re.search(r"[\x00-\x1f\x7f]", key)
 
 
 def is_anonymous(bucket: str) -> bool:
-    """Whether AWS_NO_SIGN_REQUEST names this bucket, or all."""
+    """Whether AWS_NO_SIGN_REQUEST applies to this bucket."""
     value = os.environ.get("AWS_NO_SIGN_REQUEST", "").strip()
     if value.lower() in ("", "false", "no", "off", "0"):
         return False
@@ -279,12 +279,12 @@ def _may_pass(response: Any, error: Exception | None) -> bool:
 
 
 def is_certificate(error: Exception | None) -> bool:
-    """Whether a server's certificate is not trusted, which does not pass."""
+    """Whether the error is an untrusted certificate, for which repeating does not help."""
     return isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 def _timestamp(text: str) -> datetime | None:
-    """None for what is no date, or lies beyond Python's: one such object must not end a listing."""
+    """None if the text is not a date or is beyond Python's range, because one such object must not end a listing."""
     for parse in (datetime.fromisoformat, botocore.utils.parse_timestamp):
         with suppress(ValueError, OverflowError):
             return parse(text)
@@ -292,10 +292,10 @@ def _timestamp(text: str) -> datetime | None:
 
 
 def _retries() -> Any:
-    """obstore draws each pause between the first and `base` times the one before."""
+    """obstore chooses each pause at random between the first pause and `base` times the previous one."""
     return {
         "max_retries": 1000,
-        # Since the request began: one that timed out after 20 s of silence is repeated too.
+        # Counts from the start of the request, so that one which timed out after 20 s is repeated too.
         "retry_timeout": timedelta(seconds=PATIENCE + 5),
         "backoff": {
             "init_backoff": timedelta(seconds=0.2),
@@ -306,7 +306,7 @@ def _retries() -> Any:
 
 
 def _timeouts() -> dict[str, Any]:
-    """In seconds as obstore writes them; its own variables change them."""
+    """In seconds, in obstore's notation; obstore's own variables override them."""
     return {
         "connect_timeout": os.environ.get("AWS_CONNECT_TIMEOUT", "5s"),
         "read_timeout": os.environ.get("AWS_READ_TIMEOUT", "20s"),  # between two bytes, and before the first
@@ -316,7 +316,7 @@ def _timeouts() -> dict[str, Any]:
 
 
 def _certificates(bundle: str | None) -> bytes:
-    """Those that boto3 trusts: a bundle that was named, or its own; obstore would trust the system's alone."""
+    """The certificates that boto3 trusts: a configured bundle, or its own. obstore by default uses the system's."""
     try:
         with open(bundle or get_cert_path(True), "rb") as file:
             return file.read()

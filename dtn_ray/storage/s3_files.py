@@ -14,11 +14,11 @@ from pyarrow import fs
 from dtn_ray.storage.s3 import client, store
 from dtn_ray.text.redact import redact
 
-READ_AHEAD = 8 << 20  # bytes, of a file that is read from its beginning to its end
+READ_AHEAD = 8 << 20  # bytes, for a file that is read sequentially
 
 
 class S3Files(fs.FileSystemHandler):
-    """Paths are bucket/key. Folders are what keys have in common: to make one does nothing."""
+    """Paths are bucket/key. Folders are common prefixes of keys, so creating one does nothing."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, S3Files)
@@ -99,7 +99,7 @@ class S3Files(fs.FileSystemHandler):
 
 
 class _Errors:
-    """What the clients raise, as OSError with the object's name."""
+    """Converts the clients' errors to OSError with the object's name."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -137,7 +137,7 @@ def _info(path: str) -> fs.FileInfo:
 
 
 def _below(path: str, recursive: bool) -> Iterator[fs.FileInfo | str]:
-    """Objects, among them those that mark a folder, and folders' paths."""
+    """The objects below a path, including markers of folders, and the paths of folders."""
     bucket, key = _split(path)
     options = {} if recursive else {"Delimiter": "/"}
     with _Errors(path):
@@ -159,7 +159,7 @@ def _open(path: str) -> "_Reader":
 
 
 class _Reader(io.RawIOBase):
-    """Reads what is asked for, by one request each time."""
+    """Each read is one range request."""
 
     def __init__(self, path: str, size: int) -> None:
         self.path, self.size, self.at = path, size, 0
@@ -194,7 +194,7 @@ class _Reader(io.RawIOBase):
 
 
 class _Writer:
-    """Writes an object, in parts if it is large; it is there once it is closed, and not at all where it is dropped."""
+    """Writes an object, in parts if it is large. The object exists only after `close`."""
 
     def __init__(self, path: str) -> None:
         self.path, self.closed = path, False

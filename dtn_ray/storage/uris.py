@@ -16,21 +16,21 @@ LEADS_OUT = r"(^|/)\.\.(/|$)"
 def leads_out(key: str) -> bool:
     """Whether a key has a component `..`, so that it may name something outside the folder that it is relative to.
 
-    In a bucket it would be a name like any other; but proxies and gateways resolve it, so there it is not read either.
+    In a bucket `..` is an ordinary name, but proxies and gateways resolve it, so it is not read there either.
     """
     return ".." in key and ".." in key.split("/")
 
 
-S3 = re.compile(r"s3[an]?://", re.IGNORECASE)  # s3a:// and s3n://, as Hadoop has it, are the same
+S3 = re.compile(r"s3[an]?://", re.IGNORECASE)  # Hadoop's s3a:// and s3n:// mean the same
 
 
 def is_s3(uri: str) -> bool:
-    """Whether a URI names a bucket or what is in it."""
+    """Whether a URI names a bucket or something in it."""
     return S3.match(uri) is not None
 
 
 def absolute(uri: str) -> str:
-    """The same place as s3://bucket/key, or as an absolute local path, which other processes understand too.
+    """The URI as s3://bucket/key or as an absolute local path, so that it means the same in other processes.
 
     Raises UserError for another scheme, a bucket without a name, and a file:// URI of another machine.
     """
@@ -43,7 +43,7 @@ def absolute(uri: str) -> str:
 
 
 def local_path(uri: str) -> str:
-    """The local path that a URI means, its links as they are. Raises UserError as `absolute` does."""
+    """The local path of a URI; links are not resolved. Raises UserError as `absolute` does."""
     if "://" in uri and not (_is_file_uri(uri) or uri.startswith("/")):
         raise UserError(f"{uri}: unknown scheme; give a local path or s3://bucket/prefix")
     return os.path.expanduser(_local(uri))
@@ -54,7 +54,7 @@ def _is_file_uri(uri: str) -> bool:
 
 
 def _local(uri: str) -> str:
-    """The path of a file:// URI, in which %20 stands for a space; anything else as it is."""
+    """The path of a file:// URI, with %20 and the like decoded; anything else unchanged."""
     if not _is_file_uri(uri):
         return uri
     path = uri[5:]
@@ -67,7 +67,7 @@ def _local(uri: str) -> str:
 
 
 def bucket_and_key(uri: str) -> tuple[str, str]:
-    """Of a URI of S3; the key may be empty, or begin with a slash. Raises UserError where it holds credentials."""
+    """Bucket and key of an S3 URI; the key may be empty or begin with a slash. Raises UserError for credentials."""
     bucket, _, key = uri[uri.index("://") + 3 :].partition("/")
     if "@" in bucket or (":" in bucket and not bucket.startswith("arn:")):
         place = uri.rpartition("@")[2] if "@" in uri else "…"  # a secret key may hold a slash
@@ -79,10 +79,10 @@ def bucket_and_key(uri: str) -> tuple[str, str]:
 
 
 def join(uri: str, *names: str) -> str:
-    """Appends names to a URI; one of file:// becomes a path, since a % in a name stands for itself.
+    """Appends names to a URI. A file:// URI becomes a path, because a % in a name is an ordinary character.
 
-    What comes out lies below the URI, whoever wrote the names: one that begins with a slash does not replace what
-    stands before it. Raises UserError for a name with a component `..`.
+    The result always lies below the URI, whatever the names: a name that begins with a slash does not replace the
+    part before it. Raises UserError for a name with a component `..`.
     """
     joined = plain_uri(uri)
     for name in names:

@@ -1,4 +1,4 @@
-"""A small file that several processes change by compare-and-swap: a lease."""
+"""Compare-and-swap on a small file that several processes change, such as a lease."""
 
 import errno
 import fcntl
@@ -36,24 +36,24 @@ SWAP_PAUSE = 0.2  # seconds
 
 @dataclass(frozen=True)
 class Versioned:
-    """A small file that changes by `compare_and_swap`, as it was read."""
+    """The state of a small file that is changed by `compare_and_swap`, as it was read."""
 
     content: bytes
-    """Empty where the file is absent."""
+    """Empty if the file is absent."""
     version: str | None
-    """None where the file is absent."""
+    """None if the file is absent."""
     modified: float
-    """When it was last written, in seconds since 1970 by the store's clock; 0 where it is absent."""
+    """When it was last written, in seconds since 1970 by the store's clock; 0 if it is absent."""
     now: float
-    """The store's clock when it answered; S3 tells whole seconds. Our own clock where a store does not tell."""
+    """The store's clock when it answered (S3: whole seconds), or this machine's clock if the store does not send it."""
 
 
 class NoConditionalWrites(UserError):
-    """A store that cannot write a file on the condition that nobody else has meanwhile."""
+    """The store cannot make a write conditional on the file's version."""
 
 
 def read_versioned(uri: str) -> Versioned:
-    """A small file with what `compare_and_swap` has to know of it. Raises UserError if the store refuses."""
+    """Reads a small file with its version, for `compare_and_swap`. Raises UserError if the store refuses."""
     if is_s3(uri):
         return _read_versioned_s3(uri)
     path = Path(local_path(uri))
@@ -67,7 +67,7 @@ def read_versioned(uri: str) -> Versioned:
             content = file.read()
             return Versioned(content, _digest(content), found.st_mtime, now)
     except OSError as error:
-        # A link is nobody's file: it is replaced, and what it leads to stays.
+        # A link counts as absent: writing replaces it, and its target stays.
         if isinstance(error, FileNotFoundError) or local_writes.is_link(str(path)):
             return Versioned(b"", None, 0, now)
         raise UserError(f"{uri}: cannot be read: {words_of(error)}") from error
@@ -82,7 +82,7 @@ def _read_versioned_s3(uri: str) -> Versioned:
             found = s3_client().get_object(Bucket=bucket, Key=key)
             content, version = found["Body"].read(), _bare(found["ETag"])
             return Versioned(content, version, found["LastModified"].timestamp(), _date(found))
-        except BODY_BROKE_OFF as error:  # boto3 itself repeats only what fails before the body
+        except BODY_BROKE_OFF as error:  # boto3 only repeats requests that fail before the body
             if not left:
                 raise UserError(f"{uri}: cannot be read: {error}. {advice()}") from error
         except (OSError, ClientError, BotoCoreError) as error:
@@ -92,7 +92,7 @@ def _read_versioned_s3(uri: str) -> Versioned:
 
 
 def _clock(folder: Path) -> float:
-    """The clock of a folder's file system, which may be another machine's; our own where it cannot be asked."""
+    """The clock of a folder's file system, possibly on another machine; this machine's if it cannot be read."""
     try:
         os.utime(folder)
         return folder.stat().st_mtime
@@ -101,7 +101,7 @@ def _clock(folder: Path) -> float:
 
 
 def _date(answer: Mapping[str, Any]) -> float:
-    """The store's clock by an answer's header Date."""
+    """The store's clock, from the header Date of an answer."""
     try:
         return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
     except (KeyError, TypeError, ValueError):
@@ -113,12 +113,12 @@ def _bare(etag: str) -> str:
 
 
 def compare_and_swap(uri: str, version: str | None, content: bytes, conditional: bool = True) -> str | None:
-    """Writes a file if it still is of that version (None: absent); returns its new version, or None if it is not.
+    """Writes a file if it still has that version (None: absent). Returns the new version, or None if it has another.
 
-    By S3's conditional writes, and by a lock on the local folder; with `conditional` False by a look at the version
-    just before the write, which two writers at the same moment both pass. No two contents written to one file may be
-    the same: so a write whose answer was lost is known by its content. Raises NoConditionalWrites where the store has
-    none, UserError if it refuses, be it that it does not replace the very version that it has.
+    Uses S3's conditional writes, or a lock on the local folder. With `conditional` False it only compares the version
+    just before the write, so that two simultaneous writers may both succeed. Each content must be unique, because a
+    write whose answer was lost is recognised by its content. Raises NoConditionalWrites if the store does not support
+    them, and UserError if it refuses, even if it refuses to replace the version that it has.
     """
     if not conditional:
         if read_versioned(uri).version != version:
@@ -128,9 +128,9 @@ def compare_and_swap(uri: str, version: str | None, content: bytes, conditional:
 
 
 def _swap_s3(uri: str, version: str | None, content: bytes) -> str | None:
-    # Ceph compares the header with the bare ETag; a store may as well do so with the quoted one, as HTTP writes it.
+    # Ceph compares the header with the bare ETag; other stores may compare it with the quoted ETag, as in HTTP.
     conditions = [{"IfMatch": version}, {"IfMatch": f'"{version}"'}] if version else [{"IfNoneMatch": "*"}]
-    for attempt in range(2):  # twice, since a write beside this one may be refused like this, and then fail
+    for attempt in range(2):  # a concurrent write can make this one be refused, and then fail itself
         time.sleep(SWAP_PAUSE * attempt)
         for condition in conditions:
             written = _put_if(uri, condition, content)
@@ -157,8 +157,7 @@ def _put_if(uri: str, condition: dict[str, str], content: bytes) -> str | None:
         if condition and (status == 501 or code == "NotImplemented"):
             text = str(error).rstrip(".")
             raise NoConditionalWrites(f"{uri}: the store has no conditional writes: {text}") from error
-        # 412, and 304 of old MinIOs: it does not hold; 409: another write came in between; 404: there is nothing that
-        # could match.
+        # 412 (old MinIO: 304): the condition is false; 409: a concurrent write; 404: there is no file to match.
         if condition and status in (304, 404, 409, 412) and code != "NoSuchBucket":
             return None
         raise UserError(f"{uri}: cannot be written: {error}. {advice()}") from error
@@ -167,9 +166,9 @@ def _put_if(uri: str, condition: dict[str, str], content: bytes) -> str | None:
 
 
 def require_conditional_writes(uri: str, content: bytes) -> None:
-    """Raises NoConditionalWrites where a store takes every write to an existing file, whatever its condition.
+    """Tests a store with two writes that it must refuse; raises NoConditionalWrites if it accepts one.
 
-    `content` stands in the file then. Nothing to ask of a local folder. Raises UserError if the store refuses.
+    The file must exist; it then holds `content`. Does nothing for a local folder. Raises UserError if the store fails.
     """
     if not is_s3(uri):
         return
@@ -189,7 +188,7 @@ def _swap_local(uri: str, version: str | None, content: bytes) -> str | None:
         raise UserError(f"{uri}: cannot be written: {error}") from error
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # until it is closed, be it by the process's end
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # released on close, also if the process ends
         except OSError as error:
             raise NoConditionalWrites(f"{uri}: the file system has no locks (flock): {error}") from error
         return _replace(uri, content) if read_versioned(uri).version == version else None

@@ -1,9 +1,10 @@
-"""Tells refusals of single objects from a failure to read anything: wrong credentials, a source that is gone.
+"""Distinguishes refusals of single objects from a failure to read anything: wrong credentials, a deleted source.
 
 A denied object is not tried again, and --max-failure-rate does not count it. Both would be wrong for a bucket that
-denies every object, or for a node that may read none. So when most objects of a group are refused, the driver reads a
-few of these itself, which must fail, and then others, of which one must succeed: some that were read before, and some
-from all over the work list. Otherwise the store has failed: the run ends, and the next run tries again.
+denies every object, or for a node that can read none. When most objects of a group are refused, the driver therefore
+reads a few of them itself, which must fail too, and then other objects, of which at least one must succeed: some that
+were read before, and some from all over the work list. Otherwise the store counts as failed: the run ends, and the next
+run tries again.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,17 +21,17 @@ from dtn_ray.bulk.plan import Plan
 from dtn_ray.bulk.tally import Tally
 from dtn_ray.failures import CAUSES, IMAGE, MODEL, STORE
 
-READ_BEFORE = 8  # objects that were read before are read again in doubt, at most …
+READ_BEFORE = 8  # the driver tries at most so many objects that were read before …
 LISTED = 64  # … and so many of the work list
 AT_ONCE = 8
-WERE_READ = (None, IMAGE, MODEL)  # causes of objects whose content came
+WERE_READ = (None, IMAGE, MODEL)  # causes of objects whose content could be read
 
 
 def believed(outcomes: pa.Table, job: BulkJob, plan: Plan, done: Tally) -> pa.Table:
-    """Outcomes, with the cause `store` for refusals that are not believed; `done`: the outcomes before them.
+    """The outcomes, with the cause `store` for refusals that are not accepted; `done`: the earlier outcomes.
 
-    Refusals are doubted if they are more than `max_failure_rate` of those and the objects that were read; with a rate
-    of 1, never.
+    Refusals are checked if their share among refused and read objects is above `max_failure_rate`; with a rate of 1,
+    never.
     """
     causes = outcomes["cause"].to_pylist()
     doubts = {i: CAUSES[cause].doubt for i, cause in enumerate(causes) if cause in CAUSES and CAUSES[cause].doubt}
@@ -62,7 +63,7 @@ def _any_readable(job: BulkJob, keys: Iterable[str]) -> bool:
 
 
 def _others(job: BulkJob, plan: Plan, done: Tally) -> Iterator[str]:
-    """Keys of objects that are not too large to be read."""
+    """Keys of objects to try, without those that are too large to be read."""
     before = [row for tally in (done, plan.settled) for _, row in tally.sample]
     listed = pa.concat_tables(plan.sample).select(["key", "size"])
     chosen = np.linspace(0, len(listed) - 1, min(LISTED, len(listed))).astype(int)

@@ -1,4 +1,4 @@
-"""An actor that holds a Pipeline on Ray. The module is small because every actor imports it before it can start."""
+"""An actor that runs a Pipeline on Ray. The module is small because every actor imports it before it can start."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -13,10 +13,10 @@ from dtn_ray.parquet import sealed
 
 
 class Actor:
-    """Turns blocks of the work list into rows of the ledger, and counts for the dashboard what it does."""
+    """Turns blocks of the work list into rows of the ledger, and updates the metrics."""
 
     def __init__(self, make: Callable[..., Pipeline], work: str, cpus: int | None) -> None:
-        """`make`: a Pipeline of `scratch` and `cpus`; `work`: the folder of the work list."""
+        """`make`: makes a Pipeline from `scratch` and `cpus`; `work`: the folder of the work list."""
         self.pipeline = make(scratch=_scratch(work), cpus=cpus)
         self.metrics = OutcomeMetrics()
 

@@ -1,21 +1,21 @@
-"""The place of the result for a key: a pure function, so that every run writes the same object."""
+"""The name of the result for a key: a pure function, so that every run writes the same file."""
 
 import hashlib
 import re
 
-MAX_NAME = 230  # bytes of a file name; local filesystems end at 255, and a file being written has a longer one
-MAX_KEY = 800  # bytes; S3 ends at 1024, of which OUT's own prefix takes some
+MAX_NAME = 230  # bytes of a file name; local filesystems allow 255, and temporary names are longer
+MAX_KEY = 800  # bytes; S3 allows 1024, including the prefix of OUT
 
 
 def output_key(key: str, format: str = "png", number: int = 0) -> str:
-    """`<key>.<format>`, made safe as a local path and as an S3 key; other keys have other outputs.
+    """`<key>.<format>`, made safe as a local path and as an S3 key. Different keys have different outputs.
 
-    Of several outputs for one key, those after the first (`number` 0) are `<key>%2.<format>`, `<key>%3.<format>`, …
+    If a key has several outputs, those after the first (`number` 0) are `<key>%2.<format>`, `<key>%3.<format>`, …
 
-    Any string in. Most come out as they are; %, backslashes and control characters become %XX. A folder called `.` or
-    `..` is escaped too; one without a name, or with a name that ends in .<format> and might be another output's, has
-    %2F after it. What is then too long becomes `%long/<SHA-256 of the key>.<format>`. No other % is ever written, so
-    nothing collides.
+    Accepts any string. Most keys stay unchanged; %, backslashes and control characters become %XX. A folder named `.`
+    or `..` is escaped too. A folder with an empty name, or with a name that ends in .<format> and could be that of
+    another output, gets the suffix %2F. A result that is too long becomes `%long/<SHA-256 of the key>.<format>`. No
+    other % is ever written, so outputs cannot collide.
     """
     *folders, name = (_escape(component) for component in key.split("/"))
     ending = f"%{number + 1}.{format}" if number else f".{format}"
@@ -27,7 +27,7 @@ def output_key(key: str, format: str = "png", number: int = 0) -> str:
 
 
 def _escape(component: str) -> str:
-    """No /, % other than of %XX, control character or half of a surrogate pair is in what this returns."""
+    """Escapes a component: the result has no control characters or surrogates, and each % begins a %XX."""
     return re.sub(r"[%\\\x00-\x1f\x7f-\x9f\ud800-\udfff]", _percent, component)
 
 

@@ -1,12 +1,12 @@
-"""The lease on an output folder: only one of several simultaneous runs works. Knows no Ray.
+"""The lease on an output folder: only one of several simultaneous runs works. Does not import Ray.
 
 The lease is one record, lease.json, that changes only by compare-and-swap. Its holder renews it until the end. A run
 that finds it expired may take it over; if several try, one succeeds.
 
 Expiry uses the store's clock (S3's Date header, the file system's modification time), so the clocks of machines need
-not agree. A record that somebody edited, or that another version wrote, counts as that of a live run until it has not
-changed for the length of a lease, because a live run renews its lease before. A file that no version ever wrote
-belongs to nobody.
+not agree. A record that somebody edited, or that another version wrote, counts as that of a live run until it has been
+unchanged for the length of a lease, because a live run would have renewed it. A file that no version of dtn-ray could
+have written is ignored.
 """
 
 import contextlib
@@ -28,27 +28,27 @@ from dtn_ray.storage.versions import NoConditionalWrites, Versioned
 from dtn_ray.text.display import line
 
 LONGEST = 86_400.0  # seconds
-LARGEST = 1 << 16  # bytes of a record; what is longer is nobody's
-GRANULARITY = 5.0  # seconds by which times that a store tells may be apart from those that its clock gave us
-SETTLE = 1.0  # seconds after which two writers without conditions see who was the last
-ATTEMPTS = 3  # to take a lease that others take and give back meanwhile
+LARGEST = 1 << 16  # bytes; a larger file is not a lease
+GRANULARITY = 5.0  # seconds by which a store's modification times may differ from its clock
+SETTLE = 1.0  # seconds after which two unconditional writers see whose write was last
+ATTEMPTS = 3  # to take a lease that other runs take and release at the same time
 
 _ours = dict[str, bool]()
-"""Of each lease of this process, by its holder, whether it is held. The record of one that is not may still stand,
-where the store's answer to its end was lost."""
+"""For each lease of this process, by its holder, whether it is held. The file of a released lease may still exist, if
+the store's answer to the release was lost."""
 
 
 class Lease:
-    """A lease that is held; `check` before every write that two runs must not both make."""
+    """A lease that this process holds; call `check` before every write that only one run may make."""
 
     def __init__(self, uri: str, seconds: float, conditional: bool = True) -> None:
-        """Takes the lease for `seconds`, at most LONGEST, at a time.
+        """Takes the lease, and renews it for `seconds` (at most LONGEST) at a time.
 
-        `conditional` False: without the store's conditional writes, on the user's word that no two runs start at once;
-        one that does is noticed within seconds, or at the next renewal.
+        `conditional` False: use plain writes, for stores without conditional writes; the user guarantees that no two
+        runs start at the same time. If they do, one notices within seconds, or at the next renewal.
 
-        Raises UserError where another run holds it (by whom, since and until when), where the store has no conditional
-        writes, or refuses.
+        Raises UserError if another run holds the lease (with host, process and times), if the store has no conditional
+        writes, or if it refuses.
         """
         self.uri, self.seconds, self.conditional = uri, seconds, conditional
         self.version: str | None = None
@@ -92,7 +92,7 @@ class Lease:
         raise UserError(f"{self.uri}: other runs keep taking this lease; start one run at a time")
 
     def _take_over(self, found: Versioned) -> bool:
-        """Whether a lease that is nobody's now could be taken."""
+        """Tries to take a lease that has expired or does not exist; returns whether it succeeded."""
         try:
             if not self._write(found.version):
                 return False
@@ -116,7 +116,7 @@ class Lease:
         return True
 
     def check(self) -> None:
-        """Raises UserError if the lease is lost; renews one that expired but that nobody took."""
+        """Raises UserError if another run has taken the lease; renews it if it expired and nobody took it."""
         with self._lock:
             if self._now() < self.record["expires"]:
                 return
@@ -127,7 +127,7 @@ class Lease:
                 )
 
     def release(self) -> None:
-        """Lets the next run begin at once. A lease that was lost meanwhile is left to its holder."""
+        """Gives the lease back, so that the next run can begin at once. Does nothing if another run has taken it."""
         self._end.set()
         self._heart.join()
         _ours[self.record["holder"]] = False
@@ -136,17 +136,17 @@ class Lease:
 
     def _beat(self) -> None:
         while not self._end.wait(self.seconds / 4):
-            # A store that fails is asked again at the next beat: `check` notices when it is too late.
+            # If the store fails, the next beat tries again; `check` notices if that was too late.
             with self._lock, contextlib.suppress(UserError):
                 if not self._renew():
                     self.record["expires"] = 0
                     return
 
     def _renew(self, ended: bool = False) -> bool:
-        """Whether the record could be put in the place of this run's own."""
+        """Rewrites this run's record; returns whether it was still there."""
         if self._write(self.version, ended):
             return True
-        # The answer to an earlier write may have been lost, or somebody has edited the record.
+        # The answer to an earlier write may have been lost, or somebody may have edited the record.
         found = storage.read_versioned(self.uri)
         return self._is_ours(found) and self._write(found.version, ended)
 
@@ -154,7 +154,7 @@ class Lease:
         return _parse(found.content).get("holder") == self.record["holder"]
 
     def _write(self, version: str | None, ended: bool = False) -> bool:
-        """Whether the record could be put in the place of the one of that version."""
+        """Replaces the record of that version; returns False if the file has another version."""
         expires = 0 if ended else self._now() + self.seconds
         record = self.record | {"seconds": self.seconds, "expires": expires}
         content = json.dumps(record, indent=2).encode()
@@ -165,7 +165,7 @@ class Lease:
         return True
 
     def _now(self) -> float:
-        """The store's clock, in seconds since 1970; this machine's own may be set anew meanwhile."""
+        """The store's clock, in seconds since 1970; independent of changes to this machine's clock."""
         return _monotonic() + self._to_store
 
     def _held(self, found: Versioned) -> str:
@@ -193,7 +193,7 @@ class Lease:
 
 @contextlib.contextmanager
 def hold(uri: str, seconds: float, conditional: bool = True) -> Iterator[Lease]:
-    """Holds the lease during a `with`, however it ends."""
+    """Holds the lease during a `with`, and releases it at its end."""
     lease = Lease(uri, seconds, conditional)
     try:
         yield lease
@@ -202,7 +202,7 @@ def hold(uri: str, seconds: float, conditional: bool = True) -> Iterator[Lease]:
 
 
 def _ends(found: Versioned, seconds: float) -> float:
-    """When the lease that was found is over, by the store's clock; `seconds`: the length of one that does not tell."""
+    """When a lease expires, by the store's clock; `seconds`: its length, if the record does not state it."""
     record = _parse(found.content)
     if not record or _ours.get(str(record.get("holder"))) is False:
         return 0
@@ -215,7 +215,10 @@ def _ends(found: Versioned, seconds: float) -> float:
 
 
 def _skew(now: float, began: float, ended: float) -> float:
-    """By how many seconds, at least, a store's clock is ahead of ours: it said `now`, in whole seconds, in between."""
+    """The least number of seconds by which the store's clock is ahead of ours.
+
+    The store answered with the time `now`, in whole seconds, between our times `began` and `ended`.
+    """
     return now - ended if now > ended else min(0.0, now + 1 - began)
 
 
@@ -234,7 +237,7 @@ def _monotonic() -> float:
 
 
 def _parse(content: bytes) -> dict[str, Any]:
-    """The record; an empty one where it is absent or nobody's."""
+    """The record; empty if the file is absent or not a record."""
     with contextlib.suppress(ValueError, RecursionError):
         record = json.loads(content[:LARGEST])
         if isinstance(record, dict):
@@ -251,7 +254,7 @@ def _number(value: object) -> float | None:
 
 
 def _whose(found: Versioned) -> str:
-    """The holder of a lease, as far as its record tells."""
+    """The holder of a lease in words, as far as the record has it."""
     record = _parse(found.content)
     pid, host = record.get("pid"), record.get("host")
     process = f"process {pid}" if isinstance(pid, int) else "a process"

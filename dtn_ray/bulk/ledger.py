@@ -1,10 +1,10 @@
-"""The ledger of a bulk job: which object was processed, with what outcome. Knows no Ray.
+"""The ledger of a bulk job: which object was processed, with what outcome. Does not import Ray.
 
-A folder of Parquet files, read by ranges of keys, so that no reader needs to hold it whole. A part holds the rows that
-a run has just finished: it is written whole, under a name of its own, after the outputs that it tells of, so that a run
-that is killed loses at most the rows of outputs that the next run writes again. Of several rows for one key the newest
-holds, so parts may overlap, and reading needs no lock. Compaction turns parts into sets: sorted, and apart from each
-other.
+A folder of Parquet files that is read by ranges of keys, so that no reader needs to hold all of it. A *part* holds the
+rows that a run has just finished. It is written atomically, under a unique name, after the outputs of its rows, so that
+a killed run loses at most rows whose outputs the next run writes again. Of several rows for one key the newest counts,
+so parts may overlap, and reading needs no lock. Compaction merges parts into *sets*, which are sorted and do not
+overlap.
 """
 
 import contextlib
@@ -34,29 +34,30 @@ class Column:
     name: str
     type: pa.DataType
     by: Literal["plan", "pipeline", "run"]
-    """Who fills it: the plan, with the column of this name of storage.LISTING; the pipeline, by `make_row`; the run."""
+    """Who fills it: the plan, from the column of this name of storage.LISTING; the pipeline, by `make_row`; or the
+    run."""
     added: bool = False
-    """Whether ledgers of older versions lack it. Then it stands behind a job's own columns, as it does in files."""
+    """Whether ledgers of older versions lack it. Such a column comes after a job's own columns, as it does in files."""
 
 
 COLUMNS = (
     Column("key", pa.string(), "plan"),  # of the source object, relative to the source
     Column("version", pa.string(), "plan"),  # its ETag, or a local file's size and time of change
     Column("size", pa.int64(), "plan"),  # bytes
-    Column("status", pa.string(), "pipeline"),  # of kinds.py: failed, or one of the job's
-    Column("cause", pa.string(), "pipeline"),  # of a failure: one of failures.CAUSES, or what another version calls it
+    Column("status", pa.string(), "pipeline"),  # see kinds.py: failed, or one of the job's
+    Column("cause", pa.string(), "pipeline"),  # of a failure: one of failures.CAUSES, or another version's name
     Column("reason", pa.string(), "pipeline"),  # of a failure, in words
     Column("output", pa.string(), "pipeline"),  # relative to OUT; the first of several
-    Column("score", pa.float32(), "pipeline"),  # of the first output: the lower, the better; null where there is none
+    Column("score", pa.float32(), "pipeline"),  # of the first output, lower is better; null for jobs without scores
     Column("model", pa.string(), "run"),  # digest of everything that decides the result
     Column("attempts", pa.int32(), "plan"),  # tries of this key by this model, this one included
     Column("time", pa.timestamp("us", "UTC"), "run"),
-    Column("storage_class", pa.string(), "plan", added=True),  # as it was listed; null: not known
+    Column("storage_class", pa.string(), "plan", added=True),  # from the listing; null: unknown
 )
 
 
 def schema(own: Iterable[pa.Field] = ()) -> pa.Schema:
-    """The columns of a ledger, a job's own among them."""
+    """The columns of a ledger, including a job's own."""
 
     def fields(added: bool) -> list[pa.Field]:
         return [pa.field(column.name, column.type) for column in COLUMNS if column.added == added]
@@ -83,18 +84,18 @@ def make_row(
     score: float | None = None,
     **own: Any,
 ) -> Row:
-    """What a pipeline tells of an object: the columns OUTCOME, and the job's own."""
+    """The outcome of an object, from a pipeline: the columns OUTCOME, and the job's own."""
     return {"status": status, "cause": cause, "reason": reason, "output": output, "score": score, **own}
 
 
 NAME = re.compile(r"(part|set)-[0-9a-f]+(-[0-9a-f]+)*\.parquet")
 ROWS_PER_SET = 500_000
-ROWS_PER_GROUP = 25_000  # what a reader of a narrow range reads at least
+ROWS_PER_GROUP = 25_000  # the least that is read for a narrow range of keys
 
 
 @dataclass(frozen=True)
 class Part:
-    """One file of the ledger, and what its footer tells."""
+    """One file of the ledger, with the ranges of keys in its footer."""
 
     uri: str
     groups: tuple[tuple[str, str, int], ...]
@@ -122,17 +123,17 @@ class Part:
 
 
 class Ledger:
-    """The ledger in one folder or prefix, of one source and one model."""
+    """The ledger in one folder or prefix, for one source and one model."""
 
     def __init__(self, uri: str, root: str | None = None) -> None:
-        """`root`: OUT, below which no link is followed to write or delete; by default the ledger's own folder."""
+        """`root`: OUT; below it, nothing is written or deleted through links. By default the ledger's folder."""
         self.uri, self.root = uri, root or uri
 
     def parts(self) -> list[Part]:
-        """The files of the ledger; none where there is no ledger yet.
+        """The files of the ledger; an empty list if there is no ledger yet.
 
-        Raises UserError for one that is damaged or of a newer format, FileNotFoundError for one that a compaction has
-        just replaced.
+        Raises UserError for a file that is damaged or of a newer format, FileNotFoundError for one that a compaction
+        has just replaced.
         """
         keys = [key for key in storage.list_keys(self.uri) if key.endswith(".parquet")]
         with ThreadPoolExecutor(16) as pool:
@@ -144,34 +145,34 @@ class Ledger:
         while True:
             try:
                 return read_range(self.parts())
-            except FileNotFoundError:  # a compaction beside this has just replaced the part: list again
+            except FileNotFoundError:  # a concurrent compaction has just replaced the part: list again
                 continue
 
     def append(self, rows: pa.Table) -> None:
-        """Writes rows (all columns but `time`, in any order) as one part. Their outputs must be written by now.
+        """Writes rows (all columns except `time`, in any order) as one part. Their outputs must already be written.
 
-        Columns that are not of SCHEMA are the job's own.
+        Columns that are not in SCHEMA are the job's own.
         """
         now = pa.array([round(time.time() * 1e6)] * len(rows), pa.timestamp("us", "UTC"))
         self._write(f"part-{uuid.uuid4().hex}", rows.append_column("time", now).sort_by("key"))
 
     def compact(self, apply: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map) -> None:
-        """Merges the parts, and the sets that they fall among, into new sets without superseded rows.
+        """Merges the parts, and the sets that overlap with them, into new sets without superseded rows.
 
         `apply` is `map`, or does the same on many machines; each call holds about ROWS_PER_SET rows. The old files are
-        deleted once all the new ones are written: whatever a crash, or another writer, leaves behind reads the same.
+        deleted once all new files are written, so that readers see the same rows at any moment, even after a crash.
         """
         parts = list(filter(self._is_ours, self.parts()))
         stale = [part for part in parts if not part.is_set]
         if not stale:
             return
-        # Small sets too, or each night would leave one.
+        # Merge small sets too; otherwise each night would add one.
         stale += [part for part in parts if part.is_set and part.rows < ROWS_PER_SET // 2]
         low, high = min(part.low for part in stale), max(part.high for part in stale)
         old = [part for part in parts if part.high >= low and part.low <= high]
         if len(old) == 1 and old[0].is_set:
             return
-        # Sorts after all that it replaces, so that a long listing meets the one or the other.
+        # The name sorts after those of the replaced files, so that a slow listing sees the old or the new files.
         name = f"set-{time.time_ns():020}-{uuid.uuid4().hex}"
         cuts = _cuts(old)
         jobs = [
@@ -182,7 +183,7 @@ class Ledger:
             list(pool.map(lambda part: storage.delete(part.uri, root=self.root), old))
 
     def _is_ours(self, part: Part) -> bool:
-        """Whether a part has its name by `append` or `compact`; others, such as copies, are read and left alone."""
+        """Whether `append` or `compact` gave a part its name; other files, such as copies, are only read."""
         return part.uri == storage.join(self.uri, part.name) and NAME.fullmatch(part.name) is not None
 
     def _merge(self, job: tuple[Sequence[Part], str, str | None, str]) -> None:
@@ -197,9 +198,9 @@ class Ledger:
 
 
 def read_range(parts: Iterable[Part], low: str = "", high: str | None = None, *, inclusive: bool = True) -> pa.Table:
-    """The newest row for each key from `low` up to and with `high` (without it, where not `inclusive`), sorted by key.
+    """The newest row for each key from `low` to `high` (including `high` only if `inclusive`), sorted by key.
 
-    Columns are those of SCHEMA and a job's own, as the files have them; nulls where only other files have one. Reads
+    Columns are those of SCHEMA and the job's own columns in the files; null for rows of files that lack a column. Reads
     only the row groups that may hold such keys. Raises as `Ledger.parts` does.
     """
 
@@ -229,7 +230,7 @@ def read_range(parts: Iterable[Part], low: str = "", high: str | None = None, *,
 
 
 def _complete(rows: pa.Table) -> pa.Table:
-    """Rows with the columns of SCHEMA, and their own; nulls in added columns that they lack."""
+    """Rows with all columns of SCHEMA and their own; added columns that they lack are null."""
     wanted = schema(field for field in rows.schema if field.name not in SCHEMA.names)
     for column in COLUMNS:
         if column.added and column.name not in rows.column_names:
@@ -238,12 +239,12 @@ def _complete(rows: pa.Table) -> pa.Table:
 
 
 def newest(rows: pa.Table) -> pa.Table:
-    """Of each key the row of most attempts; among those, as clocks differ between machines, the latest."""
+    """For each key the row with the most attempts (clocks differ between machines); among equals the latest."""
     return first_of_each_key(rows.sort_by([("key", "ascending"), ("attempts", "descending"), ("time", "descending")]))
 
 
 def first_of_each_key(rows: pa.Table) -> pa.Table:
-    """Of rows sorted by key, the first with each."""
+    """Of rows sorted by key, the first row of each key."""
     rows = rows.combine_chunks()
     if len(rows) < 2:
         return rows
@@ -252,7 +253,7 @@ def first_of_each_key(rows: pa.Table) -> pa.Table:
 
 
 def _cuts(parts: Sequence[Part]) -> list[str]:
-    """Keys that cut the rows of some files into ranges of about ROWS_PER_SET rows or, evenly, less."""
+    """Keys that divide the rows of some files into equal ranges of at most about ROWS_PER_SET rows."""
     groups = sorted(group for part in parts for group in part.groups)
     total = sum(rows for _, _, rows in groups)
     count = -(-total // ROWS_PER_SET)
@@ -279,7 +280,7 @@ def _open(uri: str) -> Part:
             found, rows = footer.row_group(i).column(key).statistics, footer.row_group(i).num_rows
             if rows and found and found.has_min_max:
                 groups.append((found.min, found.max, rows))
-            elif rows:  # Parquet keeps no statistics of keys of more than 4 KB, as in very deep folders
+            elif rows:  # Parquet has no statistics for keys of more than 4 KB, as in very deep folders
                 bounds = pc.call_function("min_max", [file.read(i, ["key"])["key"]])
                 groups.append((bounds["min"].as_py(), bounds["max"].as_py(), rows))
         return Part(uri, tuple(groups))
@@ -287,7 +288,7 @@ def _open(uri: str) -> Part:
 
 @contextlib.contextmanager
 def _opened(uri: str) -> Iterator[tables.Table]:
-    """A part; what cannot be read in it is a UserError, FileNotFoundError where it is absent."""
+    """Opens a part. Raises UserError, in the `with` too, if it is damaged, and FileNotFoundError if it is absent."""
     filesystem, path = storage.resolve(uri)
     try:
         with filesystem.open_input_file(path) as stream:

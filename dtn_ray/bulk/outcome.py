@@ -1,6 +1,6 @@
-"""How a run of a bulk job ended, told to those who did not watch: by OUT/last-run.json, Ray's metrics and a webhook.
+"""Reports how a run of a bulk job ended: in OUT/last-run.json, in Ray's metrics and to a webhook.
 
-What the last good run left below OUT (summary.json, report.html) stays as it is when a run fails.
+A run that fails does not change the summary.json and report.html of the last run that succeeded.
 """
 
 import json
@@ -31,22 +31,22 @@ from dtn_ray.storage.ownership import FIELDS, LAST_RUN, is_foreign, is_marked
 from dtn_ray.text.display import chat, line
 from dtn_ray.text.redact import redact, redact_all, remember_url
 
-logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its warnings tell a webhook's path
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its warnings show the path of the webhook's URL
 
 J = TypeVar("J", bound=BulkJob)
 
-# Kubernetes sends SIGKILL half a minute after SIGTERM; all that is told fits in between.
-WAIT = 3.0  # seconds for a webhook's connection, and as many for each part of its answer …
-WAIT_FOR_WEBHOOK = 10.0  # … and for all tries together, whatever its server or the network does
+# Kubernetes sends SIGKILL half a minute after SIGTERM; all reports must be sent within that time.
+WAIT = 3.0  # seconds to connect to a webhook, and for each part of its answer
+WAIT_FOR_WEBHOOK = 10.0  # seconds for all attempts together, whatever its server or the network does
 RETRIES = 2
 WAIT_FOR_STORE = 10.0
 
 
 def tell(run: Callable[[J], dict[str, Any]], job: J) -> dict[str, Any]:
-    """Returns or raises what `run(job)` does, and tells how it ended; of a dry run, nothing.
+    """Calls `run(job)`, reports how it ended (except for a dry run), and returns or raises what it does.
 
-    What is told holds no secrets (redact.py). `run` is not given the webhook. Raises UserError for a --webhook that is
-    no URL, and names no variable or file with one. One that does not take the message is a warning.
+    Reports hold no secrets (redact.py), and `run` does not receive the webhook. Raises UserError if --webhook is not a
+    URL and does not name a variable or file with one. If the webhook does not accept the message, it prints a warning.
     """
     if job.dry_run:
         return run(replace(job, webhook=""))
@@ -92,15 +92,15 @@ def tell(run: Callable[[J], dict[str, Any]], job: J) -> dict[str, Any]:
 def _reason(error: BaseException) -> str:
     if isinstance(error, UserError):
         return str(error)
-    # Ray's errors hold the tracebacks of its tasks, and end in the reason.
-    text = redact("".join(traceback.format_exception_only(error)).strip())  # before it is cut
+    # Ray's errors contain the tracebacks of its tasks; the reason is in their last line.
+    text = redact("".join(traceback.format_exception_only(error)).strip())  # redacted before it is shortened
     return line(text.splitlines()[-1])
 
 
 def _write(out: str, record: dict[str, Any]) -> None:
-    """Writes OUT/last-run.json; not where there is no OUT, or the store, of which the run has complained, is silent.
+    """Writes OUT/last-run.json, unless OUT does not exist or the store does not answer in time.
 
-    Nor over a file of this name that is not ours, which an OUT without our mark may hold.
+    Does not replace a file of this name that dtn-ray did not write, which an OUT without the mark may hold.
     """
 
     def write() -> None:
@@ -115,14 +115,14 @@ def _write(out: str, record: dict[str, Any]) -> None:
 
 
 def _host(webhook: str) -> str:
-    """All of a webhook's URL that may be printed: the rest of it may be a secret."""
+    """The host of a webhook's URL, the only part that may be printed: the rest may be a secret."""
     if not webhook:
         return ""
     with suppress(requests.RequestException):
         url = urlsplit(requests.Request("POST", webhook).prepare().url or "")
         if url.scheme in ("http", "https"):
             remember_url(webhook)
-            remember_url(url.geturl())  # as urllib3 tells of it where a try fails
+            remember_url(url.geturl())  # the form in which urllib3's errors show it
             return url.hostname or ""
     raise UserError(
         "--webhook: not a URL such as https://HOST/PATH, nor env:NAME or file:PATH, which name a variable or a file "
@@ -131,7 +131,7 @@ def _host(webhook: str) -> str:
 
 
 def _warn_if_seen(webhook: str) -> None:
-    """Warns of a URL on the command line, unless it says no more than where a server is."""
+    """Warns of a URL on the command line, unless it consists of a host only."""
     url = urlsplit(webhook)
     if url.scheme in ("http", "https") and (url.path.strip("/") or url.query or "@" in url.netloc):
         print(
@@ -142,14 +142,14 @@ def _warn_if_seen(webhook: str) -> None:
 
 
 def _post(webhook: str, host: str, record: dict[str, Any]) -> None:
-    """Tells a webhook. Waits no longer than WAIT_FOR_WEBHOOK; what fails, or takes longer, is a warning."""
-    problem = f"no whole answer within {WAIT_FOR_WEBHOOK:g} s"
+    """Sends the record to a webhook. Prints a warning if that fails or takes longer than WAIT_FOR_WEBHOOK."""
+    problem = f"no complete answer within {WAIT_FOR_WEBHOOK:g} s"
 
     def send() -> None:
         nonlocal problem
         problem = _sent(webhook, record)
 
-    # Time-outs of sockets are for each read, and looking up a name has none: only a thread can be left behind.
+    # Socket time-outs apply to each read, and a name look-up has none. A thread can be abandoned at any time.
     thread = threading.Thread(target=send, daemon=True)
     thread.start()
     thread.join(WAIT_FOR_WEBHOOK)
@@ -158,28 +158,28 @@ def _post(webhook: str, host: str, record: dict[str, Any]) -> None:
 
 
 def _sent(webhook: str, record: dict[str, Any]) -> str:
-    """Tells a webhook; returns what is wrong, or nothing."""
+    """Sends the record to a webhook; returns the problem, or an empty string."""
     retries = Retry(
         RETRIES,
         backoff_factor=0.5,
         status_forcelist=(429, 500, 502, 503, 504),
-        allowed_methods=None,  # all: better told twice than not
-        respect_retry_after_header=False,  # it could hold the job up for an hour
+        allowed_methods=None,  # all methods, also POST: a duplicate message is better than none
+        respect_retry_after_header=False,  # it could delay the job for an hour
         raise_on_status=False,
     )
     with requests.Session() as session:
         session.mount("http://", HTTPAdapter(max_retries=retries))
         session.mount("https://", HTTPAdapter(max_retries=retries))
         try:
-            # Its answer is not read, and not followed elsewhere.
+            # The response body is not read, and redirects are not followed.
             with session.post(webhook, json=record, timeout=WAIT, stream=True, allow_redirects=False) as answer:
                 return "" if 200 <= answer.status_code < 300 else f"HTTP status {answer.status_code}"
-        except Exception as error:  # whatever a server can make a library raise; the texts of requests hold the URL
+        except Exception as error:  # a server can make the library raise anything; its messages contain the URL
             return type(error).__name__
 
 
 def _export(job: BulkJob, outcome: str, seconds: float) -> None:
-    """To Ray's metrics, where there is a cluster; a run that ended early or had nothing to do did not join it yet."""
+    """Updates Ray's metrics, if there is a cluster. A run that ended early may not have joined it yet."""
     if has_cluster():
         with suppress(ConnectionError):
             connect()

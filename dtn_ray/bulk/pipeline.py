@@ -1,4 +1,4 @@
-"""From keys to outcomes: fetch, decode, compute, encode, write, beside one another. Knows no Ray."""
+"""From keys to outcomes: fetch, decode, compute, encode and write concurrently. Does not import Ray."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,82 +24,86 @@ from dtn_ray.storage.refusals import Refused
 from dtn_ray.storage.uris import leads_out
 from dtn_ray.text.display import LONGEST_LABEL, label, line
 
-# What one thread fetches at once: enough for the store to be busy, in memory that large photos do not fill.
+# What one thread fetches at once: enough to keep the store busy, and little memory even for large photos.
 OBJECTS_AT_ONCE = 64
 BYTES_AT_ONCE = 16 << 20
 LONGEST_REASON = 500  # characters
 
 NO_PIXELS = np.empty((0, 0, 0), np.uint8)
 
-_completing = BoundedSemaphore(2)  # or files that are completed at once would take memory by the thread
+_completing = BoundedSemaphore(2)  # limits the memory of truncated files that are completed at the same time
 
 
 @dataclass
 class Picture:
-    """What was found in an object, and becomes an output: the image itself, or a part of it."""
+    """An image found in an object, which becomes one output: the whole image, or a part of it such as a face."""
 
     pixels: np.ndarray
     """C×H×W uint8."""
     details: Row | None = None
-    """What the job knows of it besides, for its own columns: where it lies in the object, …"""
+    """Further facts for the job's own columns, such as its position in the object."""
     score: float | None = None
-    """The ledger's score, for jobs that give one."""
+    """The ledger's score, for jobs that have one."""
     remark: str | None = None
-    """What the ledger tells of it as reason."""
+    """The text of the ledger's column reason."""
 
 
-Found = list[Picture] | Row  # or an outcome (`make_row`): a failure, or that there is nothing in it
+Found = list[Picture] | Row  # a Row is an outcome (`make_row`): a failure, or that nothing was found
 Writing = tuple[list[Row], list[Future[list[tuple[int, Row]]]]]
 
 
 class Pipeline(ABC):
     """Turns rows of the work list into rows of the ledger.
 
-    While one batch is computed, threads fetch and decode the next two and write the one before. A thread has many
-    objects under way at once, since to hand each to a thread of its own takes as long as to decode it. No more threads
-    decode than there are CPUs: sixteen on one took a sixth more of its time for large photos, and 1.6 times the memory.
+    While one batch is computed, threads fetch and decode the next two and write the previous one. Each thread handles
+    many objects at once, because passing a single object to a thread takes as long as decoding it. No more threads
+    decode than there are CPUs: sixteen on one CPU took a sixth more of its time for large photos, and 1.6 times the
+    memory.
     """
 
     folder: str
-    """Where results lie below OUT."""
+    """Folder of the results, below OUT."""
     format: str
-    """Of the images written."""
+    """Format of the images written."""
     shards: str = "none"
-    """Or the kind of shard that many images together are written into."""
+    """The kind of shard that holds many images, or "none" for one file per image."""
     shard_schema: pa.Schema
     columns: pa.Schema = pa.schema([])
     """The job's own columns of the ledger."""
 
     def __init__(self, job: BulkJob, batch_size: int, scratch: str | None = None, cpus: int | None = None) -> None:
-        """`scratch`: a folder beside local outputs, for files being written; `cpus`: to use no more of them."""
+        """`scratch`: a folder for temporary files, on the file system of local outputs; `cpus`: limit of CPUs to
+        use."""
         self.job, self.batch_size, self.scratch = job, batch_size, scratch
         self.readers, self.writers = ThreadPoolExecutor(job.threads), ThreadPoolExecutor(job.threads)
         self.decoders = ThreadPoolExecutor(cpus or job.threads)
 
     @abstractmethod
     def find(self, content: bytes) -> Found:
-        """Decodes an object, in one of `decoders`. Raises ValueError with the reason where it is no good image."""
+        """Decodes an object, in a thread of `decoders`. Raises ValueError with the reason if it is not a valid
+        image."""
 
     def compute(self, pictures: list[Picture]) -> list[Picture]:
-        """What becomes of pictures; RuntimeError, as torch raises it, fails them all for this time."""
+        """The results for some pictures. A RuntimeError, as torch raises it, fails all of them; the next run
+        retries."""
         return pictures
 
     def metadata(self, file: Row) -> dict[str, str]:
-        """What an output's object tells of itself on S3."""
-        version = file["version"] or ""  # an inventory's may be anything, a header's value may not
+        """The S3 metadata of an output."""
+        version = file["version"] or ""  # from an inventory it may be any text, but a header's value may not
         fits = version.isascii() and version.isprintable() and len(version) <= LONGEST_LABEL
         return {"source-version": version if fits else label(version)}
 
     def shard_row(self, file: Row, number: int, picture: Picture, content: bytes) -> Row:
-        """What a shard keeps of one picture beside its bytes; `number` counts the pictures of a file from 0."""
+        """The row of a shard for one picture; `number` counts the pictures of a file from 0."""
         return {"image": content, "key": file["key"], "version": file["version"], "score": picture.score}
 
     def own_columns(self, pictures: list[Picture], outputs: Sequence[str | None]) -> Row:
-        """Values of `columns` for an object: its pictures (perhaps without pixels), and the output of each."""
+        """The values of `columns` for an object, from its pictures (maybe without pixels) and their outputs."""
         return {}
 
     def __call__(self, work: pa.Table) -> pa.Table:
-        """Takes the columns key, version, size (and others, which stay); adds those of OUTCOME and the job's own."""
+        """Reads the columns key, version and size; returns all columns of `work`, OUTCOME and the job's own."""
         files = work.select(["key", "version", "size"]).to_pylist()
         outcomes = [row for writing in self._ahead(files) for row in self._finish(writing)]
         if self.shards != "none":
@@ -110,7 +114,7 @@ class Pipeline(ABC):
         return work
 
     def _ahead(self, files: list[Row]) -> Iterator[Writing]:
-        """Batches whose outputs are being written, one behind the networks, which are two behind the readers."""
+        """Yields batches whose outputs are being written: one batch behind the networks, three behind the readers."""
         size = self.batch_size
         batches = (files[i : i + size] for i in range(0, len(files), size))
         reading = [self._start(batch) for batch in islice(batches, 2)]
@@ -144,7 +148,7 @@ class Pipeline(ABC):
                 refused[i] = failure(NAME, "leads out of IN")
         wanted = [file for i, file in enumerate(files) if i not in refused]
         contents = storage.read_many([source_uri(self.job.source, file["key"]) for file in wanted])
-        # It waits, or fetching would run ahead of decoding, and fill the memory with large photos.
+        # Waits for the decoder; otherwise fetched photos would accumulate in memory.
         return self.decoders.submit(self._decode, files, contents, refused).result()
 
     def _decode(self, files: list[Row], contents: list[bytes | Refused], refused: dict[int, Row]) -> list[Found]:
@@ -155,7 +159,7 @@ class Pipeline(ABC):
         if isinstance(content, Refused):
             return failure(content.cause, content.reason)
         if file["size"] is not None and len(content) != file["size"]:
-            return failure(STORE, f"{len(content)} bytes came of {file['size']}: cut short, or changed since listed")
+            return failure(STORE, f"{len(content)} bytes instead of {file['size']}: cut short, or changed since listed")
         try:
             try:
                 return self.find(content)
@@ -168,7 +172,7 @@ class Pipeline(ABC):
             return failure(IMAGE, str(error))
 
     def _transform(self, batch: list[Row], found: list[Found]) -> Writing:
-        """Outcomes of a batch, and the futures of those that are being written."""
+        """The outcomes of a batch, and futures for those that are being written."""
         outcomes = [each if isinstance(each, dict) else {} for each in found]
         pictures = [(i, picture) for i, each in enumerate(found) if isinstance(each, list) for picture in each]
         made: dict[int, list[Picture]] = {}
@@ -176,7 +180,7 @@ class Pipeline(ABC):
             some = pictures[start : start + self.batch_size]
             try:
                 computed = self.compute([picture for _, picture in some])
-            except RuntimeError as error:  # as torch tells of too little memory
+            except RuntimeError as error:  # such as torch's, if memory runs out
                 for i, _ in some:
                     outcomes[i] = failure(MODEL, f"the networks failed: {error}")
                 continue
@@ -186,7 +190,7 @@ class Pipeline(ABC):
         return outcomes, [self.writers.submit(self._write, chunk) for chunk in _chunks(whole)]
 
     def _write(self, made: list[tuple[int, Row, list[Picture]]]) -> list[tuple[int, Row]]:
-        """Encodes the pictures of some files and writes them; for each file its place in the batch and the outcome."""
+        """Encodes and writes the pictures of some files; returns each file's position in the batch and its outcome."""
         outcomes, files = dict[int, Row](), list[tuple[int, storage.NewFile]]()
         for i, file, pictures in made:
             if not all(picture.score is None or np.isfinite(picture.score) for picture in pictures):
@@ -220,12 +224,12 @@ class Pipeline(ABC):
         return storage.NewFile(storage.join(out, output), content, content_type, metadata, root=out)
 
     def _put(self, files: list[storage.NewFile]) -> list[Row | None]:
-        """Writes below OUT, unless for a dry run; for each file, the failure if it fails."""
+        """Writes files below OUT, except in a dry run; returns for each file None, or its failure."""
         errors = [None] * len(files) if self.job.dry_run else storage.write_many(files, self.scratch)
         return [failure(error.cause, f"cannot be written: {error.reason}") if error else None for error in errors]
 
     def _pack(self, files: list[Row], outcomes: list[Row]) -> list[Row]:
-        """Writes the pictures among the outcomes of a block into one shard."""
+        """Writes the pictures in the outcomes of a block into one shard."""
         done = [(i, outcome["rows"], outcome["pictures"]) for i, outcome in enumerate(outcomes) if "rows" in outcome]
         rows = [row for _, made, _ in done for row in made]
         if not rows:
@@ -242,7 +246,7 @@ class Pipeline(ABC):
         return outcomes
 
     def _made(self, pictures: list[Picture], outputs: Sequence[str | None]) -> Row:
-        """The outcome of an object of which these pictures, one at least, became these outputs."""
+        """The outcome of an object whose pictures (at least one) became these outputs."""
         first, own = pictures[0], self.own_columns(pictures, outputs)
         status = self.job.kind.made.name
         return make_row(status, reason=first.remark, output=outputs[0], score=first.score, **own)
@@ -255,7 +259,7 @@ def _remarked(found: Found, remark: str) -> Found:
 
 
 def _together(files: list[Row]) -> Iterator[list[Row]]:
-    """The files in pieces of OBJECTS_AT_ONCE and BYTES_AT_ONCE at most; one of unknown size counts as a megabyte."""
+    """Divides files into pieces of at most OBJECTS_AT_ONCE and BYTES_AT_ONCE; an unknown size counts as a megabyte."""
     piece, total = list[Row](), 0
     for file in files:
         size = 1 << 20 if file["size"] is None else file["size"]
@@ -271,7 +275,7 @@ def _together(files: list[Row]) -> Iterator[list[Row]]:
 def _chunks(
     made: list[tuple[int, Row, list[Picture]]],
 ) -> Iterator[list[tuple[int, Row, list[Picture]]]]:
-    """Files with their pictures, in pieces of OBJECTS_AT_ONCE pictures or little more."""
+    """Divides files with their pictures into pieces of about OBJECTS_AT_ONCE pictures."""
     piece, total = list[tuple[int, Row, list[Picture]]](), 0
     for each in made:
         piece.append(each)
@@ -284,10 +288,10 @@ def _chunks(
 
 
 def source_uri(source: str, key: str) -> str:
-    """Of a source object."""
+    """The URI of a source object."""
     return storage.child(source, key)
 
 
 def failure(cause: str, reason: str) -> Row:
-    """The outcome of an object that failed; `cause`: of failures.CAUSES."""
+    """The outcome of an object that failed; `cause`: one of failures.CAUSES."""
     return make_row(FAILED, cause=cause, reason=line(" ".join(reason.split()), LONGEST_REASON))

@@ -1,7 +1,8 @@
-"""The work list: a source's listing without what the ledger records as done.
+"""The work list: a source's listing without the objects that the ledger records as done.
 
-Neither is ever held whole. The source is listed in stretches, in parallel. The task that lists a stretch also reads the
-ledger's rows of the same keys, and writes what is left to do as Parquet files, the work list.
+Neither the listing nor the ledger is ever held in memory as a whole. The source is listed in stretches, in parallel.
+The task that lists a stretch also reads the ledger's rows of the same keys, and writes the objects that are left to do
+to Parquet files, the work list.
 """
 
 import zlib
@@ -33,9 +34,9 @@ from dtn_ray.storage.uris import LEADS_OUT
 Apply = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 WORK = filled("plan")
-FEW_PAGES = 100  # are listed sooner by one process than by others that must start first
-STRETCHES = 64  # of the source, listed side by side
-SHARES = 256  # more tasks would burden the driver
+FEW_PAGES = 100  # this process lists so many pages faster than it could start others
+STRETCHES = 64  # into which the source is divided, at least
+SHARES = 256  # most tasks; more would burden the driver
 CHUNK = 50_000  # keys that are compared with the ledger at once
 SAMPLE = 32
 
@@ -47,17 +48,17 @@ class Plan:
     photos: int = 0
     """Files that are photos by their name."""
     left_out: LeftOut = field(default_factory=LeftOut)
-    """What else is there, and what the filters leave out."""
+    """Other files, and those that the filters leave out."""
     images: int = 0
     """Images that pass the filters."""
     settled: Tally = field(default_factory=Tally)
-    """Those that need no work, by their rows in the ledger."""
+    """Counts of the images that need no work, from their rows in the ledger."""
     bytes: int = 0
-    """To read."""
+    """Bytes to read."""
     work: list[tuple[str, int]] = field(default_factory=list)
     """Files of the work list, tables of the schema WORK, and their numbers of rows."""
     sample: list[pa.Table] = field(default_factory=list)
-    """A few rows of some of them, from all over the source."""
+    """A few rows of the work list, from all over the source."""
 
     @property
     def todo(self) -> int:
@@ -78,7 +79,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Filters:
-    """A job's filters, checked. Raises UserError for one that cannot be meant."""
+    """A job's filters, checked. Raises UserError for an invalid one."""
 
     pattern: Pattern | None
     min_size: int
@@ -105,7 +106,7 @@ class Filters:
 
         if self.pattern:
             photos = keep(photos, self.pattern.found_in(photos["key"]), MATCH)
-        # What an inventory does not tell, and no store knows, is to be tried, and to fail with its reason.
+        # An unknown size or time passes: the object is tried, and may fail with its own reason.
         if self.min_size > 0:
             large = pc.call_function("greater_equal", [photos["size"], pa.scalar(self.min_size, pa.int64())])
             photos = keep(photos, large.fill_null(True), MIN_SIZE)
@@ -117,9 +118,10 @@ class Filters:
 
 
 def list_source(job: BulkJob, ledger: list[Part], work: str | None, apply: Apply) -> Iterable[Plan]:
-    """The plans of parts of the source, by listing it. `apply` is `map`, or does the same on many machines.
+    """Lists the source; returns the plans of its parts. `apply` is `map`, or does the same on many machines.
 
-    The work list goes to the folder `work`; without one, it is not written. Raises UserError where the store refuses.
+    The work list is written to the folder `work`, or not at all if `work` is None. Raises UserError if the store
+    refuses.
     """
     filters = Filters.of(job)
     left_out = LeftOut()
@@ -138,7 +140,7 @@ def list_source(job: BulkJob, ledger: list[Part], work: str | None, apply: Apply
 def _scan(task: tuple[BulkJob, Filters, list[Part], str | None, int, list[storage.Stretch]]) -> Plan:
     """The plan of some stretches of the source."""
     job, filters, ledger, work, i, share = task
-    # Whole folders together, as their keys are neighbours; the files beside them would reach over all of these.
+    # Whole folders are listed together, as their keys are adjacent; files beside them would span all these ranges.
     runs = groupby(share, lambda stretch: stretch.after is None or stretch)
     pages = (chain.from_iterable(storage.list_pages(job.source, stretch) for stretch in run) for _, run in runs)
     return _sift_pages(job, filters, ledger, work and storage.join(work, f"{i:04}"), pages)
@@ -147,7 +149,7 @@ def _scan(task: tuple[BulkJob, Filters, list[Part], str | None, int, list[storag
 def _sift_pages(
     job: BulkJob, filters: Filters, ledger: list[Part], work: str | None, runs: Iterable[Iterator[pa.Table]]
 ) -> Plan:
-    """The plan of some listings, whose pages each follow each other in the order of keys or nearly so."""
+    """The plan of some listings; the pages of each are nearly in the order of keys."""
     plan = Plan()
     for i, files in enumerate(chain.from_iterable(map(_chunks, runs))):
         plan.merge(sift(job, filters, ledger, files, work and f"{work}-{i:05}"))
@@ -166,7 +168,7 @@ def _chunks(pages: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 
 def sift(job: BulkJob, filters: Filters, ledger: list[Part], files: pa.Table, work: str | None) -> Plan:
-    """The plan of some files (storage.LISTING, sorted or not); what is to do goes to a file `work`-….parquet."""
+    """The plan of some files (storage.LISTING, sorted or not); the work list is written to `work`-….parquet."""
     plan = Plan()
     photos = _photos(job, files, plan.left_out)
     images = filters.apply(photos, plan.left_out)
@@ -191,7 +193,7 @@ def sift(job: BulkJob, filters: Filters, ledger: list[Part], files: pa.Table, wo
 
 
 def _settled(job: BulkJob, known: pa.Table, images: pa.Table) -> pa.ChunkedArray:
-    """Whether objects need no work, by their rows in the ledger, of nulls where they have none, and as listed."""
+    """Whether objects need no work. `known`: their rows in the ledger, of nulls if absent; `images`: as listed."""
 
     def call(function: str, *arguments: Any) -> Any:
         return pc.call_function(function, list(arguments))
@@ -203,12 +205,12 @@ def _settled(job: BulkJob, known: pa.Table, images: pa.Table) -> pa.ChunkedArray
     done = [call("and", equal(known["status"], status), same["version"]) for status in job.kind.done]
     if job.retry_failed:
         return reduce(partial(call, "or"), done)
-    # The version is unknown where a store does not even tell of an object; the storage class, in most inventories.
+    # The version is unknown if the store has no information on an object; the storage class, in most inventories.
     unknown = call("is_null", images["version"])
     same["version"] = call("or", same["version"], call("and", unknown, call("is_null", known["version"])))
     same["storage_class"] = call("or", same["storage_class"], call("is_null", images["storage_class"]))
     failed = equal(known["status"], FAILED)
-    if job.truncated == "accept":  # what an earlier run refused because it is cut short
+    if job.truncated == "accept":  # try again what an earlier run refused as truncated
         cut_short = pc.call_function("starts_with", [known["reason"]], pc.MatchSubstringOptions(CUT_SHORT))
         failed = call("and_not", failed, cut_short.fill_null(False))
     left = [
@@ -220,7 +222,7 @@ def _settled(job: BulkJob, known: pa.Table, images: pa.Table) -> pa.ChunkedArray
 
 
 def _photos(job: BulkJob, files: pa.Table, left_out: LeftOut) -> pa.Table:
-    """Those of some files that are photos by their name and lie in IN; the others are counted."""
+    """Of some files, those that are photos by their name and lie in IN; the others are counted as left out."""
 
     def without(files: pa.Table, pattern: str, reason: str) -> pa.Table:
         found = pc.call_function("match_substring_regex", [files["key"]], pc.MatchSubstringOptions(pattern))
@@ -237,5 +239,5 @@ def _photos(job: BulkJob, files: pa.Table, left_out: LeftOut) -> pa.Table:
 
 
 def once(files: pa.Table) -> pa.Table:
-    """Files (storage.LISTING) with each key once, as changed last: an inventory may be of several listings."""
+    """Each key of some files (storage.LISTING) once, with the latest change: inventories may hold several listings."""
     return first_of_each_key(files.sort_by([("key", "ascending"), ("modified", "descending")]))

@@ -1,4 +1,4 @@
-"""What a bulk job leaves to look at: a contact sheet and a page of HTML that needs nothing beside it."""
+"""The contact sheet and the report of a bulk job, a self-contained HTML page."""
 
 import base64
 import io
@@ -88,8 +88,8 @@ details ul { margin: .3rem 0; padding-left: 1.2rem } dt { font-style: italic } d
 """
 
 
-SHOWN = 256  # pixels of a picture in the page, at most
-SMALL = 64  # pixels up to which a picture shows its pixels, instead of being smoothed
+SHOWN = 256  # largest width and height of a picture on the page, in pixels
+SMALL = 64  # pictures up to this width are enlarged without smoothing
 REASONS = 30
 Pair = tuple[Row, Image.Image, Image.Image]
 
@@ -97,7 +97,7 @@ Pair = tuple[Row, Image.Image, Image.Image]
 def pairs(
     job: BulkJob, rows: Sequence[Row], before: Callable[[bytes, Row], Image.Image], shards: str, format: str
 ) -> list[Pair]:
-    """Rows of the ledger as their objects and their outputs show them; those changed or gone since are left out."""
+    """Source and output pictures for rows of the ledger; rows whose files have changed or are gone are left out."""
 
     def pair(row: Row) -> Pair | None:
         try:
@@ -107,7 +107,7 @@ def pairs(
             content = read_image(uri, shards, int(number), format) if number else storage.read_bytes(uri)
             after = Image.open(io.BytesIO(content))
             after.load()
-        except (OSError, ValueError, TypeError, AttributeError):  # a ledger that others wrote may name no output
+        except (OSError, ValueError, TypeError, AttributeError):  # a ledger written by others may lack the output
             return None
         return row, source, after
 
@@ -123,9 +123,9 @@ def _source(before: Callable[[bytes, Row], Image.Image], content: bytes, row: Ro
 
 
 def chosen(tally: Tally, kind: Kind, sheet: int) -> tuple[list[Row], dict[str, list[Row]]]:
-    """The rows to show: `sheet` of them, chosen at random, by their keys; and those of the page, by its headings.
+    """The rows to show: on the contact sheet, `sheet` random rows in the order of keys; on the page, rows by heading.
 
-    If the random sample leaves some out, the worst and the best scores are shown beside it.
+    If the sample does not include all rows, the page also shows the worst and the best scores.
     """
     sample = sorted((row for _, row in tally.sample[:sheet]), key=lambda row: row["key"])
     if len(sample) < tally.statuses[kind.made.name]:
@@ -147,9 +147,9 @@ def page(
     shown: Mapping[str, Sequence[Pair]],
     ended: str,
 ) -> str:
-    """The report: counts, failures by reason, a histogram of the scores, pairs by heading. All is cleaned and escaped.
+    """The report: counts, failures by reason, a histogram of the scores, and pairs by heading. All text is escaped.
 
-    It lies in `folder` below OUT, and links to the outputs there if OUT is local.
+    The page lies in `folder` below OUT, and links to the outputs there if OUT is local.
     """
     made = summary[kind.made.count]
     rows = [
@@ -196,7 +196,7 @@ def page(
 
 
 def _named(kind: Kind) -> list[tuple[Status | Count, str]]:
-    """What a kind counts of its own, each with its name in the summary."""
+    """The statuses and counts of a kind, each with its name in the summary."""
     return [*((status, status.count) for status in kind.others), *((count, count.name) for count in kind.counts)]
 
 
@@ -214,16 +214,16 @@ def _figure(pair: Pair, out: str, folder: str) -> dict[str, Any]:
 
 
 def _link(output: str, folder: str) -> str:
-    """The way from a page in `folder` to an output, which of a shard is the shard; none where it is not below it."""
+    """The relative link from a page in `folder` to an output, or to its shard; empty if it is not below `folder`."""
     path, below, inside = output.partition("#")[0] if "/shards/" in output else output, f"{folder}/", line(output)
-    if not path.startswith(below) or inside != output:  # it holds what must not be shown
+    if not path.startswith(below) or inside != output:  # the name has characters that must not be shown
         return ""
     return quote(path.removeprefix(below))
 
 
 def _histogram(counts: np.ndarray) -> Markup | None:
     """The middle 99 % of the scores, in about forty bars."""
-    from matplotlib.figure import Figure  # seconds to import, and ingestion has no scores
+    from matplotlib.figure import Figure  # takes seconds to import, and ingestion has no scores
 
     total = counts.sum()
     if not total:

@@ -1,11 +1,11 @@
 """Ray Data: processes every object below a folder or prefix once. A later run processes what is new.
 
-Blocks between tasks carry pointers into the work list and outcomes, never pixels. One actor holds a Pipeline, which
-fetches, computes and writes (pipeline.py). Up to FEW objects are processed by the driver itself. The driver enters
-finished objects into the ledger.
+Blocks between tasks hold pointers into the work list and outcomes, never pixels. Each actor has a Pipeline, which
+fetches, computes and writes (pipeline.py). The driver itself processes up to FEW objects. The driver writes finished
+objects to the ledger.
 
-OUT/.dtn-ray/        the mark of an OUT, and the work list of the run that works here (ownership.py)
-OUT/lease.json       held by the run that works here
+OUT/.dtn-ray/        the mark of OUT, and the work list of the current run (ownership.py)
+OUT/lease.json       the lease of the current run
 OUT/ledger/<name>/   which object was done, with what outcome
 OUT/<folder>/        the results (images/ or shards/), summary.json, report.html, sheet.png
 
@@ -59,30 +59,31 @@ LISTED = storage.LISTING.append(pa.field("left_out", pa.binary()))
 RESULTS = ("images", "shards")  # folders below that of the results
 Block = tuple[str, int, int]  # a file of the work list, its first row, the row after the last
 
-# Less than a core, so that tasks beside the actors find room: without it Ray Data stalls on a machine of two.
+# Less than a core, so that other tasks fit beside the actors; otherwise Ray Data stalls on a machine with two cores.
 ACTOR_CPUS = 0.5
 
-# Images that one actor takes at once: enough to keep its stages busy, few enough to lose at a kill. A block is a part
-# of an actor's share of what is left, so that blocks become smaller, and all actors end at nearly the same time.
+# Images in a block, which one actor processes at a time: enough to keep its stages busy, few enough to lose if it is
+# killed. A block is a fraction of an actor's share of the remaining work, so blocks become smaller and all actors
+# finish at nearly the same time.
 IMAGES_PER_BLOCK = 1024
 PARTS_OF_SHARE = 4
 LEAST_PER_BLOCK = 64
-LEAST_PER_SHARD = 256  # a block makes a shard
-FEW = LEAST_PER_BLOCK  # they are done by the driver, in less time than an actor takes to start
-BLOCKS_TO_QUEUE = 16  # for each actor: with more, one waits at it while it works on another
-BLOCKS = 10_000  # more burden the driver: of a hundred million images, each block has ten thousand
+LEAST_PER_SHARD = 256  # each block becomes a shard
+FEW = LEAST_PER_BLOCK  # the driver processes so many in less time than an actor takes to start
+BLOCKS_TO_QUEUE = 16  # with more blocks per actor, the next block already waits at an actor while it works
+BLOCKS = 10_000  # more would burden the driver; of a hundred million images, each block has ten thousand
 
-# The driver enters outcomes together; a killed driver's were written for nothing, and are written again.
+# The driver collects outcomes and writes them as one part. If it is killed, the next run repeats what was not written.
 ROWS_PER_PART = 10_000
 SECONDS_PER_PART = 5.0
 
-# --max-failure-rate looks at the latest outcomes, so that a store that breaks late in a long run is noticed too.
+# --max-failure-rate applies to the latest outcomes, so that a failure late in a long run is noticed too.
 JUDGED_FROM = 100
 JUDGED_AT_MOST = 1000
 
 
 class Make(Protocol):
-    """Makes a Pipeline, in the process in which it works."""
+    """Makes a Pipeline, in the process in which it will run."""
 
     def __call__(self, scratch: str | None = None, cpus: int | None = None) -> Pipeline: ...
 
@@ -93,22 +94,22 @@ class Bulk:
 
     job: BulkJob
     identity: str
-    """Digest of everything that decides the results; objects done under another digest are done again."""
+    """Digest of everything that decides the results; objects done with another digest are processed again."""
     folder: str
     """Folder of the results, below OUT."""
     make: Make
     before: Callable[[bytes, Row], Image.Image]
-    """The picture of an object (its bytes, its row of the ledger) on the contact sheet. May raise ValueError."""
+    """The source picture on the contact sheet, from an object's bytes and its ledger row. May raise ValueError."""
     facts: dict[str, Any]
-    """For the summary."""
+    """Further entries of the summary."""
     shards: str = "none"
-    """Or the kind of shard that many results are written into."""
+    """The kind of shard that holds many results, or "none" for one file per result."""
     format: str = "png"
-    """Of the images."""
+    """Format of the images."""
     folders: tuple[str, ...] = ()
-    """Further folders that the job writes into, below that of the results."""
+    """Further folders that the job writes into, below `folder`."""
     begin: Callable[[], None] | None = None
-    """Called when the run holds the lease and knows that there is something to do."""
+    """Called once the run holds the lease and the source is known to have images."""
 
     @property
     def ledger(self) -> Ledger:
@@ -116,12 +117,12 @@ class Bulk:
 
 
 def run(bulk: Bulk) -> dict[str, Any]:
-    """Processes what the ledger lacks; returns counts and the places of the results.
+    """Processes the objects that the ledger lacks; returns counts and the places of the results.
 
-    An object is done once the ledger has its present version with one of the statuses that the job's kind brings.
-    Whether one that failed is tried again goes by its cause (failures.py). Nothing stops for a bad image. Raises
-    UserError for a missing or empty source, an output inside it, more actors than fit, another run on the same OUT, or
-    when more than `max_failure_rate` fails.
+    An object is done once the ledger has its current version with one of the statuses of the job's kind. The cause of a
+    failure decides whether the object is tried again (failures.py). A bad image does not stop the run. Raises UserError
+    for a missing or empty source, an output inside it, more actors than fit, another run on the same OUT, or if more
+    than `max_failure_rate` fails.
     """
     job, ledger, began = bulk.job, bulk.ledger, time.time()
     _check(job)
@@ -131,7 +132,7 @@ def run(bulk: Bulk) -> dict[str, Any]:
         return _summary(bulk, plan, Tally()) | _estimate(bulk, plan)
     with lease.hold(storage.join(job.out, ownership.LEASE), job.lease_seconds, not job.unconditional_lease) as held:
         ownership.mark(job.out)
-        ownership.sweep(job.out)  # what runs that were killed have left
+        ownership.sweep(job.out)  # scratch files of killed runs
         work = ownership.scratch_folder(job.out)
         plan = _plan(job, ledger.parts(), work)
         if bulk.begin:
@@ -149,7 +150,7 @@ def run(bulk: Bulk) -> dict[str, Any]:
 
 
 def _check(job: BulkJob) -> None:
-    """Raises UserError for settings that cannot be meant, and places that are not there."""
+    """Raises UserError for invalid settings, and for places that do not exist."""
     Filters.of(job)
     if not 0 <= job.max_failure_rate <= 1:
         raise UserError(f"--max-failure-rate {job.max_failure_rate} must lie between 0 and 1")
@@ -178,7 +179,7 @@ def _check(job: BulkJob) -> None:
 
 
 def _check_out(bulk: Bulk) -> None:
-    """Raises UserError where OUT holds what others wrote in the place of what this job writes, or links."""
+    """Raises UserError if OUT holds links, or files of others, under names that this job writes to."""
     out = bulk.job.out
     for names in (
         ["ledger"],
@@ -196,7 +197,7 @@ def _inside(out: str, source: str) -> bool:
 
 
 def _sweep_shards(bulk: Bulk) -> None:
-    """Deletes the shards that the ledger does not name: of a run that was killed, the next makes other ones."""
+    """Deletes shards that the ledger does not name: those of killed runs, which later runs do not overwrite."""
     folder = storage.join(bulk.job.out, bulk.folder, "shards")
     named = set[str]()
     for part in bulk.ledger.parts():
@@ -210,7 +211,7 @@ def _sweep_shards(bulk: Bulk) -> None:
 
 
 def _plan(job: BulkJob, ledger: list[Part], work: str | None) -> Plan:
-    """What is to do; the list of it goes to the folder `work`. Raises UserError where there are no images."""
+    """The plan of the run; the work list is written to the folder `work`. Raises UserError if there are no images."""
     plan = Plan()
     for part in _sift_inventory(job, ledger, work) if job.inventory else list_source(job, ledger, work, apply):
         plan.merge(part)
@@ -247,7 +248,7 @@ def _sift_inventory(job: BulkJob, ledger: list[Part], work: str | None) -> Itera
             left_out = LeftOut()
             for table in read_inventory(files[i], job.source, left_out.add):
                 yield table.append_column("left_out", pa.nulls(len(table), pa.binary()))
-            # What the file holds beside objects is a row too, and so comes to the driver.
+            # The counts of left-out lines are passed on in a row of their own.
             yield pa.Table.from_pylist([{"key": "", "left_out": pickle.dumps(left_out)}], LISTED)
 
     def plan_of(listed: pa.Table) -> pa.Table:
@@ -270,7 +271,8 @@ def apply(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         yield from map(function, items)
         return
     connect()
-    # A fraction, since the work is the store's more than the CPU's; not less, or a small machine starts many processes.
+    # Half a CPU, because the work is mostly waiting for the store; with less, a small machine would start many
+    # processes.
     remote: Any = ray.remote(_call).options(num_cpus=0.5, max_retries=5)
     with causes():
         for future in tqdm([remote.remote(function, item) for item in items], unit="part", desc="keys", leave=False):
@@ -278,13 +280,13 @@ def apply(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
 
 def _call(function: Callable[[T], R], item: T) -> R:
-    return function(item)  # a method too, which cannot be a task itself
+    return function(item)  # also for methods, which cannot be tasks themselves
 
 
 def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
-    """Does what the plan lists and enters it into the ledger.
+    """Processes the work list and writes the outcomes to the ledger.
 
-    Raises UserError where too much fails or the lease is lost.
+    Raises UserError if too many objects fail, or the lease is lost.
     """
     job = bulk.job
     few = _left(plan, job.limit) <= FEW and not (job.actors or job.max_actors or job.gpus_per_actor)
@@ -324,15 +326,15 @@ def _run(bulk: Bulk, plan: Plan, work: str, held: Lease) -> Tally:
 
 
 def _here(bulk: Bulk, plan: Plan, work: str) -> tuple[list[Block], Iterator[pa.Table]]:
-    """The work list in blocks, and their outcomes, made in this process, for which Ray need not start."""
+    """The work list in blocks, and their outcomes, computed in this process, so that Ray need not start."""
     if has_cluster():
-        connect()  # its metrics tell of this run too
+        connect()  # so that its metrics include this run
     blocks = share_out(plan, bulk.job.limit, 1, shards=bulk.shards != "none")
     return blocks, map(Actor(bulk.make, work, None), (pa.Table.from_pylist([_row(block)]) for block in blocks))
 
 
 def _on_actors(bulk: Bulk, plan: Plan, work: str) -> tuple[list[Block], Iterator[pa.Table]]:
-    """The work list in blocks, and their outcomes, made by actors. Raises UserError for more actors than fit."""
+    """The work list in blocks, and their outcomes, computed by actors. Raises UserError for more actors than fit."""
     connect()
     job, cpus, gpus = bulk.job, ACTOR_CPUS, bulk.job.gpus_per_actor
     cluster = ray.cluster_resources()
@@ -353,8 +355,8 @@ def _on_actors(bulk: Bulk, plan: Plan, work: str) -> tuple[list[Block], Iterator
             compute=ray.data.ActorPoolStrategy(
                 min_size=actors,
                 max_size=most if growing else actors,
-                # Or the actor that is ready first is given what few blocks there are, and the others stay idle. A pool
-                # grows by the blocks that wait at its actors, so there they must.
+                # With few blocks, one at a time: otherwise the actor that is ready first would get all of them. A pool
+                # that may grow needs waiting blocks, because these make it grow.
                 max_tasks_in_flight_per_actor=None if growing or len(blocks) >= BLOCKS_TO_QUEUE * actors else 1,
             ),
             num_cpus=cpus,
@@ -379,7 +381,7 @@ def _left(plan: Plan, limit: int | None) -> int:
 
 
 def share_out(plan: Plan, limit: int | None, actors: int, shards: bool) -> list[Block]:
-    """The work list in pieces, the largest first: file, first row, end. With `shards`, each as large as it may be."""
+    """Divides the work list into blocks, largest first. With `shards`, each block is as large as possible."""
     left = _left(plan, limit)
     parts, least = (1, LEAST_PER_SHARD) if shards else (PARTS_OF_SHARE, LEAST_PER_BLOCK)
     least = max(least, -(-left // BLOCKS))
@@ -396,7 +398,7 @@ def share_out(plan: Plan, limit: int | None, actors: int, shards: bool) -> list[
 
 
 def _round(left: int, actors: int, parts: int, least: int) -> tuple[int, int]:
-    """The size of the next pieces of `left` images, and how many: as many for each actor, where all get one."""
+    """The size of the next blocks of `left` images, and their number: a multiple of `actors`, if all can get one."""
     part = min(-(-left // (parts * actors)), max(IMAGES_PER_BLOCK, least))
     if part >= least:
         return part, actors
@@ -405,7 +407,7 @@ def _round(left: int, actors: int, parts: int, least: int) -> tuple[int, int]:
 
 
 def _judge(job: BulkJob, latest: deque[str | None]) -> None:
-    """Raises UserError if too many of the latest outcomes are failures that another try may mend."""
+    """Raises UserError if too many of the latest outcomes are failures of the store or the model."""
     reasons = [reason for reason in latest if reason is not None]
     if len(reasons) > job.max_failure_rate * len(latest):
         raise UserError(
@@ -416,7 +418,7 @@ def _judge(job: BulkJob, latest: deque[str | None]) -> None:
 
 
 def _estimate(bulk: Bulk, plan: Plan) -> dict[str, Any]:
-    """What a run would do, with its time from doing a few images here, start-up not counted."""
+    """What a run would do; its time is estimated by processing a few images here, without start-up time."""
     job = bulk.job
     todo = _left(plan, job.limit)
     seconds = 0.0
@@ -435,7 +437,7 @@ def _estimate(bulk: Bulk, plan: Plan) -> dict[str, Any]:
 
 
 def _counts(kind: Kind, plan: Plan, done: Tally) -> dict[str, int]:
-    """The images of the plan, each in one of these."""
+    """Counts that add up to the images of the plan."""
     both = plan.settled.statuses + done.statuses
     counts = {
         "done_before": plan.settled.statuses[kind.made.name],
@@ -470,7 +472,7 @@ def _finish(bulk: Bulk, plan: Plan, done: Tally, seconds: float) -> dict[str, An
     whole = plan.settled
     whole.merge(done)
     sample, sections = report.chosen(whole, job.kind, job.sheet)
-    rows = {row["key"]: row for chosen in (sample, *sections.values()) for row in chosen}  # each is read once
+    rows = {row["key"]: row for chosen in (sample, *sections.values()) for row in chosen}  # read each image once
     read = report.pairs(job, [*rows.values()], bulk.before, bulk.shards, bulk.format)
     pairs = {pair[0]["key"]: pair for pair in read}
     sheet = [pairs[row["key"]][1:] for row in sample if row["key"] in pairs]
@@ -484,7 +486,7 @@ def _finish(bulk: Bulk, plan: Plan, done: Tally, seconds: float) -> dict[str, An
     shown = {title: [pairs[row["key"]] for row in some if row["key"] in pairs] for title, some in sections.items()}
     page = report.page(bulk.job.kind, bulk.folder, bulk.facts, summary, whole, shown, ended).encode(
         errors="backslashreplace"
-    )  # IN's name may be no UTF-8
+    )  # IN's name may not be UTF-8
     storage.write_bytes(summary["report"], page, "text/html", root=job.out)
     content = json.dumps(summary, indent=2).encode()
     storage.write_bytes(storage.join(folder, "summary.json"), content, "application/json", root=job.out)

@@ -22,12 +22,13 @@ ROWS_PER_GROUP = 256  # small row groups, so that a training's stream shuffles w
 
 
 def shard_name(files: Sequence[tuple[str, str | None]], kind: str) -> str:
-    """The name of the shard for some keys and versions: the same for the same, so that a repeated write replaces it."""
+    """The name of the shard for some keys and versions: a pure function, so that a repeated write replaces the
+    shard."""
     return f"{hashlib.sha256(json.dumps(files).encode()).hexdigest()[:24]}.{SUFFIXES[kind]}"
 
 
 def is_shard(uri: str) -> bool:
-    """Whether a file is one that `pack` made: its name is that of the keys and versions in it, and it is no link."""
+    """Whether `pack` made a file: its name matches the keys and versions in it, and it is not a link."""
     if not storage.is_s3(uri) and local_writes.is_link(storage.local_path(uri)):
         return False
     name = uri.rpartition("/")[2]
@@ -55,7 +56,7 @@ def _files_in(uri: str, kind: str) -> list[tuple[str, str | None]]:
 
 
 def pack(rows: Sequence[dict[str, Any]], schema: pa.Schema, kind: str, format: str) -> bytes:
-    """One shard of `schema`: Parquet, or for each row <number>.<format> and <number>.json. Always the same bytes."""
+    """One shard of `schema`: Parquet, or a tar with <number>.<format> and <number>.json for each row. Deterministic."""
     buffer = io.BytesIO()
     table = pa.Table.from_pylist(list(rows), schema)
     if kind == "parquet":
@@ -65,7 +66,7 @@ def pack(rows: Sequence[dict[str, Any]], schema: pa.Schema, kind: str, format: s
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for i, row in enumerate(table.to_pylist()):
             image = row.pop("image")
-            # Keys themselves would not do as names: WebDataset cuts names at their first dot.
+            # Keys cannot be the names, because WebDataset splits names at the first dot.
             for suffix, content in ((format, image), ("json", json.dumps(row).encode())):
                 member = tarfile.TarInfo(f"{i:06}.{suffix}")
                 member.size = len(content)
@@ -74,9 +75,9 @@ def pack(rows: Sequence[dict[str, Any]], schema: pa.Schema, kind: str, format: s
 
 
 def read_image(uri: str, kind: str, number: int, format: str) -> bytes:
-    """One image of a shard; of a Parquet file, which may be large, its row group alone is read.
+    """One image of a shard. Of a Parquet file, which may be large, only the image's row group is read.
 
-    Raises OSError where the shard cannot be read, ValueError where the image is not in it.
+    Raises OSError if the shard cannot be read, ValueError if the image is not in it.
     """
     if kind == "parquet":
         with tables.opened(uri) as file:

@@ -1,4 +1,4 @@
-"""What is kept of rows of the ledger that are too many to keep: counts, a histogram, a few rows. Tallies add up."""
+"""Statistics of any number of ledger rows in bounded memory: counts, a histogram, a few rows. Tallies can be merged."""
 
 import re
 from collections import Counter
@@ -18,53 +18,53 @@ SAMPLE = 256
 EXTREMES = 12  # rows of the lowest scores, and as many of the highest
 REASONS = 1000
 REASONS_WITH_EXAMPLES = 100
-EXAMPLES = 20  # keys for each of these
+EXAMPLES = 20  # keys for each of these reasons
 FAILURES = 20
-# Scores depend on f's scale, so the bins are narrow and wide apart in all: 3 % each, from 0.001 to 1,000.
+# Scores depend on the scale of f, so the bins are narrow (3 % each) and cover a wide range, 0.001 to 1,000.
 EDGES = np.geomspace(1e-3, 1e3, 468)
 
 
 Scored = tuple[float, str, Row]
-"""A row of the ledger behind its score and key, by which it is sorted."""
+"""Score, key and row of the ledger; sorted by score and key."""
 Reason = tuple[str, str]
-"""A cause, and the reason of a failure with the numbers in it left out."""
+"""A cause, and the reason of a failure without the numbers in it."""
 
 
 @dataclass
 class Tally:
-    """Of rows of a ledger, in any order and from anywhere. Its size does not grow with their number."""
+    """Statistics of rows of a ledger, in any order. Its size does not grow with the number of rows."""
 
     statuses: Counter[str] = field(default_factory=Counter)
-    """How many have each status, as the ledger calls it."""
+    """Number of rows by status, as in the ledger."""
     counts: Counter[str] = field(default_factory=Counter)
-    """What the rows add up to, by the names of the kind's counts."""
+    """Totals by the names of the kind's counts."""
     in_part: int = 0
-    """Images that are cut short, and of which --truncated accept took what is there."""
+    """Truncated images that --truncated accept accepted in part."""
     bytes: int = 0
-    """Of the source objects."""
+    """Bytes of the source objects."""
     causes: Counter[str] = field(default_factory=Counter)
-    """How many failed for each cause."""
+    """Number of failures by cause."""
     reasons: Counter[Reason] = field(default_factory=Counter)
-    """How many failed for each cause and reason; the 1,000 most frequent."""
+    """Number of failures by cause and reason; only the 1,000 most frequent."""
     examples: dict[Reason, list[tuple[str, str]]] = field(default_factory=dict)
-    """Key and whole reason of a few that failed, for the 100 most frequent reasons."""
+    """Keys and full reasons of a few failures, for the 100 most frequent reasons."""
     failures: dict[str, str] = field(default_factory=dict)
-    """The reasons of a few, by key."""
+    """The full reasons of a few failures, by key."""
     scores: np.ndarray = field(default_factory=lambda: np.zeros(len(EDGES) + 1, np.int64))
     """Histogram of the scores: below, between and above EDGES."""
     best: list[Scored] = field(default_factory=list)
-    """The rows of the lowest scores, the lowest first."""
+    """The rows with the lowest scores, the lowest first."""
     worst: list[Scored] = field(default_factory=list)
-    """The rows of the highest scores, the highest first."""
+    """The rows with the highest scores, the highest first."""
     sample: list[tuple[float, Row]] = field(default_factory=list)
-    """A random sample of rows with a result, each with the random number that it was chosen by."""
+    """A random sample of rows with a result, each with its random priority."""
 
     @property
     def failed(self) -> int:
         return self.statuses[FAILED]
 
     def add(self, rows: pa.Table, kind: Kind, seed: int = 0) -> None:
-        """Counts rows of a job's ledger. Two tables of one tally need different seeds for a random sample."""
+        """Counts rows of a job's ledger. Each table added to a tally needs its own seed, for the random sample."""
         failure = pc.field("status") == FAILED
         made = rows.filter(pc.field("status") == kind.made.name)
         failed, done = (rows.filter(condition) for condition in (failure, ~failure))
@@ -96,7 +96,7 @@ class Tally:
         self.merge(other)
 
     def merge(self, other: "Tally") -> None:
-        """Adds what another tally counted."""
+        """Adds another tally."""
         self.statuses = self.statuses + other.statuses
         self.counts = self.counts + other.counts
         self.in_part += other.in_part
@@ -124,7 +124,7 @@ def _scored(rows: pa.Table) -> list[Scored]:
 
 
 def _total(rows: pa.Table, column: str) -> int:
-    """The elements of a column of lists, or the sum of one of numbers; 0 where older rows have no such column."""
+    """The number of elements of a list column, or the sum of numbers; 0 if older rows lack the column."""
     if column not in rows.column_names:
         return 0
     values = rows[column]

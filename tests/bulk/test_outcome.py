@@ -232,4 +232,4 @@ def test_a_name_that_nobody_resolves_holds_no_job_up(failing, monkeypatch):
         (warning,), seconds = failing("https://hooks.invalid/services/T0KEN")
     finally:
         end.set()
-    assert warning.endswith("no whole answer within 2 s") and seconds < 30
+    assert warning.endswith("no complete answer within 2 s") and seconds < 30

@@ -1,13 +1,13 @@
 """Checkpoints: a folder with `checkpoint.json` and one safetensors file per network. No pickle is ever read.
 
 kind `classifier`: a DigitF with its classifier (f or a judge).
-kind `dtn`: f, g (and its average), D, optimisers, the judge where there was one: all that resuming, scoring and
-converting need.
+kind `dtn`: f, g (and its average), D, optimisers, and the judge if there is one: everything that is needed to resume,
+to score and to convert.
 kind `face_network`: a DeepFace with its classifier.
 kind `super_resolution`: an SRCNN.
 
-Everything is checked before it is used: the manifest by its schema, settings by their bounds, files of weights by their
-headers and then by the SHA-256 in the manifest (docs/explanation/security.md).
+Everything is checked before it is used: the manifest against its schema, settings against their bounds, files of
+weights by their headers and then by the SHA-256 in the manifest (docs/explanation/security.md).
 """
 
 import hashlib
@@ -44,16 +44,17 @@ class Config(Protocol):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """What the networks take: range, layout, and where images are squares, `size`, their pixels."""
+        """The networks' input: value range, layout and, for square images, their `size` in pixels."""
 
 
 C = TypeVar("C", bound=Config)
 
 
 def save(folder: str | Path, kind: str, config: Config, networks: dict[str, nn.Module], **facts: Any) -> None:
-    """Writes networks and facts (step, metrics, …) into a local folder, the manifest last: it marks a whole one.
+    """Writes networks and facts (step, metrics, …) into a local folder. The manifest is written last, when all is
+    there.
 
-    Of a network with an attribute `onnx` (FrozenF), this file too.
+    For a network with an attribute `onnx` (FrozenF), that file is written too.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,8 +88,8 @@ def digest(network: nn.Module) -> str:
 
 
 class Manifest(BaseModel):
-    """The required fields of a manifest; other fields are facts for people and are ignored. Settings have their own
-    bounds."""
+    """The required fields of a manifest. Other fields are information for people and are ignored. Settings have their
+    own bounds."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -96,20 +97,20 @@ class Manifest(BaseModel):
     config: dict[str, Any]
     preprocessing: dict[str, Any]
     networks: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
-    """By name, the SHA-256 of the weights."""
+    """The SHA-256 of the weights of each network, by name."""
     step: Count = 0
     stages: list[tuple[AtLeastOne, Count]] = []
-    """Numbers of workers and of steps."""
+    """Pairs of the number of workers and the number of steps that they did."""
     metrics: dict[str, Any] = {}
     people: Annotated[int, Field(ge=0, le=1 << 24)] = 0
 
 
 @contextmanager
 def open_folder(uri: str) -> Iterator[Path]:
-    """A checkpoint as a local folder; of one on S3, manifest and networks are copied to a temporary one.
+    """Opens a checkpoint as a local folder. From S3, manifest and networks are copied to a temporary folder.
 
-    Also takes a run's folder: it then opens the checkpoint that the run's result.json names, which must lie below it.
-    Raises UserError where there is none; errors raised within name files on S3 by their URIs.
+    Also accepts a run's folder: it then opens the checkpoint that the run's result.json names, which must lie below it.
+    Raises UserError if there is no checkpoint. UserErrors raised in the `with` name files on S3 by their URIs.
     """
     if not storage.exists(storage.join(uri, MANIFEST)):
         if not storage.exists(storage.join(uri, run_result.NAME)):
@@ -141,7 +142,7 @@ def _fetch(uri: str, folder: Path) -> None:
         try:
             [found] = filesystem.get_file_info([f"{path}/{file}"])
             if found.type != fs.FileType.File:
-                continue  # who needs it says so
+                continue  # if the file is needed, loading it will fail with a message
             if found.size > largest:
                 raise UserError(f"{storage.join(uri, file)}: {found.size:,} bytes; it may have {largest:,}")
             fs.copy_files(found.path, str(folder / file), source_filesystem=filesystem)
@@ -152,7 +153,7 @@ def _fetch(uri: str, folder: Path) -> None:
 def read_manifest(folder: Path, kind: str, needs: tuple[str, ...] = ()) -> dict[str, Any]:
     """The manifest of a local checkpoint.
 
-    Raises UserError if it is damaged, of another kind or of a newer format, or lacks what it `needs` besides.
+    Raises UserError if it is damaged, of another kind or of a newer format, or lacks a field of `needs`.
     """
     manifest = _manifest(folder)
     found = manifest["kind"]
@@ -197,7 +198,7 @@ def read_settings(folder: Path, cls: type[T], manifest: dict[str, Any], key: str
 
 
 def read_config(folder: Path, cls: type[C], manifest: dict[str, Any]) -> C:
-    """The settings that the checkpoint was trained with, which its preprocessing follows from."""
+    """The settings that the checkpoint was trained with. Raises UserError if its preprocessing does not match them."""
     config = read_settings(folder, cls, manifest, "config")
     for name, value in config.preprocessing.items():
         found = manifest["preprocessing"].get(name)
@@ -209,10 +210,9 @@ def read_config(folder: Path, cls: type[C], manifest: dict[str, Any]) -> C:
 
 
 def load_weights(network: nn.Module, folder: Path, name: str) -> nn.Module:
-    """Fills a network, which may be `unfilled`, from `name`.safetensors.
+    """Loads the weights of a network, which may be `unfilled`, from `name`.safetensors.
 
-    Raises UserError where the file is absent or damaged, does not fit, or is not the one that the manifest was written
-    with.
+    Raises UserError if the file is absent or damaged, does not fit the network, or does not match the manifest.
     """
     path = folder / f"{name}.safetensors"
     digests = _manifest(folder)["networks"]
@@ -220,7 +220,7 @@ def load_weights(network: nn.Module, folder: Path, name: str) -> nn.Module:
         raise UserError(f"{folder}/{MANIFEST}: networks: no SHA-256 of {name}; {path.name} is not used without one")
     empty = any(value.is_meta for value in network.state_dict().values())
     try:
-        # Checkpoints of former versions have the weights of an f from ONNX once more.
+        # Checkpoints of earlier versions contain the weights of an f from ONNX a second time.
         former = "network.network." if getattr(network, "onnx", None) else None
         network.load_state_dict(weights.read(path, network.state_dict(), digests[name], former), assign=empty)
     except (OSError, ValueError, RuntimeError) as error:
@@ -235,6 +235,6 @@ def save_optimizers(folder: Path, optimizers: dict[str, torch.optim.Optimizer]) 
 
 
 def load_optimizers(folder: Path, optimizers: dict[str, torch.optim.Optimizer]) -> None:
-    """Fills the optimisers from that file. Raises UserError where it is damaged, or of another training."""
+    """Loads the optimisers' states from that file. Raises UserError if it is damaged, or of another training."""
     for name, state in optimizer_states.read(folder / "optimizers.pt", optimizers).items():
         optimizers[name].load_state_dict(state)

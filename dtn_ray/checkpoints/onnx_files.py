@@ -8,28 +8,29 @@ from dtn_ray.errors import UserError
 LONGEST = 250
 """Characters of the name of a file with weights."""
 SHARED = 64 << 20
-"""Bytes that tensors may take besides twice what their files have: some share theirs, and a few bytes become many."""
+"""Tensors may share bytes of a file. Together they may take twice the size of the files plus this many bytes, so that a
+small file cannot expand to a huge network."""
 LIMIT = 2**31 - 1
-"""Bytes of a network with its weights: what protobuf, and so a self-contained ONNX file, can hold."""
+"""Largest size of a network with its weights, in bytes: the limit of protobuf, and so of a self-contained ONNX file."""
 
 
 def read(uri: str) -> bytes:
-    """An ONNX file's content, with its weights in it; content that is not ONNX comes as it is.
+    """The content of an ONNX file, with all weights in it; content that is not ONNX is returned unchanged.
 
-    torch.onnx.export writes weights into NETWORK.onnx.data by default. The content returned needs no other file, so
-    a checkpoint can keep it. Raises UserError where a file is missing, cannot be read, is too large, or lies outside
-    the network's folder, be it by its name or by a link.
+    torch.onnx.export writes weights into NETWORK.onnx.data by default. The returned content needs no other file, so
+    a checkpoint can store it. Raises UserError if a file is missing, cannot be read, is too large, or lies outside
+    the network's folder, by its name or by a link.
     """
     content = read_alone(uri)
     if b"location" not in content:  # the key that names a tensor's file
         return content
-    import onnx  # seconds to import
+    import onnx  # takes seconds to import
 
     from dtn_ray.models.onnx_graph import tensors
 
     try:
         model = onnx.load_model_from_string(content)
-    except Exception:  # protobuf's own; who converts the network says so
+    except Exception:  # protobuf's own error; converting the network will fail with a message
         return content
     outside = [each for each in tensors(model) if each.data_location == onnx.TensorProto.EXTERNAL]
     if not outside:
@@ -64,7 +65,7 @@ def read(uri: str) -> bytes:
 
 
 def read_alone(uri: str) -> bytes:
-    """The content of one file of at most LIMIT bytes. Raises UserError where it cannot be read, or has more."""
+    """The content of one file of at most LIMIT bytes. Raises UserError if it cannot be read, or is larger."""
     try:
         if storage.stat(uri)[1] > LIMIT:
             raise UserError(f"{uri}: larger than 2 GiB; an ONNX file can hold no more")
@@ -74,7 +75,7 @@ def read_alone(uri: str) -> bytes:
 
 
 def _checked(location: str, uri: str) -> str:
-    """Where a network says that weights are. Only files in its own folder, or below, are read."""
+    """Checks the file name of weights in a network. Only files in its own folder, or below, are read."""
     parts = location.split("/")
     if (
         len(location) > LONGEST
@@ -93,7 +94,7 @@ def _beside(file: str, uri: str) -> bytes:
     if not storage.exists(file):
         raise UserError(f"{uri}: its weights are in {file}, which is missing; keep the two files together")
     if not storage.is_s3(file):
-        # A store of models may link both into another folder, from where a network's own folder is that one too.
+        # A model cache may link both files from another folder; that folder then counts as the network's own, too.
         network, own = storage.local_path(uri), os.path.realpath(storage.local_path(file))
         folders = {os.path.realpath(os.path.dirname(network) or "."), os.path.dirname(os.path.realpath(network))}
         if not any(own.startswith(f"{each.rstrip('/')}/") for each in folders):

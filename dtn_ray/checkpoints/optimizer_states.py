@@ -16,16 +16,16 @@ from torch.optim import Optimizer
 from dtn_ray.errors import UserError, reason
 
 LARGEST = 8 << 30
-"""Bytes of the file: twice a network's."""
+"""Largest file, in bytes: twice that of a network."""
 OF_ADAM = {"step", "exp_avg", "exp_avg_sq"}
 SCHEDULED = {"lr", "betas", "params"}
-"""Of a group, what changes from step to step, or is compared in another way."""
+"""Entries of a group that change from step to step, or are checked separately."""
 
 
 def read(path: Path, optimizers: dict[str, Optimizer]) -> dict[str, dict[str, Any]]:
     """The states of these optimisers (Adam or AdamW), by their names.
 
-    Raises UserError, saying what to do, where the file is missing or damaged, or holds anything else.
+    Raises UserError, saying what to do, if the file is missing, damaged, or holds anything else.
     """
     try:
         states = _load(path)
@@ -34,7 +34,7 @@ def read(path: Path, optimizers: dict[str, Optimizer]) -> dict[str, dict[str, An
         for name, optimizer in optimizers.items():
             for problem in _problems(states[name], optimizer):
                 raise ValueError(f"{name}: {problem}")
-    except Exception as error:  # torch, its unpickler and zipfile have no common one
+    except Exception as error:  # torch, its unpickler and zipfile have no common error class
         raise UserError(
             f"{path}: cannot resume from it: missing, damaged, or of another training ({reason(error)}); start again "
             "under another --name"
@@ -48,7 +48,7 @@ def _load(path: Path) -> Any:
         raise ValueError(f"{size:,} bytes; it may have {LARGEST:,}")
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-        # torch neither compresses records nor lets them overlap, but reads files that do: few bytes may become many.
+        # torch never writes compressed or overlapping records, but reads them; they could expand to a huge size.
         if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > size:
             raise ValueError("not written by torch.save")
         if (broken := archive.testzip()) is not None:  # torch does not compare their checksums

@@ -17,14 +17,14 @@ class Result:
     """The content of the file."""
 
     checkpoint: str
-    """A folder below the run's own, relative to it: a run that is moved or copied stays whole."""
+    """A folder inside the run's folder, as a relative path, so that a run can be moved or copied."""
     metrics: dict[str, Any]
 
 
 def read(folder: str) -> tuple[str, dict[str, Any]]:
     """The URI of a run's checkpoint, and its metrics.
 
-    Raises UserError where the file is missing or damaged, or names a checkpoint outside of the run's folder.
+    Raises UserError if the file is missing or damaged, or names a checkpoint outside of the run's folder.
     """
     uri = storage.join(folder, NAME)
     result = json_files.read(uri, Result, finite=False)  # a training that diverged has metrics too
@@ -35,7 +35,7 @@ def read(folder: str) -> tuple[str, dict[str, Any]]:
 
 
 def _below(folder: str, name: str) -> bool:
-    """Whether a name means a folder below another, not through .. and not through a link."""
+    """Whether `name` is inside `folder`, without `..` and without a link that leads out."""
     if len(name) > LONGEST or not name.isprintable() or "\\" in name or {"", ".", ".."} & {*name.split("/")}:
         return False
     if storage.is_s3(folder):

@@ -13,23 +13,23 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 LARGEST = 4 << 30
-"""Bytes of one network's file."""
+"""Largest file of a network, in bytes."""
 HEADER = 4 << 20
-"""Bytes of its header, in which a tensor takes about a hundred."""
+"""Largest header, in bytes; a tensor takes about a hundred."""
 TYPES = {torch.float32: "F32", torch.int64: "I64", torch.uint8: "U8"}
-"""Of the weights that our networks have, as a header calls them."""
+"""The types of our networks' weights, and their names in a header."""
 TOLD = 3  # names, in a message
 
 
 def read(path: Path, expected: dict[str, Tensor], digest: str, passed_over: str | None = None) -> dict[str, Tensor]:
-    """The weights in a file, with memory of their own.
+    """The weights in a file, copied to memory.
 
-    `expected`: a network's state, of which names, shapes and types count, on any device. `digest`: the SHA-256 that the
-    file must have, as `checkpoint.digest` makes it. `passed_over`: how names begin that may be there besides; with
-    them, the state that a network keeps apart from its weights may be absent.
+    `expected`: the state of the network, on any device; names, shapes and types must match. `digest`: the SHA-256 that
+    the weights must have, computed as in `checkpoint.digest`. `passed_over`: a prefix of names that are ignored; if
+    there are any, the network's extra state may be absent.
 
-    Raises ValueError with the reason where the file is damaged, of another network or not the manifest's, and OSError
-    where it cannot be read.
+    Raises ValueError with the reason if the file is damaged, of another network, or does not match the digest, and
+    OSError if it cannot be read.
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
@@ -46,7 +46,7 @@ def read(path: Path, expected: dict[str, Tensor], digest: str, passed_over: str 
             _compare({name: file.get_slice(name) for name in names}, expected, passed_over)
             sha, state = hashlib.sha256(), {}
             for name in names:
-                value = file.get_tensor(name).clone()  # the file may change, and with it what is mapped of it
+                value = file.get_tensor(name).clone()  # copied, because the memory-mapped file may change
                 sha.update(name.encode())
                 sha.update(value.numpy().reshape(-1).view(np.uint8))
                 if value.is_floating_point() and not all(limit.isfinite() for limit in value.aminmax()):

@@ -1,8 +1,8 @@
-"""Converts a folder or bucket of images with G, under the same names: bulk/run.py with a Converter.
+"""Converts a folder or bucket of images with G; outputs keep their names. Runs bulk/run.py with a Converter.
 
 OUT/<model>/images/<key>.png        G(x); <model> is the start of a digest of everything that decides it
-OUT/<model>/shards/                 or many of them per file
-OUT/<model>/people/                 one image of each person, with --person or --people (people.py)
+OUT/<model>/shards/                 with --shards: many of these per file
+OUT/<model>/people/                 one image for each person, with --person or --people (people.py)
 """
 
 from dataclasses import replace
@@ -28,7 +28,7 @@ SHOWN = 128  # pixels of a picture on the contact sheet
 
 
 def convert(job: Conversion) -> dict[str, Any]:
-    """Converts the images under `source` that G has not converted yet; returns counts and where to look.
+    """Converts the images below `source` that G has not converted yet; returns counts and the places of the results.
 
     Raises UserError for a checkpoint of another kind, and as `bulk.run` does.
     """
@@ -56,7 +56,7 @@ def convert(job: Conversion) -> dict[str, Any]:
 
 
 def _before(job: Conversion, content: bytes, row: Row) -> Image.Image:
-    """x as G saw it."""
+    """x, the input of G."""
     if not row.get("faces"):  # a ledger of format 1 has no such column
         return to_image(decode(content, SHOWN // 2, job.max_pixels))
     pixels, scale = photo(content, job.max_pixels, 2 * SHOWN)

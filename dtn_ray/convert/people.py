@@ -33,18 +33,18 @@ CHOSEN = pa.schema(
 )
 NAME = re.compile(r"[0-9a-f]{32}\.parquet")  # of a part of the table
 PEOPLE = pa.schema({"key": pa.string(), "person": pa.string()})
-ROWS_AT_ONCE = 500  # of --people, whose values may be of any length before they are looked at
+ROWS_AT_ONCE = 500  # of --people; values may have any length until they are checked
 LONGEST = 1 << 16  # bytes of a key or a person
 TASK_CPUS = 0.5
 FOLDERS = ("people", "people/images", "people/table")  # below that of the results
 
 
 Who = Callable[[pa.ChunkedArray], pa.Array]
-"""Persons (string) of sorted keys; null for nobody."""
+"""Maps sorted keys to persons (string); null if there is no person."""
 
 
 def who(job: Conversion) -> Who:
-    """--person or --people, checked. Raises UserError for what cannot be meant."""
+    """The function for --person or --people. Raises UserError for invalid options."""
     if job.shards != "none":
         raise UserError("--person and --people copy single image files, and --shards writes none: use only one of them")
     if job.person and job.people:
@@ -70,10 +70,10 @@ def _by_table(uri: str, keys: pa.ChunkedArray) -> pa.Array:
 
 
 def _near(table: dataset.Dataset, uri: str, low: str, high: str) -> Iterator[pa.RecordBatch]:
-    """A --people table, a part at a time; of it at least the rows whose keys lie from `low` to `high`."""
+    """Parts of a --people table that contain at least the rows with keys from `low` to `high`."""
     if uri.endswith(".csv"):
         near = (pc.field("key") >= low) & (pc.field("key") <= high)
-        # One batch at a time: readers ahead would hold many.
+        # One batch at a time; reading ahead would hold many batches in memory.
         options: Any = {"batch_size": ROWS_AT_ONCE, "use_threads": False, "batch_readahead": 1, "fragment_readahead": 1}
         yield from table.scanner(columns=PEOPLE.names, filter=near, **options).to_batches()
         return
@@ -102,7 +102,7 @@ def _wanted(uri: str, batch: pa.RecordBatch, keys: pa.ChunkedArray) -> pa.Record
 
 def _table(uri: str) -> dataset.Dataset:
     filesystem, path = storage.resolve(uri)
-    # A value that many rows share is held once, however long it is.
+    # As a dictionary, a long value that many rows share is held only once.
     read = dataset.ParquetReadOptions(dictionary_columns={*PEOPLE.names})
     format: Any = "csv" if uri.endswith(".csv") else dataset.ParquetFileFormat(read_options=read)
     try:
@@ -120,9 +120,9 @@ def _table(uri: str) -> dataset.Dataset:
 
 
 def best(photos: pa.Table) -> pa.Table:
-    """Eq. 8, argmin ‖f(x) - f(G(x))‖ over a person's photos: of CHOSEN's rows that with the lowest score.
+    """Eq. 8, argmin ‖f(x) - f(G(x))‖ over a person's photos: of rows like CHOSEN, the one with the lowest score.
 
-    Of equals, the first by its key; of photos with several faces, the largest face counts.
+    Among equal scores the first key is chosen. For photos with several faces the score is that of the largest face.
     """
     chosen = photos.sort_by([("score", "ascending"), ("key", "ascending")]).slice(0, 1)
     place = CHOSEN.names.index("photos")
@@ -130,7 +130,7 @@ def best(photos: pa.Table) -> pa.Table:
 
 
 def choose(job: Conversion, ledger: Ledger, folder: str) -> dict[str, Any]:
-    """Writes the image of each person in a ledger that is compacted; returns how many they are, and where."""
+    """Writes one image for each person in a compacted ledger; returns the number of persons and the folder."""
     persons, people, parts = who(job), storage.join(job.out, folder, "people"), ledger.parts()
     table = storage.join(people, "table")
     before = [uri for key in storage.list_keys(table) if _is_ours(uri := storage.join(table, key))]

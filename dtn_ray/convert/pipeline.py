@@ -1,4 +1,4 @@
-"""The conversion of one batch: f → g on the images that a pipeline fetches and writes. Knows no Ray."""
+"""The conversion of one batch: f → g on the images that a pipeline fetches and writes. Does not import Ray."""
 
 import hashlib
 import json
@@ -24,7 +24,8 @@ from dtn_ray.train.trained import Trained, load_trained
 
 
 def finds_faces(job: Conversion, trained: Trained) -> bool:
-    """Whether x are the faces of a photo, or the image as it is. Raises UserError for options that do not fit G."""
+    """Whether x are the faces found in a photo, instead of the whole image. Raises UserError for options that G
+    lacks."""
     of_faces = trained.domain.of_faces
     if not of_faces:
         for name in ("detector", "aligned", "super_resolution"):
@@ -49,19 +50,19 @@ def upscaler(job: Conversion) -> Upscaler | None:
 
 
 def identity(job: Conversion, trained: Trained, enlarged: Upscaler | None) -> str:
-    """SHA-256 of all that decides the outputs for a photo: G's digest, where G is all."""
+    """SHA-256 of everything that decides the outputs for a photo; G's own digest, if nothing else does."""
     parts = ["faces", job.faces] if finds_faces(job, trained) else []
     parts += [enlarged.digest] if enlarged else []
     return hashlib.sha256(json.dumps([trained.digest, *parts]).encode()).hexdigest() if parts else trained.digest
 
 
 class Converter(FacePipeline):
-    """Holds G once; makes images, or photos' faces, those of the target domain."""
+    """Converts images, or the faces in photos, to the target domain with one copy of G."""
 
     def __init__(
         self, job: Conversion, detector: bytes | None = None, scratch: str | None = None, cpus: int | None = None
     ) -> None:
-        """`detector`: YuNet's file, where it is at hand."""
+        """`detector`: the content of YuNet's file, if it has been read already."""
         super().__init__(job, job.batch_size or (256 if job.gpu else 64), scratch, cpus)
         if cpus is not None:
             torch.set_num_threads(cpus)
@@ -85,7 +86,7 @@ class Converter(FacePipeline):
             self.pass_through = torch.compile(self._pass_through)
 
     def find(self, content: bytes) -> Found:
-        """The image's central square; or its faces, and where there is none, that outcome."""
+        """The image's central square; or its faces, or an outcome if there are none."""
         if self.finder is None:
             return [Picture(decode(content, self.size, self.job.max_pixels))]
         found = self.finder(content)
@@ -119,5 +120,5 @@ class Converter(FacePipeline):
 
 
 def model_folder(model: str) -> str:
-    """Where a model's results lie below OUT."""
+    """The folder of a model's results, below OUT."""
     return model[:12]

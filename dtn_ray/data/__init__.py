@@ -3,7 +3,7 @@
 layouts     how image sets are stored
 rows        row groups of Parquet files
 windows     groups of these, in an order computed from a seed, decoded
-order       which image comes when, on which worker
+order       the order of images and their distribution to workers
 labelled    a set in memory
 bad_rows    rows without a usable image
 feed        batches from memory

@@ -1,4 +1,4 @@
-"""Rows of a training set without a usable image: skipped, named and counted. Too many of them are an error."""
+"""Rows of a training set without a usable image: they are skipped, named and counted. Too many are an error."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,17 +12,17 @@ NAMED = 10
 
 @dataclass
 class BadRows:
-    """The rows that one process found to hold no image. A row that comes again in a later epoch counts once."""
+    """The rows that one process found to hold no image. A row that recurs in a later epoch counts once."""
 
     limit: int = 1000
-    """More are an error (--max-bad-rows)."""
+    """The most rows before an error (--max-bad-rows)."""
     found: set[str] = field(default_factory=set)
 
     def __len__(self) -> int:
         return len(self.found)
 
     def add(self, problems: Iterable[str]) -> None:
-        """Counts rows, each as "NAME: what is wrong"; an empty text is a good row.
+        """Counts rows, each given as "NAME: what is wrong"; an empty text stands for a good row.
 
         Raises UserError for more than `limit`.
         """

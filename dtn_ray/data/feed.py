@@ -14,22 +14,22 @@ from dtn_ray.data.order import batch_indices, worker_slice
 T_STREAM = 1_000_003
 
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
-"""Images of s and of t; of a classifier's training, images and labels."""
+"""Images of s and of t; for the training of a classifier, images and labels."""
 Stages = Sequence[tuple[int, int]]
-"""What a training has done already: numbers of workers, and of steps taken by them, in order."""
+"""The steps that a training has already done: pairs of a number of workers and a number of steps, in order."""
 
 
 class Feed(Protocol):
-    """Where a training's batches come from."""
+    """The source of a training's batches."""
 
     @property
     def bad_rows(self) -> BadRows | None:
-        """Rows without an image that this process met; None where the data cannot hold any."""
+        """Rows without an image that this process has found; None if the data cannot hold any."""
 
     def batches(self, done: Stages, rank: int, workers: int, batch_size: int, seed: int) -> Iterator[Any]:
-        """This worker's shares of the global batches of `batch_size`, after what is done; endless.
+        """This worker's shares of the global batches of `batch_size`, after the steps in `done`; endless.
 
-        A batch is whatever the training's step takes.
+        A batch has the type that the training's `step` expects.
         """
 
 
@@ -42,7 +42,7 @@ class InMemory:
     bad_rows = None
 
     def batches(self, done: Stages, rank: int, workers: int, batch_size: int, seed: int) -> Batches:
-        """This worker's shares of the global batches, N×C×H×W uint8 of s and of t, after what is done; endless."""
+        """This worker's shares of the global batches, N×C×H×W uint8 of s and of t, after `done`; endless."""
         step = sum(steps for _, steps in done)
         while True:
             s = worker_slice(batch_indices(len(self.s), batch_size, step, seed), rank, workers)
@@ -62,7 +62,7 @@ class InMemoryLabelled:
         return len(self.train)
 
     def batches(self, done: Stages, rank: int, workers: int, batch_size: int, seed: int) -> Batches:
-        """This worker's shares of the global batches, N×C×H×W uint8 and N int64, after what is done; endless."""
+        """This worker's shares of the global batches, N×C×H×W uint8 and N int64, after `done`; endless."""
         step = sum(steps for _, steps in done)
         while True:
             indices = worker_slice(batch_indices(len(self.train), batch_size, step, seed), rank, workers)

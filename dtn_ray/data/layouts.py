@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 from dtn_ray.errors import UserError
 
 IMAGES = pa.large_binary()
-"""What `encoded` gives: not `binary`, of which one array ends at 2 GB."""
+"""The type that `encoded` returns; an array of type `binary` could hold only 2 GB."""
 
 
 def is_data(key: str) -> bool:
@@ -19,7 +19,7 @@ def is_data(key: str) -> bool:
 
 
 def check_images(type: pa.DataType, uri: str) -> None:
-    """Raises UserError naming the file where a column `image` of this type does not hold encoded images."""
+    """Raises UserError naming the file if a column `image` of this type cannot hold encoded images."""
     if _bytes_of(type) is not None:
         return
     what, how = f"values of type {type}", "bytes, or structs of `bytes` and `path` as Hugging Face writes them"
@@ -40,7 +40,7 @@ def image_column(schema: pa.Schema) -> str:
 
 
 def encoded(images: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column `image` that `check_images` accepted, as `large_binary`; null where there is no image."""
+    """A column `image` that `check_images` accepted, as `large_binary`; null for rows without an image."""
     if pa.types.is_struct(images.type):
         images = pc.call_function("struct_field", [images], pc.StructFieldOptions(["bytes"]))
     if pa.types.is_dictionary(images.type):

@@ -28,10 +28,10 @@ class Group:
     start: int = 0
 
     def table(self, columns: list[str]) -> pa.Table:
-        """The rows; `image` as `large_binary`, null where there is none. Raises OSError if the store fails.
+        """The rows; `image` as `large_binary`, null if a row has none. Raises OSError if the store fails.
 
-        A row group that is damaged has null in all columns. Raises UserError where the file is gone, or the row group
-        takes more memory than tables.GROUP_BYTES.
+        A damaged row group has null in all columns. Raises UserError if the file is gone, or the row group takes more
+        memory than tables.GROUP_BYTES.
         """
         try:
             with tables.opened(self.uri) as file:
@@ -53,7 +53,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Files:
-    """Images below a folder, each in a subfolder of its own person."""
+    """Images below a folder that has one subfolder for each person."""
 
     uri: str
     keys: tuple[str, ...]
@@ -61,7 +61,7 @@ class Files:
     start: int = 0
 
     def table(self, columns: list[str]) -> pa.Table:
-        """`image` (null where the file is gone) and `identity` of its rows. Raises OSError where the store fails."""
+        """`image` (null if the file is gone) and `identity` of its rows. Raises OSError if the store fails."""
         keys = self.keys[self.start : self.start + self.rows]
         found = storage.read_many([storage.join(self.uri, key) for key in keys])
         for image in found:
@@ -81,7 +81,7 @@ Rows = Group | Files
 def find_groups(uri: str, columns: Sequence[str] = ("image",)) -> list[Group]:
     """The row groups of all Parquet files at or below a URI, in the order of their names.
 
-    Reads footers alone. Raises UserError where there is none, or one is damaged or lacks one of `columns`.
+    Reads only footers. Raises UserError if there is no file, or a file is damaged or lacks one of `columns`.
     """
     uris = [uri] if uri.endswith(".parquet") else _parquet_files(uri, storage.list_keys(uri))
     if not uris:

@@ -3,7 +3,7 @@
 options      options of a retrieval
 digits       Table 1: accuracy
 retrieval    Table 4, on Ray
-examiner     what one of its actors does
+examiner     one actor of a retrieval
 ranking      ranks, medians and their intervals
 figures      figures of both
 """

@@ -1,4 +1,4 @@
-"""The measurements of Sec. 5.1 for a digit DTN, above all Table 1: the judge's accuracy on G(x), x in s's test set."""
+"""The measurements of Sec. 5.1 for a digit DTN, mainly Table 1: the judge's accuracy on G(x), for x in s's test set."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from dtn_ray.method.dtn import DTN
 from dtn_ray.method.pixels import to_float, to_uint8
 from dtn_ray.train.trained import Trained
 
-# Reported by the paper, to stand beside what is measured.
+# The paper's values, reported beside our measurements.
 PAPER = {
     "accuracy": 0.9066,
     "original_image_accuracy": 0.4006,
@@ -29,11 +29,11 @@ PAPER = {
 
 @dataclass(frozen=True)
 class DigitScores:
-    """Scores of one DTN: plain values for JSON, and what the figures show."""
+    """Scores of one DTN: plain values for JSON, and the data of the figures."""
 
     values: dict[str, Any]
     confusion: np.ndarray
-    """10×10 counts: rows the label of x, columns the judge's answer on G(x)."""
+    """10×10 counts: a row for each label of x, a column for each prediction of the judge on G(x)."""
     source: np.ndarray
     """N×C×32×32 uint8: x."""
     transferred: np.ndarray
@@ -47,10 +47,10 @@ def score_digits(
     batch_size: int = 500,
     device: str = "cpu",
 ) -> DigitScores:
-    """Scores a digit DTN on the test split of s, or on `source_file` (a .mat of SVHN's layout).
+    """Scores a digit DTN on the test split of s, or on `source_file` (a .mat in SVHN's format).
 
-    `data_dir` stands in for the checkpoint's. L_TID is taken on t's other split, which training did not see. Raises
-    UserError where the checkpoint holds no judge, or the data is missing or damaged.
+    `data_dir` replaces that of the checkpoint. L_TID is computed on the split of t that was not used in training.
+    Raises UserError if the checkpoint holds no judge, or the data is missing or damaged.
     """
     if trained.judge is None:
         raise UserError("this checkpoint holds no judge, so its accuracy cannot be measured: train with --judge")
@@ -71,7 +71,7 @@ def score_digits(
     transferred = to_uint8(_in_batches(dtn.G, s.images, batch_size, device)).numpy()
     predicted = predict(judge, transferred)
     correct = int((predicted == s.labels).sum())
-    # Wilson's interval holds near 100 % too, where the normal approximation does not.
+    # Wilson's interval is also valid near 100 %; the normal approximation is not.
     interval = binomtest(correct, len(s)).proportion_ci(0.95, method="wilson")
     confusion = confusion_matrix(s.labels, predicted, labels=range(10))
     per_class = confusion.diagonal() / np.maximum(confusion.sum(1), 1)

@@ -26,13 +26,13 @@ from dtn_ray.models.faces import DeepFace
 from dtn_ray.models.imported import ImportedF
 from dtn_ray.parquet import tables
 
-# Every pass of a network has the same shape, filled up with black: with another, a face's features differ in their last
-# digits, and so would depend on which faces it comes with. On a CPU few fit the cache best.
+# Every pass of a network has the same shape, padded with black images. With another shape, a face's features differ in
+# their last digits, and would depend on the number of faces in the batch. On a CPU small batches fit the cache best.
 BATCH = {"cpu": 8, "cuda": 256}
 DECODERS = {"cpu": 1, "cuda": 8}  # threads
-FACES_AT_ONCE = 256  # compared with all mates, and the next decoded meanwhile
+FACES_AT_ONCE = 256  # compared with all mates, while the next ones are decoded
 FACES_PER_BLOCK = 512
-BLOCKS_PER_GROUP = 8  # more would read a large row group, of which one cannot skip rows, too often
+BLOCKS_PER_GROUP = 8  # each block reads its row group from the beginning, so more blocks would read it too often
 TOP = 3  # faces kept as the most similar to a probe
 
 
@@ -57,7 +57,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Sought:
-    """Probes and mates by what is compared, each P×features, and features whose most similar faces are kept."""
+    """Probes and mates (P×features) by comparison, and features for which the most similar faces are kept."""
 
     pairs: dict[str, tuple[np.ndarray, np.ndarray]]
     shown: np.ndarray
@@ -65,13 +65,13 @@ class Sought:
 
 @dataclass(frozen=True)
 class Found:
-    """The counts over a part of the gallery; they add up."""
+    """The counts over a part of the gallery. Counts of parts can be added."""
 
     faces: int
     counts: dict[str, Counts]
     best: list[list[Hit]]
     seconds: dict[str, float]
-    """Of one actor, by what it did."""
+    """Time of one actor, by activity."""
 
     def __add__(self, other: "Found") -> "Found":
         return Found(
@@ -91,7 +91,7 @@ class Found:
 
 
 def split(groups: Sequence[Group]) -> list[Group]:
-    """Row groups in blocks of about FACES_PER_BLOCK, large ones in larger blocks."""
+    """Divides row groups into blocks of about FACES_PER_BLOCK; large row groups into larger blocks."""
     blocks = []
     for group in groups:
         size = max(FACES_PER_BLOCK, -(-group.rows // BLOCKS_PER_GROUP))
@@ -110,7 +110,7 @@ def readable(uri: str) -> Iterator[None]:
 
 
 def read(block: Group) -> Iterator[list[bytes]]:
-    """The block's encoded images in order, at most FACES_AT_ONCE each. Raises UserError where it is damaged."""
+    """The block's encoded images in order, at most FACES_AT_ONCE at a time. Raises UserError if it is damaged."""
     at, end = 0, block.start + block.rows
     with readable(block.uri), tables.opened(block.uri) as file:
         column = layouts.image_column(file.schema)
@@ -125,10 +125,10 @@ def read(block: Group) -> Iterator[list[bytes]]:
 
 
 def decode(photo: Photo) -> np.ndarray:
-    """An aligned face as it is stored, 3×H×H uint8. Raises UserError naming the file where it is none."""
+    """Decodes an aligned face, 3×H×H uint8. Raises UserError naming the file if it is not one."""
     try:
         image = decode_row(photo.image)
-    except Exception as error:  # Pillow raises whatever the damaged byte leads to
+    except Exception as error:  # Pillow can raise anything for a damaged image
         raise UserError(f"{photo.uri}: a row that is not an image ({error}); write that file again") from error
     if image.shape[1] != image.shape[2]:
         raise UserError(
@@ -139,17 +139,17 @@ def decode(photo: Photo) -> np.ndarray:
 
 
 class Examiner:
-    """Holds the networks in an actor and applies them to faces. `size`: side of the square that G takes."""
+    """Applies the networks to faces, in an actor. `size`: width and height of G's input."""
 
     def __init__(self, judge: ImportedF | DeepFace, dtn: DTN, size: int, gpu: bool) -> None:
         self.device = "cuda" if gpu else "cpu"
         torch.set_num_threads(1)
-        torch.backends.cudnn.allow_tf32 = False  # its ten bits would reorder faces, otherwise than a CPU does
+        torch.backends.cudnn.allow_tf32 = False  # with its ten-bit precision, ranks would differ from those on a CPU
         self.judge, self.dtn, self.size = judge.to(self.device).eval(), dtn.to(self.device).eval(), size
         self.pool = ThreadPoolExecutor(DECODERS[self.device])
 
     def see(self, x: list[Photo], mates: list[Photo]) -> Seen:
-        """G(x), and what the judge sees of all. Raises UserError for what is no face."""
+        """G(x), and the judge's features of all images. Raises UserError for a row that is not a face."""
         emoji, emoji_of_mates = (self._transfer(photos) for photos in (x, mates))
         photos, photos_of_mates = ([decode(photo) for photo in some] for some in (x, mates))
         features = self._features([*photos, *photos_of_mates, *emoji, *emoji_of_mates])
@@ -157,7 +157,7 @@ class Examiner:
         return Seen(of_x, of_mates, of_G_x, of_G_mates, emoji)
 
     def compare(self, block: Group, sought: Sought) -> Found:
-        """The counts over a block of the gallery. Raises UserError for a row that is no face."""
+        """The counts over a block of the gallery. Raises UserError for a row that is not a face."""
         found, began = Found.nothing(sought), time.perf_counter()
         for contents, decoded in self._read_ahead(block):
             images = [image.result() for image in decoded]
@@ -184,7 +184,7 @@ class Examiner:
 
     def _transfer(self, photos: list[Photo]) -> np.ndarray:
         for photo in photos:
-            decode(photo)  # which says what is wrong
+            decode(photo)  # raises UserError for a bad photo
         x = to_float(np.stack([decode_row(photo.image, self.size) for photo in photos])).to(self.device)
         emoji = self._in_batches(self.dtn.G, x)
         if not emoji.isfinite().all():
@@ -194,7 +194,7 @@ class Examiner:
         return to_uint8(emoji).numpy()
 
     def _features(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """N×features float32 of images 3×H×H uint8, whose H may differ."""
+        """N×features float32 of images 3×H×H uint8; H may differ between images."""
         x = (self.judge.eye(to_float(image[None]).to(self.device))[0] for image in images)
         features = self._in_batches(lambda batch: self.judge.network(batch).flatten(1).float(), x).numpy()
         if not np.isfinite(features).all():
@@ -213,7 +213,7 @@ class Examiner:
 
 
 class RemoteExaminer(Examiner):
-    """An actor that can be started again as long as the driver holds the networks."""
+    """An actor that Ray can restart, because the driver keeps the networks."""
 
     def __init__(self, networks: list[ray.ObjectRef], size: int, gpu: bool) -> None:
         judge, dtn = ray.get(networks)

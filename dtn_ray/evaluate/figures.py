@@ -18,7 +18,7 @@ from dtn_ray.images.encode import to_image
 
 
 def draw_confusion(axes: Axes, counts: np.ndarray, title: str) -> None:
-    """Draws a confusion matrix, rows normalised to per cent, its counts' labels 0..9."""
+    """Draws a confusion matrix for the labels 0..9; rows are normalised to per cent."""
     shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     for row, column in np.argwhere(shares >= 0.5):
@@ -46,7 +46,7 @@ def digit_figure(
 
 @dataclass(frozen=True)
 class Retrieved:
-    """One probe of Table 4 with what was found."""
+    """One probe of Table 4 with its results."""
 
     x: Image.Image
     G_x: Image.Image
@@ -56,7 +56,7 @@ class Retrieved:
     """The faces most similar to G(x), and whether each is the mate."""
 
 
-# Name of the ranks: how their curve is drawn.
+# By name of the ranks: label, colour and line style of their curve.
 CURVES = {
     "emoji": ("emoji", "C3", "-"),
     "photo": ("photo (ceiling)", "C0", "-"),
@@ -94,7 +94,7 @@ def retrieval_figure(curves: dict[str, tuple[np.ndarray, int]], rows: Sequence[R
         ylim=(0, 100),
         xlabel=f"rank of the mate, of {gallery:,}",
         ylabel="probes found up to this rank, %",
-        title="Cumulative match: the person's other photo sought by",
+        title="Cumulative match: the person's other photo retrieved by",
     )
     left.xaxis.set_major_formatter("{x:,.0f}")
     left.grid(alpha=0.3)
@@ -104,7 +104,7 @@ def retrieval_figure(curves: dict[str, tuple[np.ndarray, int]], rows: Sequence[R
 
 
 def _retrieval_sheet(axes: Axes, rows: Sequence[Retrieved], size: int = 96, gap: int = 6) -> None:
-    """x | G(x) | mate | the faces found, in two halves side by side; the mate has a frame where it is among them."""
+    """x | G(x) | mate | the faces found, in two halves side by side; if the mate was found, it has a frame."""
     columns = 3 + max((len(row.top) for row in rows), default=0)
     half, step, apart = -(-len(rows) // 2), size + gap, size // 2
     width = 2 * columns * step + apart

@@ -1,4 +1,4 @@
-"""Table 4: the rank of a person's other photo among many, by a face network that is not f. No Ray."""
+"""Table 4: the rank of a person's other photo among many, by a face network other than f. Does not import Ray."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -6,23 +6,23 @@ from typing import Any
 
 import numpy as np
 
-# Reported by the paper, of a gallery of 100,001, to stand beside what is measured.
+# The paper's values for a gallery of 100,001, reported beside our measurements.
 PAPER = {
     "emoji": {"median_rank": 16, "mean_rank": 535.47, "rank_1": 0.2288, "rank_5": 0.3475, "gallery": 100_001},
     "manual_emoji": {"median_rank": 16311, "mean_rank": 27992.34, "rank_1": 0.0, "rank_5": 0.0, "gallery": 100_001},
 }
 
-# Cosines that differ by less are equal: float32 features of one and the same image differ so from machine to machine.
+# Cosines that differ by less count as equal: float32 features of the same image differ this much between machines.
 SAME = 1e-6
 
 PROBES_AT_ONCE = 256
 RESAMPLES = 2000
-Z = 1.959964  # the normal distribution's, for 95 %
+Z = 1.959964  # quantile of the normal distribution for 95 %
 
 
 @dataclass(frozen=True)
 class Counts:
-    """For each probe, how many distractors are more similar than the mate, and how many as similar; P int64 each."""
+    """For each probe, how many distractors are more similar than the mate, and how many equally similar; P int64."""
 
     above: np.ndarray
     equal: np.ndarray
@@ -31,7 +31,7 @@ class Counts:
         return Counts(self.above + other.above, self.equal + other.equal)
 
     def ranks(self) -> np.ndarray:
-        """The mate's rank, from 1; among equals it takes the middle. P float64, whole or half numbers."""
+        """The mate's rank, from 1; among equals it is in the middle. P float64, multiples of one half."""
         return 1 + self.above + self.equal / 2
 
 
@@ -39,14 +39,14 @@ def unit(features: np.ndarray) -> np.ndarray:
     """N×features to float64 rows of length 1 (or 0): their products are cosines. Raises ValueError for nan and inf."""
     features = features.astype(np.float64)
     if not np.isfinite(features).all():
-        raise ValueError("features have values that are not finite")  # whose ranks would be 1: nothing is above a nan
+        raise ValueError("features have values that are not finite")  # their ranks would be 1, as nothing exceeds a nan
     return features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
 
 
 def count(probes: np.ndarray, mates: np.ndarray, distractors: np.ndarray) -> Counts:
     """Compares one block of distractors N×features with the mates P×features of probes P×features, by cosine.
 
-    Sums of the counts of all blocks are the counts of the whole gallery, so that it may have any size. Raises
+    The counts of all blocks add up to the counts of the whole gallery, so the gallery may have any size. Raises
     ValueError for features that are nan or infinite.
     """
     probes, mates, distractors = unit(probes), unit(mates), unit(distractors)
@@ -54,7 +54,7 @@ def count(probes: np.ndarray, mates: np.ndarray, distractors: np.ndarray) -> Cou
 
 
 def among_each_other(probes: np.ndarray, mates: np.ndarray, persons: np.ndarray) -> Counts:
-    """The same where a probe's distractors are the mates of the other persons' probes; `persons`: whose, P."""
+    """As `count`, with the mates of all other persons as distractors; `persons`: the person of each probe, P."""
     probes, mates = unit(probes), unit(mates)
     wanted, counts = (probes * mates).sum(1), Counts(np.empty(0, np.int64), np.empty(0, np.int64))
     for i in range(0, len(probes), PROBES_AT_ONCE):
@@ -75,20 +75,20 @@ class Hit:
 
     cosine: float
     place: tuple[str, int, int]
-    """Its file, row group and row there."""
+    """Its file, row group, and row in it."""
     image: bytes
-    """As the file holds it."""
+    """Encoded, as in the file."""
 
 
 def best(hits: Iterable[Hit], number: int = 3) -> list[Hit]:
-    """The most similar, first; of equals, those that come first in the files. Any parts' best are the whole's."""
+    """The most similar hits, best first; equals in the order of the files. The best of parts can be merged again."""
     return sorted(hits, key=lambda hit: (-round(hit.cosine, 9), hit.place))[:number]
 
 
 def pairs(identities: Iterable[Any], seed: int = 0, per_person: int = 1) -> list[tuple[int, int]]:
-    """For each person of two photos or more, pairs of them drawn by `seed`: indices of the probe and of its mate.
+    """For each person with two photos or more, random pairs of photos: indices of the probe and of its mate.
 
-    No two photos make a pair twice, so a person may have less than `per_person`. None is nobody.
+    No pair is drawn twice, so a person may have fewer than `per_person`. The identity None is ignored.
     """
     rng, places, drawn = np.random.default_rng(seed), dict[Any, list[int]](), list[tuple[int, int]]()
     for i, identity in enumerate(identities):
@@ -105,10 +105,10 @@ def pairs(identities: Iterable[Any], seed: int = 0, per_person: int = 1) -> list
 
 
 def strangers(persons: np.ndarray, seed: int = 0) -> np.ndarray:
-    """For each pair, the index of a pair of another person, drawn by `seed`; P int64.
+    """For each pair, the index of a random pair of another person; P int64.
 
-    Each person takes those of the next in a random circle: where all have as many pairs, a derangement, in which each
-    is taken once. Raises ValueError for less than two persons.
+    The persons form a random circle, and each gets the pairs of the next person. If all persons have the same number of
+    pairs, this is a derangement, in which each pair is used once. Raises ValueError for fewer than two persons.
     """
     rng = np.random.default_rng(seed)
     circle = [np.flatnonzero(persons == person) for person in rng.permutation(np.unique(persons))]
@@ -121,10 +121,10 @@ def strangers(persons: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def summary(ranks: np.ndarray, gallery: int, persons: np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """Table 4's measures of ranks P with 95 % intervals: of median and mean by bootstrap, of the rates after Wilson.
+    """Table 4's measures of ranks P with 95 % intervals: bootstrap for median and mean, Wilson's for the rates.
 
-    `persons`: whose the probes are, P. Persons are drawn and counted, not their pairs: those of one resemble each other
-    and tell less than as many persons would.
+    `persons`: the person of each probe, P. The intervals treat persons, not pairs, as independent samples, because the
+    pairs of one person resemble each other.
     """
     names, whose = np.unique(persons, return_inverse=True)
     measures: dict[str, Any] = {"probes": len(ranks), "persons": len(names), "gallery": gallery}
@@ -143,7 +143,7 @@ def summary(ranks: np.ndarray, gallery: int, persons: np.ndarray, seed: int = 0)
 def _bootstrap(
     ranks: np.ndarray, whose: np.ndarray, statistics: Sequence[Callable[[np.ndarray], Any]], seed: int
 ) -> list[np.ndarray]:
-    """The 2.5th and 97.5th percentile of each statistic over draws of as many persons, with all their ranks."""
+    """The 2.5th and 97.5th percentile of each statistic over random samples of persons, with all their ranks."""
     rng, sizes = np.random.default_rng(seed), np.bincount(whose)
     own = np.full((len(sizes), sizes.max()), -1)  # a row for each person: indices of its ranks, then -1
     own[np.arange(sizes.max()) < sizes[:, None]] = np.argsort(whose, kind="stable")
@@ -155,14 +155,14 @@ def _bootstrap(
 
 
 def wilson(rate: float, number: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a rate among `number` trials; it holds near 0 and 1 too."""
+    """Wilson's 95 % interval of a rate among `number` trials; also valid near 0 and 1."""
     middle, scale = rate + Z**2 / (2 * number), 1 + Z**2 / number
     half = Z * np.sqrt(rate * (1 - rate) / number + Z**2 / (4 * number**2))
     return max(0.0, float((middle - half) / scale)), min(1.0, float((middle + half) / scale))
 
 
 def by_chance(gallery: int) -> dict[str, Any]:
-    """Table 4's measures where every rank is as likely."""
+    """Table 4's measures if every rank is equally likely."""
     expected = (gallery + 1) / 2
     rates = {f"rank_{k}": min(1.0, k / gallery) for k in (1, 5)}
     return {"gallery": gallery, "median_rank": expected, "mean_rank": expected, **rates}
@@ -174,7 +174,7 @@ def match_curve(ranks: np.ndarray, upto: np.ndarray) -> np.ndarray:
 
 
 def table(values: dict[str, dict[str, Any]]) -> str:
-    """Measures by name as lines of text, as Table 4 has them, with their intervals."""
+    """Measures by name as lines of text, in the form of Table 4, with their intervals."""
 
     def cell(measures: dict[str, Any], name: str, form: str) -> str:
         low_high = measures.get(f"{name}_interval")

@@ -55,19 +55,19 @@ class Probes:
     x: list[Photo]
     mates: list[Photo]
     persons: np.ndarray
-    """Whose they are, as numbers; P int64."""
+    """The person of each pair, as a number; P int64."""
 
 
 def retrieve(job: Retrieval) -> dict[str, Any]:
     """Measures Table 4 of a faces DTN, writes retrieval.json and retrieval.png, and returns the values.
 
-    Each probe is sought among the distractors and its mate: by G(x) (`emoji`), by x itself (`photo`, the ceiling) and
-    by another person's emoji (`other_emoji`, the floor); and by G(x) among the emoji of all persons' mates
-    (`emoji_to_emoji`). The judge sees G(x) at g's resolution and with 8 bits a pixel, as it would be saved, photos as
-    they are stored; G takes x at the checkpoint's size.
+    For each pair, the mate is searched for among itself and the distractors. The query is G(x) (`emoji`), x itself
+    (`photo`, the ceiling) or another person's emoji (`other_emoji`, the floor). In addition, G(x) searches among the
+    emoji of all persons' mates (`emoji_to_emoji`). The judge's input is G(x) at g's resolution with 8 bits per channel,
+    as it would be saved, and photos as they are stored. G's input is x at the checkpoint's size.
 
-    Raises UserError for a DTN that is none of faces, a judge that is its f, files that are missing, damaged or without
-    what is needed, less than two persons with two photos, or more actors than fit.
+    Raises UserError for a DTN of digits, a judge that is its f, files that are missing, damaged or incomplete, fewer
+    than two persons with two photos, or more actors than fit.
     """
     _check(job)
     trained = load_trained(job.checkpoint, job.weights)
@@ -137,7 +137,7 @@ def retrieve(job: Retrieval) -> dict[str, Any]:
         },
     }
 
-    # What is written.
+    # Output.
     curves = {name: (ranks[name], found.faces + 1) for name in found.counts}
     rows = [_retrieved(probes, seen, ranks["emoji"], found.best[i], pair) for i, pair in enumerate(shown)]
     picture = io.BytesIO()
@@ -149,7 +149,7 @@ def retrieve(job: Retrieval) -> dict[str, Any]:
 
 
 def _check(job: Retrieval) -> None:
-    """Raises UserError for settings that cannot be meant, and where others' files would be overwritten."""
+    """Raises UserError for invalid settings, and if files of others would be overwritten."""
     if not job.distractors:
         raise UserError("--distractors: name at least one Parquet file, folder or s3:// prefix of faces")
     for name in ("pairs_per_person", "actors"):
@@ -172,7 +172,7 @@ def _refuse_f(job: Retrieval, trained: Trained, judge: ImportedF | DeepFace, fac
 def read_probes(job: Retrieval) -> Probes:
     """The photos of the pairs drawn by --seed.
 
-    Raises UserError where --identity is missing, or less than two persons have two photos.
+    Raises UserError if the column --identity is missing, or fewer than two persons have two photos.
     """
     groups = find_groups(job.probes)
     with ThreadPoolExecutor(8) as pool:
@@ -231,7 +231,7 @@ def _take(group: Group, rows: np.ndarray) -> list[Photo]:
 
 
 def _start(job: Retrieval, networks: list[ray.ObjectRef], size: int, blocks: int) -> list[Any]:
-    """Actors, each with judge and DTN. Raises UserError where the cluster does not hold them."""
+    """Starts actors, each with judge and DTN. Raises UserError if they do not fit on the cluster."""
     cluster, gpus = ray.cluster_resources(), 1 if job.gpu else 0
     number = min(job.actors or max(1, int(cluster.get("GPU" if job.gpu else "CPU", 0))), blocks)
     worker_resources(number, 1.0, gpus, "actors")
@@ -241,7 +241,7 @@ def _start(job: Retrieval, networks: list[ray.ObjectRef], size: int, blocks: int
 
 
 def _on_all(actors: list[Any], call: Callable[[Any, T], ray.ObjectRef], items: Sequence[T]) -> Iterator[tuple[T, R]]:
-    """Each item with its outcome, as they come; an actor has the next one at hand."""
+    """Yields each item with its outcome, as they finish; each actor has one more item queued."""
     left, under_way = iter(items), dict[ray.ObjectRef, tuple[Any, T]]()
     for actor in [*actors, *actors]:
         under_way |= {call(actor, item): (actor, item) for item in islice(left, 1)}
@@ -279,13 +279,13 @@ def _compare(actors: list[Any], blocks: list[Group], sought: Sought) -> Found:
 
 
 def _shown(persons: np.ndarray, seed: int) -> np.ndarray:
-    """Pairs of some persons, drawn by `seed`, one of each."""
+    """A random choice of pairs, each of a different person."""
     _, first = np.unique(persons, return_index=True)
     return np.sort(np.random.default_rng(seed).permutation(first)[:SHOWN])
 
 
 def _retrieved(probes: Probes, seen: Seen, ranks: np.ndarray, hits: list[Hit], pair: int) -> Retrieved:
-    """What the figure shows of a pair; the mate is in the gallery too."""
+    """The row of the figure for a pair; the mate is also in the gallery."""
     cosine = float(ranking.unit(seen.G_x[[pair]])[0] @ ranking.unit(seen.mates[[pair]])[0])
     mate = Hit(cosine, ("", 0, 0), probes.mates[pair].image)
     top = [(_picture(hit.image), hit is mate) for hit in ranking.best([*hits, mate], TOP)]
@@ -298,7 +298,7 @@ def _picture(content: bytes) -> Image.Image:
 
 
 def _titled(measures: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The lines of the table, the paper's last."""
+    """The lines of the table; the paper's come last."""
     titles = {
         "emoji": "emoji → photo",
         "photo": "photo → photo (ceiling)",

@@ -1,8 +1,8 @@
-"""A Ray to work on.
+"""Connection to Ray.
 
-connect              join a cluster or start Ray here, and check that it is large enough
-actor_warning        a line of Ray's about actors that nobody can act on
-deaths               why Ray ended a process, in one line
-ray_token            the token of a Ray that is started here
-ray_train_console    Ray Train's own noise
+connect              joins a cluster or starts Ray on this machine, and checks that it is large enough
+actor_warning        suppresses a warning of Ray's about actors that users cannot act on
+deaths               explains in one line why Ray ended a process
+ray_token            the token of a Ray that is started on this machine
+ray_train_console    keeps superfluous output of Ray Train off the console
 """

@@ -1,4 +1,4 @@
-"""What the Ray jobs share: connecting, and checking that the cluster is large enough."""
+"""Connects to Ray, and checks that the cluster is large enough."""
 
 import logging
 import os
@@ -13,10 +13,11 @@ from itertools import count
 from typing import Any
 from urllib.parse import urlsplit
 
-# An embedded Ray ends processes that were idle for so long, by default 1 s; a stream's readers, which pause for longer,
-# would spend most of their time on importing. Clusters are told so where they are started (cluster/).
+# Ray ends processes that have been idle for this long, by default 1 s. Readers of a stream pause for longer, and would
+# spend most of their time importing. This applies to an embedded Ray; for clusters it is set where they start
+# (cluster/).
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
-# Ray gives its node 30 s to start, which on a busy machine is not enough.
+# By default Ray waits 30 s for its node to start, which is not enough on a busy machine.
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "60")
 
 import ray
@@ -35,20 +36,20 @@ from dtn_ray.ray_cluster.deaths import death
 from dtn_ray.storage import s3
 from dtn_ray.text.display import line
 
-START_ATTEMPTS = 2  # a node also gives up for good where its agents take more than 15 s
-KNOCK_SECONDS = 10.0  # Ray itself takes five minutes to say that nobody answers
-ASK_SECONDS = 5.0  # between looks at what an autoscaler does …
-LINE_EVERY = 12  # … of which so many make a line that says which nodes are missing
+START_ATTEMPTS = 2  # a node also fails if its agents take more than 15 s to start
+KNOCK_SECONDS = 10.0  # Ray itself takes five minutes to report that nobody answers
+ASK_SECONDS = 5.0  # between checks of the autoscaler
+LINE_EVERY = 12  # checks between lines that say which nodes are missing
 
 
 def connect(trains: bool = False) -> None:
-    """Joins the cluster that runs this job (or RAY_ADDRESS names); elsewhere starts an embedded Ray.
+    """Joins the cluster that runs this job or that RAY_ADDRESS names; otherwise starts an embedded Ray.
 
-    `trains`: with a dashboard, which Ray Train asks for its state and warns each second where there is none. It takes
-    ten seconds to start, which other jobs are spared. A process that does both must train, or say so, first.
+    `trains`: starts the embedded Ray with a dashboard, which takes ten seconds. Ray Train needs it: without it, it
+    prints a warning each second. A process that runs trainings and other jobs must first connect with `trains`.
 
-    Raises UserError where RAY_ADDRESS names no cluster that can be reached, or one that wants another token, where
-    RAY_AUTH_TOKEN_PATH names no token, and where Ray does not start here.
+    Raises UserError if the cluster of RAY_ADDRESS cannot be reached or rejects the token, if RAY_AUTH_TOKEN_PATH names
+    no token, and if Ray does not start on this machine.
     """
     if ray.is_initialized():
         return
@@ -57,7 +58,7 @@ def connect(trains: bool = False) -> None:
         _knock(address)
     ray_token.prepare(starts=address == "local")
     if address == "local":
-        # Nobody takes this machine away; the watcher is a process more, and its start prints an error of Ray's own.
+        # This machine cannot be preempted; the watcher would be one more process, and its start prints an error.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     dashboard = False if address == "local" and not trains else None
     for attempt in range(START_ATTEMPTS):
@@ -76,13 +77,13 @@ def connect(trains: bool = False) -> None:
                 "get-auth-token` on its head prints it), set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the token or "
                 "RAY_AUTH_TOKEN_PATH to a file that holds it"
             ) from error
-        except Exception as error:  # Ray raises no kind of its own where a process of its node does not start in time
+        except Exception as error:  # Ray has no error class for a process of its node that does not start in time
             if isinstance(error, (AssertionError, TypeError)):
                 raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             if address != "local":
                 raise UserError(f"the Ray cluster at {address} cannot be joined: {reason}") from error
-            if attempt + 1 == START_ATTEMPTS or isinstance(error, ValueError):  # a setting stays as it is
+            if attempt + 1 == START_ATTEMPTS or isinstance(error, ValueError):  # a bad setting stays bad
                 raise UserError(
                     f"Ray does not start on this machine: {reason} Is the machine busy, or out of memory or disk space "
                     "(/tmp, /dev/shm)? Ray's logs are in /tmp/ray/session_latest/logs; to wait longer than 60 seconds, "
@@ -92,9 +93,9 @@ def connect(trains: bool = False) -> None:
 
 
 def _options_of_s3() -> dict[str, Any] | None:
-    """What a standing cluster's workers are told of this process's variables, which an embedded Ray's inherit.
+    """The variables to pass to workers of a standing cluster; those of an embedded Ray inherit them.
 
-    The workers of a submitted job have the job's own, and Ray refuses to be told twice.
+    A submitted job's workers have the job's own variables, and Ray refuses to set them twice.
     """
     variables = {name: os.environ[name] for name in s3.OPTIONS if os.environ.get(name)}
     return {"env_vars": variables} if variables and RAY_JOB_CONFIG_JSON_ENV_VAR not in os.environ else None
@@ -102,7 +103,7 @@ def _options_of_s3() -> dict[str, Any] | None:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Puts a process's own handler of SIGTERM back: Ray's aborts it after 3 s, ended or not, and prints a stack."""
+    """Restores the process's handler of SIGTERM: Ray's handler aborts the process after 3 s and prints a stack."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -112,12 +113,12 @@ def _own_sigterm() -> Iterator[None]:
 
 
 def has_cluster() -> bool:
-    """Whether this process has joined a Ray, or RAY_ADDRESS, as in every Ray job, names one."""
+    """Whether this process has joined a Ray, or RAY_ADDRESS names one, as in every submitted job."""
     return ray.is_initialized() or os.environ.get("RAY_ADDRESS", "local") != "local"
 
 
 def _knock(address: str) -> None:
-    """Raises UserError where an address cannot be meant, or nobody listens there."""
+    """Raises UserError if an address is invalid, or nobody listens there."""
     if "://" in address:
         raise UserError(
             f"RAY_ADDRESS={address} works only with `ray job submit --working-dir . -- python jobs/…`, which runs the "
@@ -140,16 +141,16 @@ GOES_ON = "Nothing is lost: the same command continues from what was saved."
 
 @contextmanager
 def causes() -> Iterator[None]:
-    """A UserError of a task is raised here as it was there; where Ray lost a process, one that says why."""
+    """Re-raises the UserError of a task as itself; if Ray lost a process, raises a UserError that says why."""
     try:
         yield
     except RayTaskError as error:
         cause: BaseException | None = error.cause
         while cause and not isinstance(cause, UserError):
             cause = cause.__cause__
-        # Pickling drops what an exception was raised from; the text of Ray's error still has it.
+        # Pickling drops the __cause__ of an exception; the text of Ray's error still contains it.
         told = str(cause) if cause else "".join(re.findall(rf"^{_NAME}: (.*)$", str(error), re.MULTILINE)[:1])
-        # Ray Data adds lines of advice of its own.
+        # Ray Data appends lines of general advice, which are cut off below.
         if not told and (reason := death(error)):
             told = f"{reason}. {GOES_ON}"
         raise UserError(told.splitlines()[0]) if told else error from None
@@ -163,7 +164,8 @@ _NAME = re.escape(f"{UserError.__module__}.{UserError.__qualname__}")
 
 
 def quiet_ray_data() -> None:
-    """Leaves the console to our progress lines: Ray Data's bars and plans go to its log file, warnings to both."""
+    """Keeps Ray Data's progress bars and plans off the console; its log file still has them. Warnings appear in
+    both."""
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that they are off
     for handler in logging.getLogger("ray.data").handlers:
@@ -179,22 +181,23 @@ def worker_resources(
     spare: float = 0,
     at_least: int | None = None,
 ) -> dict[str, float]:
-    """What each of `workers` workers takes, which the command line counts as --`kind`.
+    """The resources of each of `workers` workers; `kind` is their name in messages and on the command line.
 
-    `cpus` None: an even share of the nodes, or one CPU beside a GPU. `spare`: CPUs to leave to tasks that the workers
-    wait for, of an even share taken off it. `at_least`: begin with so many workers, if there is no room for more.
+    `cpus` None: an even share of the nodes' CPUs, or one CPU beside a GPU. `spare`: CPUs to leave for tasks that the
+    workers wait for; an even share is reduced by it. `at_least`: begin with so many workers if more do not fit.
 
-    A worker never spans nodes. Where an autoscaler can add what is missing, waits for it, and says so. Elsewhere fails
-    at once, instead of waiting for nodes that never come: raises UserError with both numbers.
+    A worker never spans nodes. If an autoscaler can add what is missing, waits for it, and prints that. Otherwise
+    raises UserError at once, with the requested and the existing resources, instead of waiting for nodes that never
+    come.
     """
     each = {"CPU": cpus or 1.0} | ({"GPU": float(gpus)} if gpus else {})
     least = at_least or workers
     even = cpus is None and not gpus
-    beside = 0 if even else spare  # an even share leaves room for it
+    beside = 0 if even else spare  # an even share is reduced below
     if shortage := _shortage(each, least, kind, beside):
         _await_nodes([each] * least + ([{"CPU": beside}] if beside else []), shortage)
     if even:
-        # The most that lets all workers fit, if the nodes are alike.
+        # The largest share with which all workers fit, if all nodes have the same size.
         nodes = [node for node in _nodes() if _room(node, each)]
         on_a_node = -(-workers // len(nodes))
         share = max(1.0, min(node["CPU"] for node in nodes) // on_a_node)
@@ -212,7 +215,7 @@ def _room(node: dict[str, float], each: dict[str, float]) -> int:
 
 
 def _shortage(each: dict[str, float], workers: int, kind: str, spare: float = 0) -> str:
-    """What the present nodes lack for so many workers; empty where they hold them."""
+    """A message about what the present nodes lack for so many workers; empty if they fit."""
     nodes = _nodes()
     room = sum(_room(node, each) for node in nodes)
     total = {name: sum(node.get(name, 0) for node in nodes) for name in each}
@@ -231,10 +234,10 @@ def _shortage(each: dict[str, float], workers: int, kind: str, spare: float = 0)
 
 
 def _await_nodes(bundles: list[dict[str, float]], shortage: str) -> None:
-    """Waits until all bundles can be had at once. Raises UserError where no autoscaler can add the nodes for them."""
+    """Waits until all bundles fit at the same time. Raises UserError if no autoscaler can add the nodes for them."""
     if _autoscaling() is None:
         raise UserError(shortage)
-    group = placement_group(bundles)  # by which an autoscaler sees what is wanted
+    group = placement_group(bundles)  # tells the autoscaler what is needed
     try:
         for asked in count():
             if asked % LINE_EVERY == 0:
@@ -248,14 +251,14 @@ def _await_nodes(bundles: list[dict[str, float]], shortage: str) -> None:
 
 
 def _autoscaling() -> Any:
-    """What the cluster's autoscaler last said, or None where there is none."""
+    """The last state of the cluster's autoscaler, or None if there is none."""
     reply = GcsClient(ray.get_runtime_context().gcs_address).get_cluster_status()
     status = GetClusterStatusReply.FromString(reply)
     return status.autoscaling_state if status.HasField("autoscaling_state") else None
 
 
 def _refused(group: PlacementGroup) -> bool:
-    """Whether the autoscaler cannot add the nodes for a group, not even once other work has ended."""
+    """Whether the autoscaler cannot add the nodes for a group, even after other work has ended."""
     state = _autoscaling()
     refused = state.infeasible_gang_resource_requests if state else ()
     if not any(group.id.hex() in request.details for request in refused):
@@ -266,7 +269,7 @@ def _refused(group: PlacementGroup) -> bool:
 
 @contextmanager
 def telling_shortages(each: dict[str, float], workers: int) -> Iterator[None]:
-    """While a `with` lasts, says each minute which nodes are missing, for which Ray Train waits without a word."""
+    """During a `with`, prints each minute which nodes are missing; Ray Train itself waits for them silently."""
     end = threading.Event()
 
     def watch() -> None:

@@ -1,4 +1,5 @@
-"""Why Ray ended a process, in one line: its own texts have sixty, and end in the middle of a list."""
+"""Explains in one line why Ray ended a process. Ray's own messages have sixty lines, and end in the middle of a
+list."""
 
 import re
 
@@ -14,14 +15,14 @@ WORKER = re.compile(
 PID = re.compile(r"\bpid[:=] ?(\d+)")
 IP = re.compile(r"\b(?:ip|IP address): ?([\d.a-fA-F:]+)")
 
-NAMED = 3  # of the processes that took most
+NAMED = 3  # how many of the largest processes a message names
 LONGEST_COMMAND = 60  # characters
 
 
 def death(error: BaseException) -> str | None:
-    """What ran out, or who died, and what to do, by the text of an error of Ray's; None where it is about other things.
+    """What ran out or died, and what to do, from the text of an error of Ray's; None for other errors.
 
-    In one line, without a full stop at its end.
+    One line, without a full stop at its end.
     """
     text = str(error)
     if MEMORY.search(text):
@@ -54,7 +55,7 @@ def _where(text: str) -> str:
 
 
 def _takers(text: str) -> str:
-    """The largest processes, as Ray names them."""
+    """The largest processes in Ray's message."""
     found = [
         f"{each['command'].strip()[:LONGEST_COMMAND]} ({each['gigabytes']} GB, pid {each['pid']})"
         for each in LARGEST.finditer(text)

@@ -1,8 +1,8 @@
-"""The token of a Ray that a job starts for itself: whoever can read it can run anything as the job's user.
+"""The token of a Ray that a job starts for itself. Whoever can read it can run anything as the job's user.
 
-Ray takes it from RAY_AUTH_TOKEN, from the file that RAY_AUTH_TOKEN_PATH names, or from ~/.ray/auth_token, and makes
-that file where there is none, readable by all. Here it is made before, for its owner alone; where the home is missing
-or cannot be written, the token lives in the environment of this Ray's processes.
+Ray reads it from RAY_AUTH_TOKEN, from the file that RAY_AUTH_TOKEN_PATH names, or from ~/.ray/auth_token. If there is
+no such file, Ray would create it readable by everyone. This module creates it first, readable only by its owner. If the
+home directory is missing or cannot be written, the token exists only in the environment of this Ray's processes.
 """
 
 import os
@@ -22,9 +22,10 @@ CONSEQUENCE = "who can run jobs as you with the Ray token in it"
 
 
 def prepare(starts: bool) -> None:
-    """Sees to the token before Ray looks for it; `starts`: whether Ray is to start here, else a cluster is joined.
+    """Prepares the token before Ray reads it; `starts`: whether Ray starts on this machine, instead of joining a
+    cluster.
 
-    Warns where others can read its file. Raises UserError for a RAY_AUTH_TOKEN_PATH without a token.
+    Warns if others can read its file. Raises UserError for a RAY_AUTH_TOKEN_PATH without a token.
     """
     mode = os.environ.get("RAY_AUTH_MODE", "token" if starts else "disabled")
     if mode.lower() != "token":
@@ -48,7 +49,7 @@ def prepare(starts: bool) -> None:
             os.environ["RAY_AUTH_TOKEN"] = token
         loader.reset_cache()
     if starts and "RAY_AUTH_MODE" not in os.environ:
-        # What Ray does by itself, and then warns of.
+        # Ray would set this itself, but print a warning.
         os.environ["RAY_AUTH_MODE"] = "token"
         Config.initialize("")
     if loader.has_token(ignore_auth_mode=True):
@@ -56,7 +57,7 @@ def prepare(starts: bool) -> None:
 
 
 def _path() -> Path | None:
-    """The file that Ray reads the token from, there or not; None without a home."""
+    """The file from which Ray reads the token, which may not exist; None without a home directory."""
     if named := os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return Path(named)
     home = os.environ.get("HOME")  # Ray itself does not ask who the user is
@@ -64,7 +65,7 @@ def _path() -> Path | None:
 
 
 def _kept(path: Path, token: str) -> bool:
-    """Whether the file holds a token now, whole from the first moment: this one, or one that came first."""
+    """Writes the token atomically; returns whether the file now holds a token: this one, or another process's."""
     new = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

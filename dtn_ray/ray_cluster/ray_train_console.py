@@ -1,5 +1,5 @@
-"""Keeps Ray Train's own noise off the console. The names are Ray's private ones: where a version lacks one, its part
-is left out.
+"""Keeps superfluous output of Ray Train off the console. This uses private names of Ray; if a version lacks one, that
+part is skipped.
 """
 
 import logging
@@ -12,13 +12,13 @@ COORDINATOR_SECONDS = 120.0
 
 
 def prepare() -> None:
-    """To be called by the driver, connected, before a training starts.
+    """Call this in the driver, after connecting and before a training starts.
 
-    Ray Train asks an actor for resources, which it starts itself, and waits 5 s for the first answer. On a small
-    machine that actor is still importing then, and a traceback of 20 lines is printed: so it is started first.
+    Ray Train starts an actor, asks it for resources, and waits 5 s for the first answer. On a small machine the actor
+    is still importing then, and Ray prints a traceback of 20 lines. Therefore the actor is started here.
 
-    Ray Train's monitor looks for the cluster's dashboard through all Rays of a machine, and dies with a traceback
-    where there are two: so it is told the dashboard's address.
+    Ray Train's monitor searches for the cluster's dashboard among all Rays on the machine, and dies with a traceback
+    if there are two. Therefore it receives the dashboard's address here.
     """
     with suppress(ImportError, ray.exceptions.RayError):
         from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
@@ -37,9 +37,9 @@ def prepare() -> None:
 
 
 def quiet_reports() -> None:
-    """To be called by a worker: Ray Train logs each checkpoint as a line of Python, whatever level is asked for.
+    """Call this in each worker: Ray Train logs the repr of each checkpoint, whatever log level is set.
 
-    That logger carries the name of its file, which the level set for `ray.train` does not reach.
+    The name of that logger is not below `ray.train`, so the level of `ray.train` does not apply to it.
     """
     with suppress(ImportError, AttributeError):
         from ray.train.v2._internal.execution import context

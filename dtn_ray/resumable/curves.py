@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Curves:
     """Curves and images, written locally and copied by `keep` to `<folder>/tensorboard`, which may be on S3.
 
-    Nothing is opened before the first of them, so that workers that log nothing may hold one too.
+    Nothing is opened before the first value, so workers that log nothing may also have a Curves.
     """
 
     def __init__(self, folder: str) -> None:
@@ -23,7 +23,7 @@ class Curves:
 
     @cached_property
     def board(self) -> "SummaryWriter":
-        from torch.utils.tensorboard import SummaryWriter  # half a second to import, which drivers would pay too
+        from torch.utils.tensorboard import SummaryWriter  # takes half a second to import, and drivers do not need it
 
         return SummaryWriter(tempfile.mkdtemp(prefix="dtn-logs-"))
 

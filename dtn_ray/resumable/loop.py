@@ -1,6 +1,6 @@
 """The loop that every training runs on each of its workers: resume, step, log, validate, save, report.
 
-What is trained is a `Training`: networks, one step, a measurement, a checkpoint. A worker runs
+A `Training` defines what is trained: its networks, one step, the validation, the checkpoint. A worker runs
 
     worker = start_worker(seed)
     train_steps(MyTraining(…, worker), worker, run)
@@ -38,7 +38,7 @@ class Worker:
 
 
 def start_worker(seed: int) -> Worker:
-    """To be called on each worker before it builds its networks, which are then the same on all of them."""
+    """Call this on each worker before it builds its networks; they are then the same on all workers."""
     use_assigned_cpus()
     torch.manual_seed(seed)
     context = ray.train.get_context()
@@ -54,31 +54,31 @@ class Measured(NamedTuple):
     """Outcome of a validation."""
 
     metrics: Mapping[str, Any]
-    """What is reported and saved: plain values."""
+    """Reported and saved; plain values."""
     shown: Mapping[str, float]
-    """What the progress line and Prometheus show."""
+    """Shown in the progress line and in Prometheus."""
 
 
 class Training(ABC):
-    """What is trained. Its constructor builds networks and optimisers, and makes the networks data-parallel."""
+    """One kind of training. The constructor builds networks and optimisers, and makes the networks data-parallel."""
 
     title: str
     """First word of each progress line."""
     seed: int
     steps: int
     batch_size: int
-    """Of the global batch, over all workers."""
+    """Size of the global batch, over all workers."""
     feed: Feed
 
     @abstractmethod
     def restore(self, folder: Path) -> Stages:
-        """Fills networks and optimisers from a checkpoint that `save` wrote, and returns the `stages` in it."""
+        """Loads networks and optimisers from a checkpoint that `save` wrote; returns its `stages`."""
 
     @abstractmethod
     def step(self, batch: Any, step: int) -> dict[str, Tensor]:
-        """One update, by this worker's share of a global batch. `step` counts from 0.
+        """One update with this worker's share of a global batch. `step` counts from 0.
 
-        Returns the losses, detached scalars on the device. Torch's random generator is seeded for the step.
+        Returns the losses, detached scalars on the device. Torch's random generator has been seeded for the step.
         """
 
     def shown(self, values: Mapping[str, float]) -> Mapping[str, float]:
@@ -86,18 +86,18 @@ class Training(ABC):
         return values
 
     def log(self, done: int, losses: Mapping[str, float], images_per_second: float) -> None:  # noqa: B027 (few need it)
-        """More about the last of `done` steps than the progress line and Prometheus tell. On rank 0 alone."""
+        """Logs more than the progress line and Prometheus show, after `done` steps. Called on rank 0 only."""
 
     @abstractmethod
     def measure(self, done: int) -> Measured:
-        """Validates after `done` steps. On rank 0 alone."""
+        """Validates after `done` steps. Called on rank 0 only."""
 
     @abstractmethod
     def save(self, folder: Path, metrics: dict[str, Any], stages: Stages) -> None:
-        """Fills a folder with a checkpoint. On rank 0 alone.
+        """Writes a checkpoint into a folder. Called on rank 0 only.
 
-        `metrics`: `step`, `resumed_at`, the losses and what was measured. `stages`: how many workers have taken how
-        many steps, the place in the data to go on from.
+        `metrics`: `step`, `resumed_at`, the losses and the measurements. `stages`: how many workers have done how many
+        steps, which gives the position in the data at which to resume.
         """
 
     def close(self) -> None:  # noqa: B027 (few need it)
@@ -131,7 +131,7 @@ def train_steps(training: Training, worker: Worker, run: Run, *, quiet: bool = F
             exported.log(done, images_per_second, values)
             training.log(done, values, images_per_second)
 
-        # Validate and save. A report waits for all workers, so each of them reports.
+        # Validate and save. A report waits for all workers, so all workers must report.
         if done % run.checkpoint_every == 0 or done == training.steps:
             metrics: dict[str, Any] = {"step": done, "resumed_at": start}
             metrics |= {name: value.item() for name, value in losses.items()}

@@ -1,4 +1,4 @@
-"""Where and how a training runs."""
+"""The options of every training: where and how it runs."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What the workers of a training tell."""
+"""Reports from the workers of a training to Ray Train."""
 
 import math
 import tempfile
@@ -18,14 +18,14 @@ from dtn_ray.ray_cluster import ray_train_console
 
 
 def use_assigned_cpus() -> None:
-    """Lets torch compute on as many threads as Ray gave this worker CPUs."""
+    """Sets torch's number of threads to the number of CPUs that Ray assigned to this worker."""
     torch.set_num_threads(math.ceil(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
 
 
 def report(metrics: dict[str, Any], write: Callable[[Path], None] | None = None) -> None:
-    """Reports to Ray Train, on every worker at the same steps; `write` fills a folder with the checkpoint, on one.
+    """Reports to Ray Train; every worker must call it at the same steps. One passes `write`, which writes a checkpoint.
 
-    The checkpoint is uploaded while training goes on.
+    The checkpoint is uploaded while the training continues.
     """
     ray_train_console.quiet_reports()
     if write is None:
@@ -42,7 +42,7 @@ def report(metrics: dict[str, Any], write: Callable[[Path], None] | None = None)
 
 
 def of_all_workers(names: set[str]) -> set[str]:
-    """The names that any worker holds; every worker must call this at the same steps."""
+    """The union of all workers' names; every worker must call this at the same steps."""
     if ray.train.get_context().get_world_size() == 1:
         return names
     held: list[set[str]] = [set()] * ray.train.get_context().get_world_size()

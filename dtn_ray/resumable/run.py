@@ -1,6 +1,6 @@
-"""A training on Ray Train that the same command continues with, wherever it stopped.
+"""A training on Ray Train that the same command resumes, wherever it stopped.
 
-<storage>/<name>/experiment.json   whose run it is; one name keeps to one of them
+<storage>/<name>/experiment.json   the settings that identify the run; other settings need another name
 <storage>/<name>/checkpoint_*/     Ray Train's checkpoints
 <storage>/<name>/result.json       the outcome of a finished run
 """
@@ -39,13 +39,13 @@ from dtn_ray.storage import json_files
 from dtn_ray.storage.local_writes import links_below
 
 RECORD = "experiment.json"
-INNER = ("f/", "judge/")  # folders of trainings that a DTN's begins with, which check theirs
+INNER = ("f/", "judge/")  # folders of the trainings of f and the judge inside a DTN's run; they check their own folders
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of checkpoints
 CHECKPOINT = re.compile(r"checkpoint_[\w.:-]+")
 
 
 class GiveUpOnUserErrors(UserCallback):
-    """Ends a run at a worker's UserError, which would come again after every restart."""
+    """Ends a run at a worker's UserError, because it would occur again after every restart."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
@@ -73,14 +73,15 @@ def run_training(
     spare: float = 0,
     callbacks: Sequence[UserCallback] = (),
 ) -> Finished:
-    """Runs a Ray Train loop under `--storage`/name, or goes on with it where it stopped.
+    """Runs a Ray Train loop under `--storage`/name, or resumes it where it stopped.
 
-    `spare`: CPUs that its workers leave to tasks that they wait for. `callbacks`: Ray Train's, told of each report.
+    `spare`: CPUs that the workers leave for tasks that they wait for. `callbacks`: of Ray Train, called at each report.
 
-    `identity` is what decides the result, plain values and dataclasses: a folder of the same name with another identity
-    is refused; a setting that did not exist then counts as its default. A finished run is not run again.
+    `identity` holds everything that decides the result, as plain values and dataclasses. A folder of the same name with
+    another identity is refused; a setting that did not exist when it was written counts as its default. A finished run
+    is not run again.
 
-    Raises UserError where the cluster is too small or the training fails for good.
+    Raises UserError if the cluster is too small, or the training fails permanently.
     """
     folder = storage.join(run.storage, name)
     finished = earlier(folder, identity)
@@ -105,7 +106,7 @@ def run_training(
             callbacks=[*callbacks, GiveUpOnUserErrors()],  # type: ignore[list-item]
             failure_config=FailureConfig(max_failures=run.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            # The progress line says the rest.
+            # The progress line shows everything else.
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
         ),
     )
@@ -116,13 +117,13 @@ def run_training(
     except TrainingFailedError as error:
         if isinstance(error, ControllerError) and isinstance(error.controller_failure, UserError):
             raise UserError(str(error.controller_failure)) from error
-        # Ray's text holds a traceback for each worker; its last line is the reason.
+        # Ray's message holds a traceback for each worker; its last line is the reason.
         reason = death(error) or str(error).strip().splitlines()[-1]
         raise UserError(
             f"{folder}: stopped after --max-failures {run.max_failures} restarts: {reason} (the log above has the "
             "full error). Once that is fixed, the same command continues from the last checkpoint."
         ) from error
-    except RayError as error:  # of the process that leads the training
+    except RayError as error:  # from the process of Ray Train's controller
         if (cause := death(error)) is not None:
             raise UserError(f"{folder}: {cause}. {GOES_ON}") from error
         raise
@@ -134,16 +135,16 @@ def run_training(
 
 
 def claim(folder: str, identity: dict[str, Any]) -> None:
-    """Enters into a folder whose run it is. Raises UserError as `check_folder` does."""
+    """Records in a folder which run it belongs to. Raises UserError as `check_folder` does."""
     check_folder(folder)
     storage.write_bytes(storage.join(folder, RECORD), json.dumps(_plain(identity), indent=2).encode())
 
 
 def check_folder(folder: str) -> None:
-    """Raises UserError where a run could overwrite or delete in its folder what no run wrote.
+    """Raises UserError if a run could overwrite or delete files that no run wrote.
 
-    That is a folder with files and no experiment.json; links, which Ray Train would write through; and a list of
-    checkpoints, of which Ray Train deletes old ones, that names others than those of this folder.
+    These cases are: a folder that has files but no experiment.json; links, through which Ray Train would write; and a
+    list of checkpoints that names folders elsewhere, because Ray Train deletes old checkpoints in its list.
     """
     if not storage.is_s3(folder) and (link := next(links_below(storage.local_path(folder)), None)):
         raise UserError(f"{link}: a link, which the folder of a run must not hold: remove it, or choose another --name")
@@ -170,14 +171,14 @@ def _checkpoints(state: Any) -> Iterator[Any]:
 
 
 def finish(folder: str, checkpoint: str, metrics: dict[str, Any]) -> Finished:
-    """Enters the outcome of a run; `checkpoint`: its place below `folder`, which stands for it from now on."""
+    """Records the outcome of a run; `checkpoint`: the path below `folder` of the checkpoint that represents the run."""
     outcome = {"checkpoint": checkpoint, "metrics": metrics}
     storage.write_bytes(storage.join(folder, run_result.NAME), json.dumps(outcome, indent=2).encode())
     return Finished(folder, storage.join(folder, checkpoint), metrics)
 
 
 def earlier(folder: str, identity: dict[str, Any]) -> Finished | None:
-    """The outcome of a run that is finished already, or None. Raises UserError where the folder is another run's."""
+    """The outcome of a run that has finished already, or None. Raises UserError if the folder is another run's."""
     record = storage.join(folder, RECORD)
     if not storage.exists(record):
         return None
@@ -189,7 +190,7 @@ def earlier(folder: str, identity: dict[str, Any]) -> Finished | None:
         ) from error
     for name, value in identity.items():
         if is_dataclass(value) and name in before:
-            with suppress(UserError):  # what cannot be read is another one
+            with suppress(UserError):  # unreadable settings count as different
                 before[name] = to_dict(from_dict(type(value), before[name]))
     if before != now:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Pictures of a search."""
+"""Figures of a search."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from dtn_ray.search.worth import Found
 def search_figure(trials: Sequence[Found], unbeaten: Sequence[Found], best: Found, own: Sequence[Found]) -> plt.Figure:
     """The figure of a search: weights and outcomes as parallel coordinates, and L_CONST against the distance from t.
 
-    `unbeaten`: the Pareto front; `own`: the trial of the experiment's own weights, if there is one.
+    `unbeaten`: the Pareto front; `own`: the trial with the experiment's own weights, if there is one.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(17, 6.5), width_ratios=(1.6, 1), layout="constrained")
     _parallel_coordinates(left, trials, best, own)
@@ -43,7 +43,7 @@ def search_figure(trials: Sequence[Found], unbeaten: Sequence[Found], best: Foun
 
 
 def _parallel_coordinates(axes: Axes, trials: Sequence[Found], best: Found, own: Sequence[Found]) -> None:
-    """One line for each trial over an axis for each weight and outcome; numbers on logarithmic axes."""
+    """One line per trial across one axis per weight and outcome; the axes of numbers are logarithmic."""
     rows = [{**each.weights, "L_const": each.L_const, "distance from t": each.domain} for each in trials]
     for position, name in enumerate(rows[0]):
         heights, ticks = _heights([row[name] for row in rows])
@@ -69,7 +69,7 @@ def _parallel_coordinates(axes: Axes, trials: Sequence[Found], best: Found, own:
 
 
 def _heights(values: list[Any]) -> tuple[list[float], dict[float, str]]:
-    """Places of values on an axis from 0 to 1, and its labels: positive numbers by their logarithm, 0 below them."""
+    """Positions of values on an axis from 0 to 1, and its labels. Numbers are placed by logarithm, 0 below them."""
     numbers = [value for value in values if isinstance(value, float) and value > 0 and np.isfinite(value)]
     if not numbers:
         kinds = sorted(set(values), key=str)

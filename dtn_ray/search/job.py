@@ -41,8 +41,8 @@ from dtn_ray.train.options import Experiment
 from dtn_ray.train.prepare import Inputs, Ready, prepare
 from dtn_ray.train.trained import load_trained
 
-KID_NOISE = 0.01  # s that is as t itself has a KID of about 0, or below, by which nothing can be divided
-SHOWN = 6  # trials whose samples stand side by side
+KID_NOISE = 0.01  # least divisor: if s resembles t, their KID is about 0 or even negative
+SHOWN = 6  # trials whose samples are shown side by side
 
 
 def search(search: Search, experiment: Experiment, run: Run, concurrent: int | None = None) -> Finished:
@@ -60,7 +60,7 @@ def search(search: Search, experiment: Experiment, run: Run, concurrent: int | N
     if (finished := earlier(folder, identity)) is not None:
         return finished
 
-    # What all trials share; the images held out are twice as many, half of them for the end.
+    # Data and networks that all trials share. Twice as many images are held out; half of them are for the final scores.
     twice = replace(experiment.data, validation=2 * experiment.data.validation)
     ready = prepare(replace(experiment, data=twice), replace(run, name=name, checkpoint_every=Run.checkpoint_every))
     claim(folder, identity)
@@ -104,14 +104,14 @@ def _check(search: Search, experiment: Experiment, run: Run, concurrent: int | N
 
 
 def _half(ready: Ready, part: int) -> Ready:
-    """The same with one half of the images held out."""
+    """`ready` with one half of its held-out images."""
     validation, labels = (ray.get(ref) for ref in (ready.inputs.validation, ready.inputs.labels))
     half = ray.put(validation[part::2]), ray.put(None if labels is None else labels[part::2])
     return replace(ready, inputs=replace(ready.inputs, validation=half[0], labels=half[1]))
 
 
 def _at_once(run: Run, ready: Ready, concurrent: int | None) -> int:
-    """Trials that the cluster has room for. Raises UserError where it has none for one, or not for `concurrent`."""
+    """The number of trials that fit on the cluster. Raises UserError if not even one fits, or not `concurrent`."""
     each = worker_resources(run.workers, run.cpus_per_worker, run.gpu, spare=ready.spare)
     if concurrent is not None:
         together = concurrent * run.workers, concurrent * ready.spare
@@ -162,11 +162,11 @@ def _report(
     KID_of_s: float,
     run: Run,
 ) -> Finished:
-    """Scores the best trial and the experiment's own weights on images that chose none, and writes what to look at."""
+    """Scores the best trials and the experiment's own weights on fresh held-out images; writes table and figures."""
     complete = [each for each in trials if each.state == "complete"]
     best = min(complete, key=lambda each: each.objective)
     unbeaten = front(complete)
-    # Weights that are not finite load no more.
+    # A checkpoint with weights that are not finite cannot be loaded.
     of_own = [each for each in trials if each.weights == own and each.checkpoint and math.isfinite(each.L_const)]
     shown = {each.name: each for each in [*of_own, best, *unbeaten]}
     shown = dict(list(shown.items())[:SHOWN])
@@ -207,7 +207,7 @@ def _report(
 
 
 def _judge(uri: str, inputs: Inputs, limit: float, KID_of_s: float) -> tuple[dict[str, float | None], np.ndarray]:
-    """What images that no trial was chosen by tell of a checkpoint, and some of them, N×2×3×H×W uint8."""
+    """Scores of a checkpoint on images that took no part in the selection; and pairs x, G(x), N×2×3×H×W uint8."""
     dtn = load_trained(uri).dtn.to("cuda" if torch.cuda.is_available() else "cpu")
     judge, s, labels, of_t = (ray.get(ref) for ref in (inputs.judge, inputs.validation, inputs.labels, inputs.of_t))
     judge = judge and copy.deepcopy(judge).to(next(dtn.g.parameters()).device)

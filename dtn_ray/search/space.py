@@ -49,7 +49,7 @@ def value_of(experiment: Experiment, parameter: str) -> Any:
 
 
 def changed(experiment: Experiment, weights: dict[str, Any]) -> Experiment:
-    """The experiment with other values of what a search tries."""
+    """The experiment with other values of the searched parameters."""
     loss = {name: value for name, value in weights.items() if hasattr(experiment.loss, name)}
     optim = {name: value for name, value in weights.items() if name not in loss}
     return replace(experiment, loss=replace(experiment.loss, **loss), optim=replace(experiment.optim, **optim))

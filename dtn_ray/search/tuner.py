@@ -38,7 +38,7 @@ DRIVER = {"memory": 2.0**28}  # bytes; a trial's CPUs and GPUs are its workers'
 
 
 class OwnFirst(OptunaSearch):
-    """Suggests the experiment's own weights first, which may lie outside of the ranges, and leaves others to Optuna."""
+    """Suggests the experiment's own weights first, which may lie outside of the ranges; then Optuna suggests."""
 
     def __init__(self, own: dict[str, Any], space: dict[str, Any], sampler: str, seed: int) -> None:
         samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
@@ -62,10 +62,10 @@ class OwnFirst(OptunaSearch):
 
 
 class SpareOwn(ASHAScheduler):
-    """ASHA that trains the experiment's own weights to the end, so that there is something to beat."""
+    """ASHA that never stops the trial with the experiment's own weights, so that there is a baseline."""
 
     def __init__(self, own: dict[str, Any], steps: int) -> None:
-        # A trial ends by itself, with its result written: Tune need not stop it at its last step.
+        # A trial ends by itself and writes its result, so Tune must not stop it at its last step.
         super().__init__("step", max_t=steps + 1, grace_period=max(1, int(RUNGS[0] * steps)), reduction_factor=3)
         self.own = own
 
@@ -75,7 +75,7 @@ class SpareOwn(ASHAScheduler):
 
 
 class Report(TuneReportCallback):
-    """Passes a training's reports on to Tune, with what they are worth."""
+    """Passes a training's reports on to Tune, with the objective."""
 
     def __init__(self, limit: float) -> None:
         super().__init__()
@@ -89,23 +89,23 @@ class Report(TuneReportCallback):
 def run_trial(weights: dict[str, Any], experiment: Experiment, run: Run, ready: Ready, limit: float) -> None:
     name = tune.get_context().get_trial_id()
     finished = fit(changed(experiment, weights), replace(run, name=name), ready, [Report(limit)])
-    if finished.resumed:  # before Tune knew of it: nothing was reported now
+    if finished.resumed:  # it finished before Tune recorded it, so nothing was reported in this call
         found = {OBJECTIVE: worth(finished.metrics, limit), CHECKPOINT_PATH_KEY: finished.checkpoint}
         tune.report(finished.metrics | found)
 
 
-# Tune writes it into a search's files, and goes on only with a function of the same name.
+# Tune stores the name in a search's files, and resumes only with a function of the same name.
 run_trial.__name__ = "_trial"
 
 
 class Lines(Callback):
-    """One line for each trial that ends, with the time left."""
+    """Prints one line for each trial that ends, with the time left."""
 
     def __init__(self, trials: int) -> None:
         self.trials, self.ended, self.best = trials, 0, math.inf
 
     def setup(self, *_: Any, **__: Any) -> None:
-        self.began, self.before = time.monotonic(), self.ended  # of this call: Tune keeps the object for a later one
+        self.began, self.before = time.monotonic(), self.ended  # of this call; Tune pickles the object for later calls
 
     def get_state(self) -> dict[str, Any]:
         return {"ended": self.ended, "best": self.best}
@@ -186,13 +186,13 @@ def results_of(tuner: tune.Tuner) -> list[Result]:
 
 @contextmanager
 def known_to_trials(address: str) -> Iterator[None]:
-    """Tells all that Ray Train starts for a trial which Ray it belongs to.
+    """Passes the address of this Ray to all processes that Ray Train starts for a trial.
 
-    Where two run on a machine and neither was started by `ray start`, Ray Train's cleaner of stopped trials asks for
-    the other's address too and dies of it: their CPUs would be lost, and the search would wait for them for good.
+    If two Rays run on a machine and neither was started by `ray start`, Ray Train's cleaner of stopped trials finds
+    both addresses and dies. The CPUs of stopped trials would then never be released, and the search would wait forever.
 
-    Ray Tune would tell them the driver's keys for S3 too, where the dashboard and `ray list actors` show them; each
-    node has its own way to S3.
+    Also keeps Ray Tune from passing on the driver's S3 keys, which the dashboard and `ray list actors` would show. Each
+    node has its own credentials for S3.
     """
     class_cache.ENV_VARS_TO_PROPAGATE -= {"AWS_ACCESS_KEY_ID", *SECRETS}
     before = os.environ.get("RAY_ADDRESS")

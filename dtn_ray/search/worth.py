@@ -10,31 +10,31 @@ from dtn_ray.method.dtn import collapse_warning
 
 @dataclass(frozen=True)
 class Found:
-    """A trial, by its last report."""
+    """The state of a trial at its last report."""
 
     name: str
     weights: dict[str, Any]
-    """What it tried, by parameter."""
+    """The searched parameters and their values in this trial."""
     step: int
     objective: float
     L_const: float
-    """On held-out images of s, as the next two."""
+    """Measured on held-out images of s, like the next two."""
     domain: float
-    """KID(G(s), t) / KID(s, t): 0 where G(s) cannot be told from t, 1 where it is as unlike t as s is."""
+    """KID(G(s), t) / KID(s, t): 0 if G(s) cannot be distinguished from t, 1 if it is as different from t as s is."""
     accuracy: float | None
-    """The judge's, where s has labels; it has no part in the choice."""
+    """Accuracy of the judge, if s has labels; never used for selection."""
     state: str
     """complete, stopped (by the scheduler), collapsed or failed."""
     checkpoint: str | None
-    """Its place below the search's folder."""
+    """Path below the search's folder."""
 
 
 def worth(metrics: Mapping[str, float], limit: float) -> float:
-    """L_CONST · max(1, KID / limit) of a training's report: the lower, the better.
+    """The objective of a training's report, L_CONST · max(1, KID / limit); lower is better.
 
-    Infinite where training diverged or D has collapsed. `limit`: KID above which L_CONST does not count alone. The
-    paper chooses α, β, γ by L_CONST, and so does this among all trials whose G(s) are near enough to t; a product,
-    because it orders the others too and needs no weight.
+    Infinite if the training diverged or D has collapsed. The paper chooses α, β, γ by L_CONST. This objective does the
+    same among trials whose KID is below `limit`. Above it the KID enters as a factor, which also orders the remaining
+    trials, and needs no weight.
     """
     value = metrics["validation_L_const"] * max(1.0, metrics["validation_KID"] / limit)
     collapsed = collapse_warning(metrics.get("L_d", 0.0), metrics.get("L_gan_g", 0.0)) is not None
@@ -42,7 +42,7 @@ def worth(metrics: Mapping[str, float], limit: float) -> float:
 
 
 def front(trials: Sequence[Found]) -> list[Found]:
-    """The Pareto front, by rising L_CONST: the trials that no other beats in both L_CONST and the distance from t."""
+    """The Pareto front in order of L_CONST: trials that no other trial beats in both L_CONST and distance from t."""
     found, nearest = list[Found](), math.inf
     for each in sorted(trials, key=lambda each: (each.L_const, each.domain)):
         if each.domain < nearest:

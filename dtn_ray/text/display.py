@@ -1,13 +1,14 @@
 r"""Makes text from others safe to show: in terminals, HTML, chats and metrics.
 
 Keys, column names, settings and a store's answers may hold secrets, terminal escape sequences, characters that reverse
-or hide what follows, line ends that forge a line of ours, and megabytes. Data files keep them as they are (ledger,
-Parquet); everything that shows them calls a function of this module. All of these also redact (redact.py).
+or hide the text after them, line ends that forge a message of ours, and megabytes of text. Data files keep them
+unchanged (ledger, Parquet); all code that shows them calls a function of this module. These functions also redact
+secrets (redact.py).
 
 line, name   one line: messages, logs, HTML, reasons in the ledger
 chat         one line that mentions nobody and contains no link
 label        a label of metrics
-clean_streams   the last resort: everything that this process prints, including what libraries print
+clean_streams   cleans everything else that this process prints, including output of libraries
 """
 
 import re
@@ -20,9 +21,9 @@ LONGEST_LINE = 4000  # characters
 LONGEST_NAME = 300
 LONGEST_LABEL = 200
 JOINERS = "\u200c\u200d"  # invisible, but parts of words in Persian and Indic languages, and of emoji
-NOBODY = "\u200b"  # a zero-width space: what follows an @ is then no name
+NOBODY = "\u200b"  # a zero-width space: after it, the text behind an @ is not a name
 
-# Tabs, line ends, and what progress bars and colours are made of stay.
+# Tabs, line ends, and the escape sequences of progress bars and colours are kept.
 _NOT_PRINTED = re.compile(
     r"(\x1b\[[0-9;]*[mKA])"
     r"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -30,9 +31,10 @@ _NOT_PRINTED = re.compile(
 
 
 def line(text: object, longest: int = LONGEST_LINE) -> str:
-    r"""A text as one line of at most `longest` characters: what is not printable as \x1b, \n, \u202e; no secrets.
+    r"""A text as one line of at most `longest` characters, without secrets. Characters that are not printable become
+    \x1b, \n, \u202e and the like.
 
-    Of a longer one the middle is left out. To clean twice changes nothing.
+    The middle of a longer text is left out. Cleaning twice changes nothing.
     """
     whole = str(text)
     shown = redact(_shortened(whole, 4 * longest))
@@ -42,12 +44,12 @@ def line(text: object, longest: int = LONGEST_LINE) -> str:
 
 
 def name(text: object) -> str:
-    """A key, or the name of a column or a file, within a message."""
+    """A key, or the name of a column or a file, for use in a message."""
     return line(text, LONGEST_NAME)
 
 
 def chat(text: object) -> str:
-    """A line for chat services, by Slack's rules, which others follow: nobody is mentioned, nothing is a link."""
+    """A line for chat services, escaped by Slack's rules: it mentions nobody and contains no link."""
     shown = line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     shown = re.sub(r"@(?=\w)", f"@{NOBODY}", shown)
     shown = shown.replace("](", f"]{NOBODY}(")  # Markdown's links
@@ -55,14 +57,14 @@ def chat(text: object) -> str:
 
 
 def label(text: object) -> str:
-    """The value of a label of metrics, or of a header of HTTP: ASCII alone."""
+    """The value of a metric's label or of an HTTP header: only ASCII."""
     return _shortened(line(text, LONGEST_LABEL).encode("ascii", "backslashreplace").decode(), LONGEST_LABEL)
 
 
 def clean_streams() -> None:
-    """From now on, what this process prints by Python shows no secrets, and escape sequences other than of colours.
+    """From now on, removes secrets, and escape sequences other than colours, from everything that Python prints.
 
-    That holds for what libraries print too: warnings, tracebacks, and what Ray prints of its workers.
+    This includes output of libraries: warnings, tracebacks, and the output of workers that Ray prints.
     """
     for stream in ("stdout", "stderr"):
         if not isinstance(getattr(sys, stream), CleanStream):
@@ -70,7 +72,7 @@ def clean_streams() -> None:
 
 
 class CleanStream:
-    """A text stream, cleaned. Pickled, it is what another process has under this name of `sys`."""
+    """A text stream that cleans its output. Unpickled in another process, it is that process's stream of this name."""
 
     def __init__(self, stream: TextIO, name: str) -> None:
         self._stream, self._name = stream, name
@@ -100,7 +102,7 @@ def _escaped(character: str) -> str:
 
 
 def _shortened(text: str, longest: int, characters: int | None = None) -> str:
-    """A text with its middle left out, if it is longer; `characters`: of the text that it is made of."""
+    """A text whose middle is left out if it is too long; `characters`: the length of the original text."""
     if len(text) <= longest:
         return text
     middle = f" ... ({max(characters or 0, len(text)):,} characters) ... "

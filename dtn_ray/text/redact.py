@@ -1,8 +1,8 @@
-"""Removes secrets from text before it is printed, stored or sent. All such text passes here (display.py, errors.py).
+"""Removes secrets from text before it is printed, stored or sent. display.py and errors.py pass all such text here.
 
-Secrets are recognised by their form: passwords in URLs, queries of URLs (signed URLs among them), webhooks, HTTP's
+Secrets are recognised by their form: passwords in URLs, queries of URLs (including signed URLs), webhooks, HTTP's
 credential headers, S3's strings to sign and signatures, access keys. Others are recognised by their value: those in the
-environment, and those that `remember` was given.
+environment, and those passed to `remember`.
 """
 
 import os
@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 HIDDEN = "***"
-SHORTEST = 6  # characters of a value: to hide shorter ones would hide parts of words
-LIKE_A_TOKEN = 16  # characters of a part of a URL's path
+SHORTEST = 6  # characters; replacing shorter values would hide parts of words
+LIKE_A_TOKEN = 16  # characters; a part of a URL's path with at least so many may be a token
 SECRETS = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -23,23 +23,23 @@ SECRETS = (
 )
 """Variables whose value is a secret."""
 URLS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-"""Variables whose value is a URL that may hold a password; those of proxies in small letters too."""
+"""Variables whose value is a URL that may hold a password; also in lower case, as for proxies."""
 
-# No pattern reads a text more than once from each place where it may begin: some texts are an attacker's.
+# Some texts come from an attacker, so a pattern reads a text at most once from each position where it may begin.
 PATTERNS = [
-    # An element of S3's XML errors that repeats what was signed, and by whom.
+    # An element of S3's XML errors that repeats the signed text, or the access key.
     (
         r"<((?:StringToSign|CanonicalRequest)(?:Bytes)?|SignatureProvided|AWSAccessKeyId)>.*?(?:</\1>|\Z)",
         rf"<\1>{HIDDEN}</\1>",
     ),
-    # The same in words: a canonical request, and the string that is signed.
+    # The same as plain text: a canonical request, and the string to sign.
     (
         r"\b(?:GET|HEAD|PUT|POST|DELETE)\s+/\S*\s(?:(?!\b(?:GET|HEAD|PUT|POST|DELETE)\s+/).){0,8000}?"
         r"\b(?:UNSIGNED-PAYLOAD|STREAMING-[\w-]+|[0-9a-f]{64})\b",
         HIDDEN,
     ),
     (r"\bAWS4-[\w-]+\s+\d{8}T\d{6}Z\s+\d{8}/\S+\s+[0-9a-f]{64}\b", HIDDEN),
-    # user:password@ of a URL. A password may hold slashes where somebody forgot to write them as %2F; S3's keys do.
+    # user:password@ of a URL. A password may hold slashes that were not escaped as %2F, such as S3's secret keys.
     (r"(s3[an]?://)(?!arn:)[^\s/@:]++:[^\s@]*+@", rf"\1{HIDDEN}@"),
     (r"(s3[an]?://)(?!arn:)[^\s/@:]++:[^\s:]\S*", rf"\1{HIDDEN}"),
     (
@@ -68,17 +68,17 @@ PATTERNS = [
     (r"(?-i:\b(AKIA|ASIA)[A-Z0-9]{16}\b)", rf"\1{HIDDEN}"),
 ]
 _compiled = [(re.compile(pattern, re.IGNORECASE | re.DOTALL), hidden) for pattern, hidden in PATTERNS]
-# Most texts hold none of these, and need no closer look.
+# Texts without any of these contain no secrets; this check skips most texts quickly.
 _suspect = re.compile(
     r"://|[=<]|AKIA|ASIA|(?i:aws4-|basic\s|bearer\s|authorization|cookie|token|accesskey|customer-key|\b[0-9a-f]{64}\b|"
     r"-payload)"
 )
 _remembered = dict[str, None]()
-REMEMBERED = 100  # the latest: credentials of roles are renewed for as long as a job runs
+REMEMBERED = 100  # only the latest are kept, because credentials of roles are renewed as long as a job runs
 
 
 def redact(text: str) -> str:
-    """A text with *** in the place of every secret that is found in it. To redact twice changes nothing."""
+    """Replaces every secret in a text by ***. Redacting twice changes nothing."""
     for value in _values():
         text = text.replace(value, HIDDEN)
     if _suspect.search(text):
@@ -88,7 +88,7 @@ def redact(text: str) -> str:
 
 
 def redact_all(value: Any) -> Any:
-    """The same for every text in dicts and lists, names of the dicts included."""
+    """Redacts every text in dicts and lists, including the keys of dicts."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
@@ -99,7 +99,7 @@ def redact_all(value: Any) -> Any:
 
 
 def remember(secret: str | None) -> None:
-    """From now on, this process hides a value, unless it is shorter than SHORTEST."""
+    """From now on, this process redacts this value, unless it is shorter than SHORTEST."""
     if secret and len(secret) >= SHORTEST:
         _remembered.pop(secret, None)
         _remembered[secret] = None
@@ -108,9 +108,9 @@ def remember(secret: str | None) -> None:
 
 
 def remember_url(url: str) -> None:
-    """The same for a URL of which only scheme and host are no secret: whole, and the parts that look like secrets.
+    """Remembers a URL that is secret except for scheme and host: the whole URL, and the parts that look like secrets.
 
-    Others, such as a path /photos, would be hidden where they mean something else.
+    Other parts, such as a path /photos, are not remembered, because they would also be hidden elsewhere.
     """
     parts = urlsplit(url)
     if parts.path.strip("/") or parts.query or "@" in parts.netloc:
@@ -122,7 +122,7 @@ def remember_url(url: str) -> None:
 
 
 def _values() -> list[str]:
-    """All secrets that are known by their value, the longest first, since one may be a part of another."""
+    """All secrets that are known by their value, longest first, because one may be a part of another."""
     found = {*_remembered, *map(os.environ.get, SECRETS)}
     for name in URLS:
         for each in (name, name.lower()):
@@ -132,7 +132,7 @@ def _values() -> list[str]:
 
 
 def _passwords(url: str) -> Iterator[str]:
-    """The password of a URL, with or without a scheme, as it stands there and as it is meant."""
+    """The password of a URL, with or without a scheme, both as written and unquoted."""
     rest = url.partition("://")[2 if "://" in url else 0]
     userinfo, at, _ = rest.rpartition("@")
     password = (userinfo if at else rest).partition(":")[2]

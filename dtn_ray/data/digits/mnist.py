@@ -1,4 +1,4 @@
-"""MNIST (LeCun & Cortes 2010) from its idx files, resized to 32×32 as g draws."""
+"""MNIST (LeCun & Cortes 2010) from its idx files, resized to 32×32, the size of g's output."""
 
 import gzip
 import struct
@@ -14,7 +14,7 @@ FILES = {"train": "train", "test": "t10k"}
 
 
 def read_idx(uri: str, dimensions: int) -> np.ndarray:
-    """Reads one idx file of unsigned bytes (plain, or gzipped with .gz). Raises UserError where it is damaged."""
+    """Reads one idx file of unsigned bytes (plain, or gzipped with .gz). Raises UserError if it is damaged."""
     try:
         content = storage.read_bytes(uri)
         if uri.endswith(".gz"):
@@ -31,10 +31,10 @@ def read_idx(uri: str, dimensions: int) -> np.ndarray:
 def load(data_dir: str, split: str) -> LabelledImages:
     """MNIST's train (60,000) or test (10,000) images, N×1×32×32 uint8, enlarged from 28×28 by bilinear interpolation.
 
-    Left open by the paper. Enlarged rather than padded: the digits then fill the image more as SVHN's do, and an f
-    trained on SVHN reads more of them (docs/results/digits.md).
-    Looks in DIR/mnist/MNIST/raw, DIR/MNIST/raw (torchvision's layout), DIR/mnist and DIR.
-    Raises UserError where a file is missing or damaged, or for another split.
+    The paper does not say how MNIST is resized. We enlarge it instead of padding it: the digits then fill the image
+    more like SVHN's, and an f trained on SVHN reads more of them (docs/results/digits.md). Looks in
+    DIR/mnist/MNIST/raw, DIR/MNIST/raw (torchvision's layout), DIR/mnist and DIR. Raises UserError if a file is missing
+    or damaged, or for another split.
     """
     if split not in FILES:
         raise UserError(f"mnist has no split {split!r}: choose {' or '.join(FILES)}")
@@ -44,7 +44,7 @@ def load(data_dir: str, split: str) -> LabelledImages:
         raise UserError(f"{data_dir}: MNIST images {images.shape} do not fit {len(labels)} labels of 28×28 images")
     if labels.size and labels.max() > 9:
         raise UserError(f"{data_dir}: MNIST's labels must be in 0..9, found {labels.max()}; is this EMNIST?")
-    import torch  # seconds to import, and those who stream other sets need none of it
+    import torch  # takes seconds to import, and processes that stream other sets do not need it
 
     pixels = torch.from_numpy(images.copy())[:, None]
     enlarged = torch.nn.functional.interpolate(pixels, (32, 32), mode="bilinear").numpy()
@@ -52,7 +52,7 @@ def load(data_dir: str, split: str) -> LabelledImages:
 
 
 def is_there(data_dir: str) -> bool:
-    """Whether the files of both splits are there."""
+    """Whether the files of both splits exist."""
     try:
         for stem in FILES.values():
             _find(data_dir, f"{stem}-images-idx3-ubyte")

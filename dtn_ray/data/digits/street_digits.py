@@ -47,7 +47,7 @@ def street_digits(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 @cache
 def glyph(font: str, digit: int, stroke: int = 0) -> Image.Image:
     """Draws one digit of a font in FONTS, thickened by stroke pixels, as an 8-bit mask cropped to its ink."""
-    import matplotlib  # for its fonts; half a second to import, which every process of every job would pay
+    import matplotlib  # for its fonts; imported here, because it takes half a second in every process
 
     path = str(Path(matplotlib.get_data_path(), "fonts", "ttf", f"{font}.ttf"))
     # The basic layout is the one every Pillow has, so that all installations draw the same digits.
@@ -60,7 +60,7 @@ def glyph(font: str, digit: int, stroke: int = 0) -> Image.Image:
 
 
 def _number(label: int, rng: np.random.Generator) -> np.ndarray:
-    """The label between the neighbours it may have, seen from an angle: coverage, 32 x 32 float32 in 0..1."""
+    """The digit between up to two neighbours, seen from an angle: coverage, 32 x 32 float32 in 0..1."""
     font, stroke = FONTS[rng.integers(len(FONTS))], int(rng.integers(3))
     middle = glyph(font, label, stroke)
     left = (_STRIP[0] - middle.width) // 2
@@ -77,7 +77,7 @@ def _number(label: int, rng: np.random.Generator) -> np.ndarray:
     scale = _GLYPH / rng.uniform(17, 28)
     angle, shear, squeeze = rng.normal(0, 0.1), rng.normal(0, 0.15), np.exp(rng.normal(0, 0.15))
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
-    # Pillow wants the way back, from the crop to the strip. The last row turns the wall away from the camera.
+    # Pillow needs the inverse mapping, from the crop to the strip. The last row turns the wall away from the camera.
     view = np.array(
         [[squeeze * cos, shear * cos - sin, 0], [squeeze * sin, shear * sin + cos, 0], [*rng.normal(0, 0.004, 2), 1]]
     )

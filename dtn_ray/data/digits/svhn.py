@@ -1,4 +1,4 @@
-"""SVHN, cropped digits (Netzer et al. 2011), from the official `.mat` files or subsets in their layout."""
+"""SVHN, cropped digits (Netzer et al. 2011), from the official `.mat` files or subsets in the same format."""
 
 from pathlib import PurePath
 
@@ -14,15 +14,15 @@ SPLITS = ("train", "test", "extra")
 def read_mat(uri: str) -> LabelledImages:
     """Reads one `.mat` file: X 32×32×3×N uint8, y N×1 with the digit 0 as 10 (or as 0).
 
-    Takes about twice the images' size in memory while it reads (3.3 GB for `extra`), once their size after.
-    Raises UserError where the file is absent, damaged or of another layout.
+    While reading, takes about twice the images' size in memory (3.3 GB for `extra`); afterwards their size.
+    Raises UserError if the file is absent, damaged or has another layout.
     """
     if not storage.exists(uri):
         raise UserError(
             f"{uri}: no such file. SVHN's are at http://ufldl.stanford.edu/housenumbers/; "
             "put them in DIR/svhn/, or use --download if this machine has internet access."
         )
-    import scipy.io  # half a second to import, which every process of every job would pay
+    import scipy.io  # imported here, because it takes half a second in every process
 
     filesystem, path = storage.resolve(uri)
     try:
@@ -30,7 +30,7 @@ def read_mat(uri: str) -> LabelledImages:
             content = scipy.io.loadmat(file, variable_names=["X", "y"])
     except NotImplementedError as error:
         raise UserError(f"{uri}: a MATLAB 7.3 (HDF5) file; save it as version 7 or take the official file") from error
-    except Exception as error:  # scipy raises whatever the damaged byte leads to
+    except Exception as error:  # scipy can raise anything for a damaged file
         raise UserError(f"{uri}: damaged or truncated, cannot be read ({error}); fetch it again") from error
     if "X" not in content or "y" not in content:
         raise UserError(f"{uri}: not an SVHN file: it has no variables X and y")
@@ -49,7 +49,7 @@ def read_mat(uri: str) -> LabelledImages:
 def load(data_dir: str, split: str) -> LabelledImages:
     """SVHN's `split` from DIR/svhn/ or DIR: train, test, extra, several joined by + (train+extra), or one `.mat` file.
 
-    `largest` is `extra`, the paper's s, where it is there, and `train` elsewhere.
+    `largest` is `extra`, the paper's s, if its file exists, and `train` otherwise.
     """
     if split.endswith(".mat"):
         return read_mat(split)

@@ -221,7 +221,7 @@ def test_copies_and_tables_of_others_in_the_ledger_are_never_deleted(job, look):
     assert copies.items() <= found.items() and len(found) == 3 and own not in found
     assert len(Ledger(ledger).read()) == 3
     put(ledger, {"mine.parquet": parquet(income=[1])})
-    with pytest.raises(UserError, match=r"mine\.parquet: this cannot be read as a part.*move it elsewhere"):
+    with pytest.raises(UserError, match=r"mine\.parquet: this file cannot be read as a part.*move it elsewhere"):
         convert(job)
     assert "mine.parquet" in look(ledger)
 

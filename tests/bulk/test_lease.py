@@ -90,7 +90,7 @@ def stalled(uri: str) -> Lease:
 def test_a_holder_that_stood_still_stops_once_another_took_over(uri):
     slept = stalled(uri)
     with hold(uri, 60) as new:
-        with pytest.raises(UserError, match=r"the lease is lost.*another run works here"):
+        with pytest.raises(UserError, match=r"this run lost its lease.*another run works here"):
             slept.check()
         slept.release()
         new.check()
@@ -112,7 +112,7 @@ def test_a_heartbeat_that_finds_another_holder_ends_the_run_before_its_own_expir
     lease = Lease(uri, 2.0)
     storage.write_bytes(uri, json.dumps({"holder": "other", "expires": time.time() + 60}).encode())
     time.sleep(1.2)
-    with pytest.raises(UserError, match="the lease is lost"):
+    with pytest.raises(UserError, match="this run lost its lease"):
         lease.check()
     lease.release()
 
@@ -257,7 +257,7 @@ def test_a_store_without_conditional_writes_is_refused_unless_the_user_vouches_f
     with hold(uri, 60, conditional=False) as lease:
         storage.write_bytes(uri, json.dumps(lease.record | {"holder": "other"}).encode())
         lease.record["expires"] = 0
-        with pytest.raises(UserError, match="the lease is lost"):
+        with pytest.raises(UserError, match="this run lost its lease"):
             lease.check()
 
 
@@ -287,7 +287,7 @@ def test_an_expired_lease_that_the_store_does_not_give_is_told_as_that(small_sto
         Lease(uri, 60)
     assert "another run" not in str(told.value)
     store.objects.clear()
-    with pytest.raises(UserError, match=r"the store refuses to write this file, as if .*, though it is absent"):
+    with pytest.raises(UserError, match=r"the store refuses to write this file, as if .*, although it is absent"):
         Lease(uri, 60)
 
 

@@ -250,7 +250,7 @@ def test_the_folder_of_a_run_may_be_a_link_and_must_hold_none(tmp_path, target):
     (tmp_path / "runs/name/deep").mkdir()
     (tmp_path / "runs/name/deep/link").symlink_to(tmp_path / target if target != "link" else target)
     for name in ("runs/name", "other"):
-        with pytest.raises(UserError, match="deep/link: a link; the folder of a run must hold none"):
+        with pytest.raises(UserError, match="deep/link: a link, which the folder of a run must not hold"):
             check_folder(f"{tmp_path}/{name}")
 
 

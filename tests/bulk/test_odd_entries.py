@@ -279,7 +279,7 @@ def test_a_folder_without_photos_says_what_it_holds(run, tmp_path):
     with pytest.raises(UserError) as refused:
         run()
     assert "no images there" in str(refused.value) and "\n" not in str(refused.value)
-    assert "2 have another suffix" in str(refused.value) and "--suffixes ''" in str(refused.value)
+    assert "2 have a suffix" in str(refused.value) and "--suffixes ''" in str(refused.value)
 
 
 @pytest.mark.parametrize("options", [{}, {"shards": "parquet"}, {"limit": 1}])

@@ -195,12 +195,12 @@ def test_missing_manifest_beside_whole_weights_is_refused(dtn):
 
 def test_classifier_in_place_of_a_dtn_is_refused(tmp_path):
     uri, _ = write_classifier(tmp_path)
-    with pytest.raises(UserError, match=rf"{tmp_path}: .*kind 'classifier'; .*jobs/train\.py \(kind 'dtn'\) is needed"):
+    with pytest.raises(UserError, match=rf"{tmp_path}: .*kind 'classifier', .*jobs/train\.py \(kind 'dtn'\) is needed"):
         load_trained(uri)
 
 
 def test_dtn_in_place_of_a_classifier_is_refused(dtn):
-    with pytest.raises(UserError, match=rf"{dtn}: .*kind 'dtn'; .*jobs/pretrain\.py .*is needed"):
+    with pytest.raises(UserError, match=rf"{dtn}: .*kind 'dtn', .*jobs/pretrain\.py .*is needed"):
         load_classifier(dtn)
 
 

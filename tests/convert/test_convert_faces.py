@@ -114,7 +114,7 @@ def test_images_are_enlarged_before_they_are_written(model, portrait, tmp_path, 
     for options, message in (
         ({"upscale": 2}, "--upscale 2 needs a network"),
         ({"super_resolution": f"{tmp_path}/sr"}, "--super-resolution needs --upscale"),
-        ({"upscale": 3, "super_resolution": f"{tmp_path}/sr"}, "serves to enlarge 2 times, not 3"),
+        ({"upscale": 3, "super_resolution": f"{tmp_path}/sr"}, "enlarges 2 times, not 3"),
     ):
         with pytest.raises(UserError, match=message):
             convert(replace(plain, **options))

@@ -96,7 +96,7 @@ def test_a_run_that_lost_its_lease_writes_no_more_to_the_ledger(made, photos, tm
 
     thread = threading.Thread(target=take_over)
     thread.start()
-    with pytest.raises(UserError, match=r"the lease is lost.*process 7 on elsewhere"):
+    with pytest.raises(UserError, match=r"this run lost its lease.*process 7 on elsewhere"):
         convert(Conversion(f"{made}/dtn", photos, str(out), batch_size=4, lease_seconds=0.4, actors=1))
     thread.join()
     assert len(ledger(out, made).read()) < 400

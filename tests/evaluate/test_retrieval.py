@@ -323,7 +323,7 @@ def stream_images(path: Path) -> list[bytes]:
 def test_a_damaged_row_ends_the_run_and_names_its_file(given, ray_cluster, tmp_path):
     whole = faces(9, 1)
     path = write_faces(tmp_path / "broken.parquet", [*whole, whole[0][:90]], 4)
-    with pytest.raises(UserError, match=r"broken\.parquet: a row that is no image"):
+    with pytest.raises(UserError, match=r"broken\.parquet: a row that is not an image"):
         retrieval.retrieve(job(given, distractors=(f"{given}/gallery", path), actors=1, out=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
 

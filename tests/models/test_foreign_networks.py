@@ -144,7 +144,7 @@ def test_few_bytes_do_not_become_many_tensors(tmp_path: Path) -> None:
         tensor = network.graph.initializer.add(name=f"t{number}", data_type=TensorProto.UINT8, dims=[side])
         tensor.data_location = TensorProto.EXTERNAL
         tensor.external_data.add(key="location", value="w.bin")
-    refused(written(tmp_path, network), "the same bytes of w.bin again and again")
+    refused(written(tmp_path, network), "the same bytes of w.bin several times")
 
 
 def test_on_S3_they_are_fetched_from_beside_it_within_the_limit(

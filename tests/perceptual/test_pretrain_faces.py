@@ -125,7 +125,7 @@ def test_its_checkpoint_serves_as_f(tmp_path) -> None:
     x = torch.rand(2, 3, 152, 152) * 2 - 1
     assert torch.equal(loaded.f(x), network.eval().represent(x) / 2)
     assert loaded.G(x).shape == (2, 3, 64, 64)
-    with pytest.raises(UserError, match=r"kind 'face_network'; here one of jobs/pretrain\.py \(kind 'classifier'\)"):
+    with pytest.raises(UserError, match=r"kind 'face_network', but one of jobs/pretrain\.py \(kind 'classifier'\)"):
         load_classifier(f"{tmp_path}/f")
 
 

@@ -53,7 +53,7 @@ TIER = "<StorageClass>INTELLIGENT_TIERING</StorageClass><AccessTier>ARCHIVE_ACCE
         ),
         (404, "NoSuchKey", "no a-17", "<Key>in/2026/a-17.png</Key>", "gone", "gone since it was listed"),
         (404, "NoSuchVersion", "", "", "gone", "gone since it was listed"),
-        (400, "KeyTooLongError", "1025", "", "name", "no such name can be stored (KeyTooLongError)"),
+        (400, "KeyTooLongError", "1025", "", "name", "the store does not accept this name (KeyTooLongError)"),
         (404, "NoSuchBucket", "no bucket 7", "", "store", "the store answered NoSuchBucket"),
         (400, "KMS.ThrottlingException", "slower, 7", "", "store", "the store answered KMS.ThrottlingException"),
         (400, "InvalidRequest", "of another kind, 7", "", "store", "the store answered InvalidRequest"),
@@ -143,9 +143,9 @@ def test_local_files_that_cannot_be_read_have_their_causes(tmp_path):
         "folder-7": ("gone", "gone since it was listed (Is a directory)"),
         "file-7/below": ("gone", "gone since it was listed (Not a directory)"),
         "loop-7": ("gone", "gone since it was listed (Too many levels of symbolic links)"),
-        "a\0b": ("name", "no such name can be stored (a NUL in it)"),
-        "half\ud800": ("name", "no such name can be stored (not Unicode)"),
-        "long" * 70: ("name", "no such name can be stored (File name too long)"),
+        "a\0b": ("name", "the store does not accept this name (a NUL in it)"),
+        "half\ud800": ("name", "the store does not accept this name (not Unicode)"),
+        "long" * 70: ("name", "the store does not accept this name (File name too long)"),
         "deep/" * 1000 + "a": ("gone", "gone since it was listed"),  # a path of any length can be read
     }
     with not_root():
@@ -169,5 +169,5 @@ def test_local_files_that_cannot_be_written_have_their_causes(tmp_path: Path):
     )
     told = [each and (each.cause, each.reason) for each in found]
     assert told[0] is None and told[3] is None
-    assert told[1] == ("name", "no such name can be stored (File name too long)")
+    assert told[1] == ("name", "the store does not accept this name (File name too long)")
     assert told[2] is not None and told[2][0] == "store" and "7" not in told[2][1]

@@ -174,7 +174,7 @@ def test_keys_that_begin_with_a_slash_can_be_a_source_and_nothing_else(made, bar
             s3.client().put_object(Bucket="slashes", Key=key, Body=encode(Image.new("RGB", (32, 32))))
         summary = convert(Conversion(f"{made}/dtn", "s3://slashes//slash", f"{bare}/out", sheet=0))
         assert (summary["images"], summary["converted"]) == (1, 1), summary["failures"]
-        with pytest.raises(UserError, match=r"s3://slashes//out: an empty folder name \(//\)"):
+        with pytest.raises(UserError, match=r"s3://slashes//out: a folder name is empty \(//\)"):
             convert(Conversion(f"{made}/dtn", "s3://slashes//slash", "s3://slashes//out", sheet=0))
 
 
@@ -197,7 +197,7 @@ def test_file_uris_are_read_as_uris(tmp_path, uri):
 
 
 def test_a_file_of_another_machine_is_refused():
-    with pytest.raises(UserError, match="file://photos/a: a file of photos; give file:///PATH"):
+    with pytest.raises(UserError, match="file://photos/a: a file on the host photos; give file:///PATH"):
         storage.is_folder("file://photos/a")
 
 

@@ -219,7 +219,7 @@ def test_images_that_do_not_serve_are_named_and_left_out(tmp_path, capsys):
     assert [*found] == ["sub/good.png"] and found["sub/good.png"].shape == (30, 40)
     assert {*found["sub/good.png"].flat} == {81}
     warnings = capsys.readouterr().out
-    assert f"{tmp_path}/small.png: left out: 40×29 pixels, and 30×30 are the least" in warnings
+    assert f"{tmp_path}/small.png: left out: 40×29 pixels; at least 30×30 are needed" in warnings
     assert "cut.png: left out: the file is cut short" in warnings and "empty.jpg: left out: empty file" in warnings
     assert warnings.count("warning: ") == 3
 
@@ -412,11 +412,11 @@ def test_checkpoints_that_do_not_serve_are_refused(tmp_path, made):
         load_super_resolver(str(tmp_path / "gone"))
     with pytest.raises(UserError, match=f"{tmp_path}: no checkpoint here"):
         load_super_resolver(str(tmp_path))
-    with pytest.raises(UserError, match=r"kind 'classifier'; here one of jobs/super_resolution\.py"):
+    with pytest.raises(UserError, match=r"kind 'classifier', but one of jobs/super_resolution\.py"):
         load_super_resolver(str(made / "classifier"))
     uri = srcnn_checkpoint(tmp_path / "c")
     (tmp_path / "c/srcnn.safetensors").write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"c/srcnn\.safetensors: missing, damaged or not of this network"):
+    with pytest.raises(UserError, match=r"c/srcnn\.safetensors: missing, damaged, or the weights of another network"):
         load_super_resolver(uri)
 
 
@@ -481,7 +481,9 @@ def test_the_digest_of_an_onnx_network_is_its_files(tmp_path):
     ids=["two channels", "gives other channels", "shrinks", "enlarges five times"],
 )
 def test_onnx_networks_that_do_not_fit_are_refused(tmp_path, options):
-    with pytest.raises(UserError, match=r"bad\.onnx: not a super-resolution network: it must take N×1×H×W or N×3×H×W"):
+    with pytest.raises(
+        UserError, match=r"bad\.onnx: not a super-resolution network: its input must be N×1×H×W or N×3×H×W"
+    ):
         load_super_resolver(onnx_network(tmp_path / "bad.onnx", **options))
 
 

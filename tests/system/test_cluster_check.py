@@ -258,7 +258,7 @@ def test_an_account_that_is_ready_passes(cloud, amis, check):
             "gpu-spot: resources say 1 GPU, but g6.12xlarge has 4",
         ),
         ("good", {"&head-resources {CPU: 8}": "&head-resources {CPU: 16}"}, "head: resources say 16 CPU"),
-        ("amazon linux", {}, "head: the AMI's disk is /dev/xvda, BlockDeviceMappings tell /dev/sda1"),
+        ("amazon linux", {}, "head: the AMI's disk is /dev/xvda, but BlockDeviceMappings name /dev/sda1"),
         ("arm", {}, "head: ami-\\w+ is for arm64, m7i.2xlarge is x86_64"),
         ("good", {"&disk 200": "&disk 10"}, "head: the AMI needs a disk of 15 GB"),
         ("none", {}, "AMI: .*ami-0123456789abcdef0"),

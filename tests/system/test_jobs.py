@@ -131,14 +131,14 @@ def test_pretraining_options(job, monkeypatch):
         ("pretrain --batch-size 10 --workers 3", "--batch-size 10 does not divide among --workers 3"),
         ("pretrain --workers 0", "--workers"),
         ("convert {made}/dtn {made}/gone {out}", "gone: no such folder or prefix"),
-        ("convert {made}/dtn {made}/texts {out}", r"texts: no images there.*1 have another suffix"),
+        ("convert {made}/dtn {made}/texts {out}", r"texts: no images there.*1 have a suffix"),
         ("convert {made}/gone {made}/photos {out}", "gone: no checkpoint here"),
-        ("convert {made}/classifier {made}/photos {out}", r"kind 'classifier'; .*jobs/train\.py"),
+        ("convert {made}/classifier {made}/photos {out}", r"kind 'classifier', .*jobs/train\.py"),
         ("convert {made}/dtn {made}/photos {made}/photos", "photos lies inside the source"),
         ("convert {made}/dtn {made}/photos {made}/photos/out", "photos/out lies inside the source"),
         ("convert {made}/dtn {made}/photos {made}/texts/../photos/out", "photos/out lies inside the source"),
         ("evaluate {made}/gone", "gone: no checkpoint here"),
-        ("evaluate {made}/classifier", r"kind 'classifier'; .*jobs/train\.py"),
+        ("evaluate {made}/classifier", r"kind 'classifier', .*jobs/train\.py"),
         ("evaluate {made}/no-judge --source-file {made}/unseen.mat", "no judge.*--judge"),
         ("evaluate {made}/dtn", "svhn is read from files: .*--data-dir"),
         ("evaluate {made}/dtn --source-file {made}/gone.mat", r"gone\.mat: no such file"),
@@ -172,7 +172,7 @@ def test_a_dtn_in_place_of_the_judge_is_refused(call, made):
     code, _, err = call(
         f"train --source svhn --source-split {made}/unseen.mat --f {made}/classifier --judge {made}/dtn"
     )
-    assert code == 2 and re.search(r"made.*/dtn: .*kind 'dtn'; .*jobs/pretrain\.py", err)
+    assert code == 2 and re.search(r"made.*/dtn: .*kind 'dtn', .*jobs/pretrain\.py", err)
 
 
 def test_a_job_in_a_process_of_its_own_ends_in_one_line_too(tmp_path):

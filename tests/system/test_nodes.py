@@ -204,8 +204,8 @@ cli.run(connect)
         ("127.0.0.1:{closed}", "no Ray cluster answers at 127.0.0.1:{closed} ("),
         ("cluster.invalid:6379", "no Ray cluster answers at cluster.invalid:6379 ("),
         ("127.0.0.1:many", "no Ray cluster answers at 127.0.0.1:many ("),
-        ("http://127.0.0.1:8265", "RAY_ADDRESS=http://127.0.0.1:8265 is for `ray job submit"),
-        ("ray://127.0.0.1:10001", "RAY_ADDRESS=ray://127.0.0.1:10001 is for `ray job submit"),
+        ("http://127.0.0.1:8265", "RAY_ADDRESS=http://127.0.0.1:8265 works only with `ray job submit"),
+        ("ray://127.0.0.1:10001", "RAY_ADDRESS=ray://127.0.0.1:10001 works only with `ray job submit"),
     ],
 )
 def test_an_address_without_a_cluster_is_refused_at_once(address, message):

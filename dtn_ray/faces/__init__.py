@@ -1,4 +1,4 @@
-"""Faces in photos. Knows no Ray and no torch.
+"""Faces in photos. Does not import Ray or torch.
 
 detect    finds faces in pixels, with YuNet
 align     moves them to the same place in a square picture

@@ -1,4 +1,4 @@
-"""Finds faces in pixels with YuNet, including close-ups, upside-down and sideways faces, and panoramas. No Ray."""
+"""Finds faces in pixels with YuNet, including close-ups, upside-down and sideways faces, and panoramas."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -7,42 +7,46 @@ from typing import Any
 import cv2
 import numpy as np
 
-# The detector sees a photo no larger than this, which a face of a twentieth of the side survives, and looks again at
-# twice that before it says that there is no face.
+# A photo is searched at this size, at which faces of a twentieth of its side are still found. If no face is found, it
+# is searched again at twice this size.
 LONGEST_SIDE = 640
 
-# A face that the detector saw in fewer pixels across is looked at again, where it has REFINED of them. Of portraits at
-# every size, the aligned pictures were off by 6.3, 3.3 and 2.4 of their 152 pixels at 20, 30 and 40 pixels across, by
-# 2.1 from 50 to 80; after a second look at 80, 90 and 100 by 1.6, 2.1 and 2.6. (80: the tests' portrait is worse.)
+# A face that was detected at a width of fewer than SMALL pixels is detected again at a width of REFINED. Measured on
+# portraits at every size, aligned pictures were off by 6.3, 3.3 and 2.4 of their 152 pixels at widths of 20, 30 and 40,
+# and by 2.1 at 50 to 80. After a second detection at 80, 90 and 100 they were off by 1.6, 2.1 and 2.6 (but at 80 the
+# portrait of the tests comes out worse).
 SMALL = 40
 REFINED = 90
 
-# YuNet was trained on faces of up to 300 pixels, and gives larger ones a low score. Something large that scores HINT or
-# more leads to looks at CLOSE: all of 866 faces from 300 pixels to 1.25 times the picture's width gave a box wider than
-# 220 with such a score.
+# YuNet was trained on faces of up to 300 pixels, and gives larger faces a low score. A large box with a score of HINT
+# or more therefore starts searches at the sizes in CLOSE: all of 866 faces from 300 pixels to 1.25 times the picture's
+# width gave a box wider than 220 with such a score.
 LARGE = 300
 HINT = 0.3
 CLOSE = (320, 160)
-CLOSE_UP = 0.8  # least score of a face that was found there: in 0.1 % of pictures without faces one reached it
+CLOSE_UP = 0.8  # least score of a face found in these searches; 0.1 % of pictures without faces reached it
 
-# A face that is upside-down or sideways is found, if at all, as an upright one with wrong landmarks. Its score is then
-# less than UPRIGHT (99.6 % of 1,868 of 45 to 180 pixels across), as it is for 2 % of upright faces; or less than LITTLE
-# where it has fewer than SMALL pixels across. Of fewer than BLURRED across, next to none is found. A turned part of the
-# photo, in which it is upright and has SMALL pixels across, then gives it a higher score, or nearly so.
+# YuNet detects a face that is upside-down or sideways, if at all, as an upright face with wrong landmarks. Its score is
+# then less than UPRIGHT (for 99.6 % of 1,868 such faces of 45 to 180 pixels width; also for 2 % of upright faces), or
+# less than LITTLE if it is narrower than SMALL pixels. Hardly any narrower than BLURRED is found. If that part of the
+# photo is rotated so that the face is upright, and scaled so that it is SMALL pixels wide, its score is higher, or
+# nearly as high.
 UPRIGHT, LITTLE, BLURRED = 0.91, 0.85, 24
 NEARLY = 0.02
-CHECKED = 8  # faces of a photo that are looked at so, the largest first
-TURNED = 0.85  # least score of a face that is found by turning: hardly any picture without faces reached it
-SIDEWAYS = 320  # pixels at most of the longest side, in which a photo without upright faces is seen after quarter turns
+CHECKED = 8  # faces per photo that are checked in this way, the largest first
+TURNED = 0.85  # least score of a face that is found by rotation; hardly any picture without faces reached it
+SIDEWAYS = 320  # longest side, in pixels, at which a photo without upright faces is searched after quarter turns
 
-# A photo whose sides differ more than so many times is looked at in overlapping tiles of this shape. Beyond TILES of
-# them, which a panorama of 33:1 has, they become longer.
+# A photo with a larger ratio of its sides is searched in overlapping tiles of this ratio. There are at most TILES
+# tiles; beyond a ratio of 33:1 they become longer.
 PANORAMA = 3
 TILES = 16
 
-LEAST = 10  # pixels of a side; YuNet was trained on faces of as many
+LEAST = 10  # least side of a photo, in pixels; YuNet was trained on faces of at least 10 pixels
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # OpenCV 5 warns of its own default at every detector
+cv2.utils.logging.setLogLevel(
+    cv2.utils.logging.LOG_LEVEL_ERROR
+)  # OpenCV 5 warns about its own default for every detector
 
 ROTATIONS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
 
@@ -56,7 +60,7 @@ class Face:
     landmarks: np.ndarray
     """5×2 float64, in the order of LANDMARKS."""
     score: float
-    """The detector's, in [0, 1]."""
+    """The detector's score, in [0, 1]."""
 
     @property
     def area(self) -> float:
@@ -64,7 +68,7 @@ class Face:
 
     @property
     def eyes(self) -> float:
-        """The distance between them."""
+        """The distance between the eyes."""
         return float(np.linalg.norm(self.landmarks[1] - self.landmarks[0]))
 
     @property
@@ -75,7 +79,7 @@ class Face:
 
     @property
     def turns(self) -> int:
-        """The quarter turns, counterclockwise, that bring it nearest to upright: 0 to 3."""
+        """The number of counterclockwise quarter turns after which the face is nearly upright: 0 to 3."""
         return round(self.tilt / 90) % 4
 
     @property
@@ -89,7 +93,7 @@ class Face:
         return Face((left, top, width, height), factor * (self.landmarks + 0.5) - 0.5, self.score)
 
     def shifted(self, corner: np.ndarray) -> "Face":
-        """The same face in the whole photo, of which its own photo is the part that begins at `corner`."""
+        """The same face in the coordinates of a photo from which its picture was cut out at `corner`."""
         left, top, width, height = self.box
         return Face(
             (left + float(corner[0]), top + float(corner[1]), width, height), self.landmarks + corner, self.score
@@ -101,7 +105,7 @@ class Face:
         return common / (self.area + other.area - common)
 
     def inside(self, other: "Face") -> float:
-        """The part of this face's box that lies in the other's."""
+        """The fraction of this face's box that lies in the other's."""
         return self._common(other) / self.area
 
     def _common(self, other: "Face") -> float:
@@ -114,7 +118,7 @@ class Face:
 
 
 class Detector:
-    """YuNet through OpenCV. `content` is its ONNX file, as `detector_file` gives it. One object serves one thread.
+    """YuNet through OpenCV. `content` is its ONNX file, from `detector_file`. Each thread needs its own object.
 
     `threshold`: least score of a face, in [0, 1].
     """
@@ -126,10 +130,10 @@ class Detector:
         self.threshold = threshold
 
     def __call__(self, pixels: np.ndarray) -> list[Face]:
-        """The faces of a photo H×W×3 uint8 RGB, the largest first, in pixels of the photo as it stands.
+        """The faces of a photo H×W×3 uint8 RGB, the largest first, in pixels of the photo as given.
 
-        A face upside-down or sideways has the landmarks of its own eyes, nose and mouth. The photo is turned to find
-        such faces only if no face in it is upright. Raises ValueError where OpenCV fails.
+        The landmarks of an upside-down or sideways face are at its actual eyes, nose and mouth. The whole photo is
+        rotated to find such faces only if no face in it is upright. Raises ValueError if OpenCV fails.
         """
         if min(pixels.shape[:2]) < LEAST:
             return []
@@ -146,20 +150,20 @@ class Detector:
         return sorted(faces, key=lambda face: -face.area)
 
     def refine(self, pixels: np.ndarray, face: Face) -> Face:
-        """The same face where the detector sees it better, in a part of the photo scaled to its liking."""
+        """Detects a face again in the part of the photo around it, scaled to a size at which YuNet is more accurate."""
         found = self._around(pixels, face, REFINED, [face.turns], self.threshold)
         best = max(found, key=face.overlap, default=face)
         return best if face.overlap(best) > 0.3 else face
 
     def _all(self, pixels: np.ndarray, turns: int = 0) -> list[Face]:
-        """The faces that are upright, or nearly so, after `turns` quarter turns of the photo; others may be found."""
+        """The faces that are nearly upright after `turns` quarter turns of the photo, and maybe others."""
         tiles = list(_tiles(pixels))
         if len(tiles) == 1:
             return self._search(pixels, turns)
         return _distinct([face.shifted(corner) for tile, corner in tiles for face in self._search(tile, turns)])
 
     def _search(self, pixels: np.ndarray, turns: int) -> list[Face]:
-        """The faces of a photo that is no panorama: by default in one look."""
+        """The faces of a photo that is not a panorama; usually by one search."""
         longest = max(pixels.shape[:2])
         scale = min(1.0, LONGEST_SIDE / longest)
         seen = self._detect(pixels, scale, turns)
@@ -184,7 +188,7 @@ class Detector:
         return found
 
     def _righted(self, pixels: np.ndarray, faces: list[Face]) -> list[Face]:
-        """The same faces; one that a turned part of the photo shows better has the landmarks seen there."""
+        """The faces; those that are detected better in a rotated part of the photo get the landmarks found there."""
         doubtful = sorted((face for face in faces if _doubtful(face)), key=lambda face: -face.area)[:CHECKED]
         righted = {id(face): self._right(pixels, face) for face in doubtful}
         if all(face is righted[id(face)] for face in doubtful):
@@ -198,9 +202,9 @@ class Detector:
         return self.refine(pixels, max(turned, key=lambda each: each.score)) if turned else face
 
     def _sideways(self, pixels: np.ndarray) -> int:
-        """The quarter turns after which a face is seen in a photo without upright ones; 0 for none.
+        """The number of quarter turns after which a photo without upright faces shows a face; 0 for none.
 
-        Faces upside-down need no such look: nearly all of them are found as upright ones, and righted.
+        Upside-down faces do not need this: nearly all of them are detected as upright faces, and corrected.
         """
         best = dict[int, float]()
         for tile, _ in _tiles(pixels):
@@ -215,9 +219,9 @@ class Detector:
         return max(score, self.threshold)
 
     def _around(self, pixels: np.ndarray, face: Face, across: int, turns: Iterable[int], least: float) -> list[Face]:
-        """Faces of a score of `least` or more in the part of the photo around one, which comes `across` pixels wide.
+        """Searches the part of the photo around a face, scaled so that the face is `across` pixels wide.
 
-        They are told once for each number of quarter turns after which they are seen.
+        Returns all faces with a score of at least `least`, for each number of quarter turns in `turns`.
         """
         left, top, width, height = face.box
         side = max(width, height)
@@ -233,9 +237,9 @@ class Detector:
         return self._see(_Scaled.of(pixels, scale), turns)
 
     def _see(self, small: "_Scaled", turns: int) -> list[Face]:
-        """What the detector sees in scaled pixels turned counterclockwise, told in those unturned, unscaled.
+        """Detects faces in scaled pixels after counterclockwise quarter turns; in coordinates of the original photo.
 
-        Those of a score below the threshold are hints at close-ups, no faces.
+        Results with a score below the threshold are not faces, but hints at close-ups.
         """
         height, width = small.pixels.shape[:2]
         try:
@@ -246,7 +250,7 @@ class Detector:
             raise ValueError(f"the face detector fails on {width}×{height} pixels: {error.err}") from error
         if found is None:
             return []
-        wide = found[:, 2] > LARGE  # hints are of no use else, and take time
+        wide = found[:, 2] > LARGE  # only large boxes are useful as hints
         found = found[(found[:, 14] >= self.threshold) | wide].astype(np.float64)
         corners = np.stack([found[:, :2], found[:, :2] + found[:, 2:4]], axis=1)
         corners = _unturned(corners, turns, width, height) * small.factors
@@ -257,15 +261,15 @@ class Detector:
 
 @dataclass(frozen=True)
 class _Scaled:
-    """A photo or a part of one as the detector is shown it."""
+    """A photo, or a part of one, scaled for the detector."""
 
     pixels: np.ndarray
     factors: np.ndarray
-    """By which its places become those of the photo: across, down."""
+    """Factors from its coordinates to those of the photo: horizontal, vertical."""
 
     @classmethod
     def of(cls, pixels: np.ndarray, scale: float) -> "_Scaled":
-        """Raises ValueError where OpenCV fails."""
+        """Scales pixels. Raises ValueError if OpenCV fails."""
         halved, left = shrunk(pixels, scale, 0.5)
         height, width = (max(1, round(side * left)) for side in halved.shape[:2])
         try:
@@ -276,7 +280,7 @@ class _Scaled:
 
 
 def _unturned(points: np.ndarray, turns: int, width: int, height: int) -> np.ndarray:
-    """Points …×2 of a picture that was turned counterclockwise, where they were; it was W×H pixels before."""
+    """Maps points …×2 of a picture that was rotated counterclockwise back to the original, of W×H pixels."""
     if not turns:
         return points
     x, y = points[..., 0], points[..., 1]
@@ -285,14 +289,14 @@ def _unturned(points: np.ndarray, turns: int, width: int, height: int) -> np.nda
 
 
 def _doubtful(face: Face) -> bool:
-    """Whether a face may be another way up than its landmarks say."""
+    """Whether a face's score is so low that its landmarks may have the wrong orientation."""
     if face.width >= SMALL:
         return face.score < UPRIGHT
     return face.width >= BLURRED and face.score < LITTLE
 
 
 def _distinct(faces: list[Face]) -> list[Face]:
-    """Each face once, as it was seen with the highest score; an eye that was taken for a face is none."""
+    """Removes duplicates, keeping the highest score, and small boxes inside others, such as an eye taken for a face."""
     kept = list[Face]()
     for face in sorted(faces, key=lambda face: -face.score):
         if not any(face.overlap(each) > 0.3 or face.inside(each) > 0.7 for each in kept):
@@ -301,9 +305,9 @@ def _distinct(faces: list[Face]) -> list[Face]:
 
 
 def _tiles(pixels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The photo whole; of a panorama the tiles, each with its left upper corner.
+    """The whole photo; or the tiles of a panorama, each with its upper left corner.
 
-    Neighbours share a square, so that a face as large as the shorter side lies whole in one of them.
+    Neighbouring tiles overlap by a square, so that a face as large as the shorter side is complete in one of them.
     """
     long, short = max(pixels.shape[:2]), min(pixels.shape[:2])
     if long <= PANORAMA * short:
@@ -319,9 +323,10 @@ def _tiles(pixels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def shrunk(pixels: np.ndarray, scale: float, limit: float) -> tuple[np.ndarray, float]:
-    """H×W×3 uint8 halved until `scale` is above `limit`, and the scale left. Of an odd side, the last pixel goes.
+    """Halves H×W×3 uint8 until the remaining `scale` is above `limit`; returns pixels and remaining scale. An odd last
+    row or column is dropped.
 
-    With one linear step after it, this is seven times as fast as INTER_AREA in one, which takes half as long as the
+    Followed by one linear step, this is seven times as fast as a single INTER_AREA, which takes half as long as the
     detector.
     """
     while scale <= limit and min(pixels.shape[:2]) > 1:

@@ -23,9 +23,9 @@ YUNET_URL = (
 
 
 def detector_file(uri: str | None) -> bytes:
-    """YuNet's ONNX file: from a path or URI, or, without one, fetched once into torch.hub's cache folder.
+    """YuNet's ONNX file: from a path or URI, or otherwise downloaded once into torch.hub's cache folder.
 
-    Its SHA-256 is checked in any case. Raises UserError where it is missing, cannot be fetched or is another file.
+    Its SHA-256 is always checked. Raises UserError if it is missing, cannot be downloaded or is another file.
     """
     if uri is None:
         uri = _fetched()
@@ -40,7 +40,7 @@ def detector_file(uri: str | None) -> bytes:
 
 
 def _fetched() -> str:
-    from torch import hub  # seconds to import, and seldom needed
+    from torch import hub  # takes seconds to import, and is seldom needed
 
     path = Path(hub.get_dir(), "checkpoints", "face_detection_yunet_2023mar.onnx")
     if not path.exists():
@@ -56,10 +56,10 @@ def _fetched() -> str:
 
 
 class FaceFinder:
-    """The faces of photos, aligned; serves many threads.
+    """Finds and aligns the faces of photos; safe to use from many threads.
 
-    `detector` is YuNet's file. A face of less `confidence` (in [0, 1]), or narrower than `min_face` pixels of the
-    photo, counts as none; with `largest`, so do all but the largest.
+    `detector` is YuNet's file. Faces with a score below `confidence` (in [0, 1]), or narrower than `min_face` pixels of
+    the photo, are ignored; with `largest`, all but the largest are.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class FaceFinder:
         self.detector, self.max_pixels, self.size = detector, max_pixels, size
         self.largest, self.confidence, self.min_face = largest, confidence, min_face
         self.threads = threading.local()
-        cv2.setNumThreads(1)  # the threads that call are many already
+        cv2.setNumThreads(1)  # there are many calling threads already
 
     def __call__(self, content: bytes) -> list[tuple[Face, np.ndarray]]:
-        """Faces of an encoded photo, the largest first, each with its picture `size`×`size`×3 uint8, RGB.
+        """The faces of an encoded photo, the largest first, each with its picture `size`×`size`×3 uint8, RGB.
 
-        Faces are told in pixels of the upright photo. Raises ValueError as `images.photo` does.
+        Coordinates are in pixels of the upright photo. Raises ValueError as `images.photo` does.
         """
         with decoded(content, self.max_pixels, 2 * LONGEST_SIDE) as (pixels, scale):
             found = [face for face in self._own(pixels) if face.width * scale >= self.min_face]
@@ -88,7 +88,7 @@ class FaceFinder:
             small = TEMPLATE_EYES * self.size
             if scale == 1 or all(face.eyes >= small for face in found):
                 return [(face.scaled(scale), align(pixels, face.landmarks, self.size)) for face in found]
-        with decoded(content, self.max_pixels) as (pixels, left):  # which has more pixels of them
+        with decoded(content, self.max_pixels) as (pixels, left):  # again, at a higher resolution
             larger = [face.scaled(scale / left) for face in found]
             seen = [
                 self._own.refine(pixels, now) if face.width < SMALL else now

@@ -10,13 +10,13 @@ from dtn_ray.images.repair import LARGEST_PROFILE
 
 MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "LAB": "LAB"}  # Pillow's, by the profile's colour space
 
-# A profile whose colours differ from sRGB's by no more than this, of 255, is sRGB by another name; there are many.
+# A profile whose colours differ from sRGB's by at most this (of 255) is a variant of sRGB; there are many of them.
 SAME = 2
 
 
 @lru_cache(maxsize=16)
 def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None] | None:
-    """The mode that a profile is for, and what takes it to sRGB, None where it is sRGB. None for a broken profile."""
+    """The mode of a profile and its transform to sRGB (None if it is sRGB already); or None for a broken profile."""
     if len(profile) > LARGEST_PROFILE:
         return None
     try:
@@ -35,7 +35,7 @@ def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None] 
 
 
 def to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """A loaded image of mode L, RGB, CMYK or LAB in sRGB; by its mode alone where the profile is broken or another's.
+    """Converts a loaded image of mode L, RGB, CMYK or LAB to sRGB, without a profile if that is broken or does not fit.
 
     May change the image itself.
     """

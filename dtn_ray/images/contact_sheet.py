@@ -10,7 +10,7 @@ GAP = 4
 def contact_sheet(pairs: Sequence[tuple[Image.Image, Image.Image]], columns: int = 8, size: int = 64) -> Image.Image:
     """Source and transferred image side by side, "input in odd columns; output in even columns" (Fig. 2).
 
-    `columns` counts pairs; every image is drawn at `size`×`size` pixels. Raises ValueError where there is no pair.
+    `columns` counts pairs; every image is drawn at `size`×`size` pixels. Raises ValueError for an empty list.
     """
     if not pairs:
         raise ValueError("a contact sheet needs at least one pair of images")

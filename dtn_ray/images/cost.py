@@ -14,8 +14,8 @@ from PIL import Image, PngImagePlugin
 # Characters of text chunks of one PNG, which Pillow keeps: XMP mostly. With more, they are left out (repair.py).
 PngImagePlugin.MAX_TEXT_MEMORY = 2 << 20
 
-SEGMENTS = 10_000  # of a JPEG before its pixels: Pillow keeps each, and more are no photo's
-JUNK = 1 << 20  # bytes between them, which Pillow reads one by one
+SEGMENTS = 10_000  # of a JPEG before its pixels; Pillow keeps each of them, and no photo has more
+JUNK = 1 << 20  # bytes between segments, which Pillow reads one by one
 CHUNKS = 200_000  # of a PNG: libpng writes 8 KB in each
 PARTS = 200_000  # strips or tiles of a TIFF, each with Python objects of its own
 UNPACKED = 2 << 30  # bytes of all strips or tiles of a TIFF: tiles can be far larger than the image
@@ -27,7 +27,7 @@ Size = tuple[int, int]
 
 
 class TooLarge(ValueError):
-    """To decode an image would take more than is allowed: it is not tried in another way."""
+    """Decoding an image would take more memory or time than allowed; it is not tried in another way."""
 
 
 class TooManyPixels(TooLarge):
@@ -39,17 +39,17 @@ class Header:
     """The contents of a file's header that this module needs."""
 
     size: Size | None = None
-    """Width and height of the picture; None: Pillow tells them."""
+    """Width and height of the picture; None: Pillow reads them."""
     working: int = 0
-    """Bytes that decoding takes beside the picture itself."""
+    """Bytes that decoding takes in addition to the picture itself."""
     at_open: int = 0
-    """Bytes to take before the file is opened, for the whole of it; 0: opening takes nothing yet."""
+    """Bytes to reserve for the whole decoding before the file is opened; 0: opening the file takes no memory."""
     reducible: bool = False
-    """Whether its decoder can give a smaller picture for less memory: a baseline JPEG in one scan."""
+    """Whether its decoder can produce a smaller picture with less memory: a baseline JPEG in one scan."""
     turnable: bool = False
-    """Of a PNG: whether what follows the pixels may turn the picture."""
+    """For a PNG: whether metadata after the pixels may rotate the picture."""
     slow: str = ""
-    """Why decoding would take minutes, which is not tried; empty where it would not."""
+    """Why decoding would take minutes, so that it is not tried; empty if it would not."""
 
 
 def check(content: bytes) -> Header:
@@ -72,16 +72,16 @@ def check(content: bytes) -> Header:
 
 
 def held(mode: str, size: Size) -> int:
-    """Bytes of an image in Pillow's memory: whole words for each row, and a pointer."""
+    """Bytes that an image takes in Pillow's memory: each row is padded to whole words, and has a pointer."""
     each = {"1": 1, "L": 1, "P": 1}.get(mode, 2 if mode.startswith("I;16") else 4)
     width, height = size
     return height * ((width * each + 3) // 4 * 4 + 8)
 
 
 def peak(image: Image.Image, size: Size, header: Header, content: bytes, turned: bool) -> int:
-    """Bytes that an open image, decoded to `size`, takes at most until its pixels are RGB in an array.
+    """The peak memory, in bytes, from an open image to its pixels at `size` as an RGB array.
 
-    `turned`: whether its metadata turn it.
+    `turned`: whether its metadata rotate or flip it.
     """
     mode, pixels = image.mode, size[0] * size[1]
     alpha = "transparency" in image.info or mode in ("RGBA", "LA", "La", "PA")
@@ -91,7 +91,7 @@ def peak(image: Image.Image, size: Size, header: Header, content: bytes, turned:
         loading = header.working + 2 * len(image.getbands()) * pixels + len(content)
     elif image.format == "HEIF":  # as measured with libheif 1.23
         loading = (15 if image.info.get("bit_depth", 8) > 8 else 9) * pixels + alpha * 2 * pixels + len(content)
-    # Then at most two of these at a time: the picture as it is, turned, as RGBA, on white, in RGB, as an array.
+    # Then at most two of these exist at a time: the picture as decoded, rotated, as RGBA, on white, as RGB, as array.
     plain = mode in ("RGB", "L") and not turned and not alpha
     grey = mode == "L" and "icc_profile" in image.info  # its three channels, and the picture of them
     following = max(own, rgb) + (3 * pixels if plain and not grey else rgb)
@@ -102,7 +102,7 @@ def peak(image: Image.Image, size: Size, header: Header, content: bytes, turned:
 
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
-BARE = frozenset({0x01, *range(0xD0, 0xDA)})  # markers that no length follows
+BARE = frozenset({0x01, *range(0xD0, 0xDA)})  # markers without a length
 
 
 def _jpeg(content: bytes) -> Header:
@@ -133,7 +133,7 @@ def _jpeg(content: bytes) -> Header:
 
 
 def _scans(content: bytes, place: int, frame: bytes, progressive: bool) -> Header:
-    """Of a JPEG whose first scan's header lies at `place`."""
+    """The header of a JPEG whose first scan begins at `place`."""
     if len(frame) < 6 or place + 3 > len(content):
         return Header()
     height, width, count = struct.unpack_from(">HHB", frame, 1)
@@ -186,7 +186,7 @@ def _webp(content: bytes) -> Header:
 
 
 def _gif(content: bytes) -> Header:
-    """Its first frame may be larger than the screen, and is allocated when the file is opened."""
+    """A GIF's first frame may be larger than its screen; Pillow allocates it when it opens the file."""
     if len(content) < 13:
         return Header()
     width, height, flags = struct.unpack_from("<HHB", content, 6)
@@ -200,7 +200,7 @@ def _gif(content: bytes) -> Header:
     if place + 9 <= len(content) and content[place] == 0x2C:
         left, top, across, down = struct.unpack_from("<HHHH", content, place + 1)
         width, height = max(width, left + across), max(height, top + down)
-    # The colour that the frame leaves behind, the picture, and that with and without alpha.
+    # The background that the frame leaves behind, the picture, and the picture with and without alpha.
     return Header((width, height), at_open=2 * held("P", (width, height)) + 2 * held("RGB", (width, height)))
 
 
@@ -210,7 +210,7 @@ def _gif(content: bytes) -> Header:
 def _bmp(content: bytes) -> Header:
     if len(content) < 34:
         return Header()
-    old = content[14] == 12  # a header of OS/2's, with shorter numbers
+    old = content[14] == 12  # the header of OS/2, with shorter numbers
     width, height = struct.unpack_from("<HH" if old else "<ii", content, 18)
     pixels = abs(width * height)
     if old or content[30] not in (1, 2):
@@ -227,7 +227,7 @@ SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12:
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, STRIPS, SAMPLES, ROWS = 256, 257, 258, 259, 262, 273, 277, 278
 PLANAR, TILE_WIDTH, TILE_HEIGHT, TILES = 284, 322, 323, 324
 NUMBERS = {WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, ROWS, PLANAR, TILE_WIDTH, TILE_HEIGHT}
-# What libtiff holds beside a strip or tile, in bytes for each of its pixels.
+# Additional memory of libtiff for a strip or tile, in bytes per pixel, by compression.
 BESIDE = {6: 4, 34676: 4, 34677: 4, 50001: 8}
 
 
@@ -236,7 +236,7 @@ def _tiff(content: bytes) -> Header:
     for tag, count, value in _entries(content):
         counts[tag] = max(counts.get(tag, 0), count)
         if tag in NUMBERS:
-            tags[tag] = max(tags.get(tag, 0), value)  # of a tag that comes twice, readers disagree on which counts
+            tags[tag] = max(tags.get(tag, 0), value)  # if a tag occurs twice, readers disagree on which one counts
     if max(counts.get(STRIPS, 0), counts.get(TILES, 0)) > PARTS:
         raise ValueError(f"damaged image: more than {PARTS} strips or tiles in a TIFF")
     width, height = tags.get(WIDTH, 0), tags.get(HEIGHT, 0)
@@ -255,9 +255,9 @@ def _tiff(content: bytes) -> Header:
 
 
 def _entries(content: bytes) -> Iterator[tuple[int, int, int]]:
-    """Of a TIFF's first directory: tag, count and the greatest of its first values.
+    """The entries of a TIFF's first directory: tag, count, and the largest of its first values.
 
-    Raises ValueError where they tell of more data than there are.
+    Raises ValueError if the entries claim more data than the file has.
     """
     order, word = TIFF[content[:4]]
     entry = struct.Struct(order + ("HHI4s" if word == 4 else "HHQ8s"))
@@ -278,7 +278,7 @@ def _entries(content: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _greatest(raw: bytes, kind: int, count: int, order: str) -> int:
-    """Of the first values of a tag, as many as `raw` holds; 0 where they are not whole numbers."""
+    """The largest of a tag's values that `raw` holds; 0 if they are not whole numbers."""
     size = SIZES.get(kind, 0)
     if kind not in (1, 3, 4, 6, 8, 9, 16, 17):
         return 0
@@ -286,7 +286,7 @@ def _greatest(raw: bytes, kind: int, count: int, order: str) -> int:
     return max((int.from_bytes(each, "little" if order == "<" else "big") for each in values), default=0)
 
 
-# HEIF, of which libheif checks by itself that what is coded is no larger than what is told; and AVIF
+# AVIF; and HEIF, for which libheif itself checks that the coded picture is not larger than the declared one
 
 AV1 = b"av01"
 CODED = {0: 4, 1: 8, 2: 8}  # bytes of a coded pixel, by AV1's profile: three planes of at most 16 bits, and dav1d's own
@@ -313,7 +313,7 @@ def _boxed(content: bytes) -> Header:
 
 
 def _boxes(content: bytes, part: Part) -> Iterator[tuple[bytes, Part]]:
-    """The kinds of boxes and where their bodies lie."""
+    """The boxes in a part of the file: their kinds, and the positions of their bodies."""
     place, end = part
     while place + 8 <= end:
         length, kind, head = int.from_bytes(content[place : place + 4]), content[place + 4 : place + 8], 8
@@ -325,7 +325,7 @@ def _boxes(content: bytes, part: Part) -> Iterator[tuple[bytes, Part]]:
 
 
 def _number(content: bytes, place: int, size: int) -> tuple[int, int]:
-    """A number of `size` bytes, and where the next one lies."""
+    """A number of `size` bytes, and the position after it."""
     if place + size > len(content):
         raise ValueError("damaged image: a box ends behind the file")
     return int.from_bytes(content[place : place + size]), place + size
@@ -344,7 +344,7 @@ def _item_kinds(content: bytes, iinf: Part) -> dict[int, bytes]:
 
 
 def _item_data(content: bytes, iloc: Part, idat: Part, wanted: set[int]) -> list[bytes]:
-    """The data of some items. Raises ValueError where they are more than the file has."""
+    """The data of some items. Raises ValueError if they claim more data than the file has."""
     place, end = iloc
     if place >= end:
         return []
@@ -379,7 +379,7 @@ def _item_data(content: bytes, iloc: Part, idat: Part, wanted: set[int]) -> list
 
 
 def _first_samples(content: bytes, moov: Part) -> list[bytes]:
-    """Of each track of AV1 in an image sequence, what begins with its first frame."""
+    """For each AV1 track of an image sequence, the data from its first frame on."""
     found = list[bytes]()
     for kind, part in _boxes(content, moov):
         if kind != b"trak":
@@ -395,7 +395,7 @@ def _first_samples(content: bytes, moov: Part) -> list[bytes]:
 
 
 def _coded(data: bytes) -> int:
-    """Bytes of the planes that AV1 data decode to: of the largest that its sequence headers allow."""
+    """Bytes of the planes of decoded AV1 data: the largest that its sequence headers allow."""
     place, most = 0, 0
     while place < len(data):
         head = data[place]
@@ -413,7 +413,7 @@ def _coded(data: bytes) -> int:
 
 
 class _Bits:
-    """Bits of some bytes, one after another; zeros behind the end."""
+    """Reads bits of some bytes, one after another; zeros after the end."""
 
     def __init__(self, data: bytes) -> None:
         self.value, self.left = int.from_bytes(data), 8 * len(data)
@@ -452,6 +452,6 @@ def _sequence(bits: _Bits) -> int:
                 bits.take(4)
     of_width, of_height = bits.take(4) + 1, bits.take(4) + 1
     width, height = bits.take(of_width) + 1, bits.take(of_height) + 1
-    if not reduced:  # a frame may tell another size, in as many bits
+    if not reduced:  # a frame may declare another size, in the same number of bits
         width, height = 1 << of_width, 1 << of_height
     return width * height * CODED.get(profile, 8)

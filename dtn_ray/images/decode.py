@@ -18,25 +18,26 @@ from dtn_ray.images.cost import TooLarge, TooManyPixels
 from dtn_ray.images.orientation import TURNS, may_turn, orientation
 
 Image.MAX_IMAGE_PIXELS = None  # `photo` has a limit of its own, for every image
-# Pillow warns of odd metadata, without telling of which file; the picture is what counts.
+# Pillow's warnings of odd metadata do not name the file; only the picture matters here.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-# Pillow allocates images in blocks of 16 MB, which glibc keeps for each thread that freed some; larger ones go back to
-# the system at once. 16 threads that decode pictures with alpha then take a third of the memory.
+# By default Pillow allocates images in blocks of 16 MB. glibc keeps freed blocks of this size for each thread, but
+# returns larger ones to the system at once. With larger blocks, 16 threads that decode pictures with alpha take a third
+# of the memory.
 Image.core.set_block_size(128 << 20)
 register_heif_opener()
 
-# No others: Pillow would call Ghostscript for an EPS.
+# Other formats are not opened; for an EPS, for example, Pillow would call Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "HEIF", "AVIF")
 
-# Bytes that decoding takes at once in all threads of a process, or a bucket of large photos would take memory by the
-# thread; a picture that takes more is refused.
+# Limit on the memory of decoding, in bytes, for all threads of a process together. A picture that needs more by itself
+# is refused.
 BYTES_AT_ONCE = 840 << 20
-# Bytes of damaged files that are repaired at once; a larger file is not.
+# Limit on the size of damaged files that are repaired at the same time; larger files are not repaired.
 REPAIRED_AT_ONCE = 64 << 20
 
 ROWS_AT_ONCE = 256
 
-# A JPEG is decoded at an eighth, a quarter or half of its size where so many times the wanted size remain.
+# A JPEG is decoded at an eighth, a quarter or half of its size if at least this many times the wanted size remain.
 OVERSAMPLING = 2
 
 
@@ -53,17 +54,17 @@ def decode(content: bytes, size: int, max_pixels: int) -> np.ndarray:
 
 
 def photo(content: bytes, max_pixels: int, at_least: int | None = None) -> tuple[np.ndarray, float]:
-    """An encoded image as H×W×3 uint8, sRGB, upright, and how many times larger than this it is.
+    """An encoded image as H×W×3 uint8, sRGB, upright; and the factor by which the stored image is larger.
 
-    With `at_least`, a large JPEG comes at half, a quarter or an eighth of its size, its sides still so many pixels.
-    Without, it comes so where it is a baseline JPEG of more than `max_pixels`, or of more than memory allows.
+    With `at_least`, a large JPEG is decoded at half, a quarter or an eighth of its size, with sides of at least so many
+    pixels. Without it, this is done only for a baseline JPEG that has more than `max_pixels` or needs too much memory.
 
-    Any mode of Pillow's becomes RGB: grayscale, palette, CMYK, alpha on white, 16-bit (depth.py); of an animation, the
-    first frame. Colours are converted to sRGB where the file has an ICC profile. Metadata that cannot be read are no
-    reason to refuse a picture.
+    All of Pillow's modes become RGB: grayscale, palette, CMYK, alpha on white, 16-bit (depth.py); of an animation, the
+    first frame is used. If the file has an ICC profile, colours are converted to sRGB. Unreadable metadata do not
+    prevent decoding.
 
-    Raises ValueError with the reason where the image is empty, damaged, unknown, of more than `max_pixels` to decode,
-    or would take more than BYTES_AT_ONCE or a minute, and Truncated where a part of the picture is missing.
+    Raises ValueError with the reason if the image is empty, damaged, unknown, has more than `max_pixels` to decode, or
+    would take more than BYTES_AT_ONCE or a minute, and Truncated if a part of the picture is missing.
     """
     with decoded(content, max_pixels, at_least) as (pixels, scale):
         return pixels, scale
@@ -71,7 +72,7 @@ def photo(content: bytes, max_pixels: int, at_least: int | None = None) -> tuple
 
 @contextmanager
 def decoded(content: bytes, max_pixels: int, at_least: int | None = None) -> Iterator[tuple[np.ndarray, float]]:
-    """`photo` for many threads: what it takes counts among BYTES_AT_ONCE until the block ends."""
+    """`photo` for many threads: its memory counts towards BYTES_AT_ONCE until the block ends."""
     with ExitStack() as held:
         image, profile, scale = _upright(content, max_pixels, at_least, held)
         image = to_rgb(image, profile)
@@ -81,7 +82,7 @@ def decoded(content: bytes, max_pixels: int, at_least: int | None = None) -> Ite
 
 
 def _array(image: Image.Image) -> np.ndarray:
-    """An RGB image as H×W×3 uint8; a large one by parts, since Pillow holds the bytes twice meanwhile."""
+    """An RGB image as H×W×3 uint8. A large one is copied in parts, because Pillow holds the bytes twice meanwhile."""
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, ROWS_AT_ONCE * 4096 // image.width)
     for top in range(0, image.height, rows):
@@ -93,10 +94,10 @@ def _array(image: Image.Image) -> np.ndarray:
 def _upright(
     content: bytes, max_pixels: int, at_least: int | None, held: ExitStack
 ) -> tuple[Image.Image, bytes | None, float]:
-    """A picture upright, of mode L, RGB, CMYK or LAB, without transparency; its ICC profile; and its scale.
+    """The upright picture, of mode L, RGB, CMYK or LAB, without transparency; its ICC profile; and its scale.
 
-    What it takes counts until `held` is closed. Raises as `photo` does. In one function, so that no caller holds a
-    picture of which there is a copy already.
+    Its memory counts until `held` is closed. Raises as `photo` does. This is a single function so that no caller keeps
+    a picture alive that has already been copied.
     """
     image, scale = _stored(content, max_pixels, at_least, held)
     profile, method = image.info.get("icc_profile"), TURNS.get(orientation(image))
@@ -104,7 +105,7 @@ def _upright(
     if method is not None:
         image = image.transpose(method)
     if image.has_transparency_data:
-        mode = "L" if image.mode in ("L", "LA", "La") else "RGB"  # or a profile of greys would not fit
+        mode = "L" if image.mode in ("L", "LA", "La") else "RGB"  # grey stays grey, so that a grey profile fits
         image = image.convert("LA") if image.mode == "La" else image
         image = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
@@ -118,21 +119,21 @@ def _upright(
 
 
 def _stored(content: bytes, max_pixels: int, at_least: int | None, held: ExitStack) -> tuple[Image.Image, float]:
-    """An image as it is stored, and how many times smaller it is than stored. Raises as `photo` does."""
+    """The decoded image before rotation, and the factor by which the stored image is larger. Raises as `photo` does."""
     if not content:
         raise ValueError("empty file")
     try:
         return _load(content, max_pixels, at_least, held)
     except TooLarge:
         raise
-    except Exception as error:  # Pillow raises whatever the damaged byte leads to
+    except Exception as error:  # Pillow can raise anything for a damaged file
         held.close()
         reason = _without_frames(error)
     return _repaired(content, max_pixels, at_least, held, reason)
 
 
 def _without_frames(error: Exception) -> Exception:
-    """An exception without its traceback, which would hold what was decoded until it was raised."""
+    """An exception without its traceback, which would keep partly decoded images alive."""
     each: BaseException | None = error
     while each:
         each.__traceback__, each = None, each.__context__
@@ -140,7 +141,7 @@ def _without_frames(error: Exception) -> Exception:
 
 
 def _load(content: bytes, max_pixels: int, at_least: int | None, held: ExitStack) -> tuple[Image.Image, float]:
-    """Decodes an image as it is stored; what it takes counts among BYTES_AT_ONCE until `held` is closed."""
+    """Decodes an image without rotation; its memory counts towards BYTES_AT_ONCE until `held` is closed."""
     header = cost.check(content)
     if header.size and not header.reducible:
         _check_pixels(header.size, header.size, max_pixels)
@@ -150,7 +151,7 @@ def _load(content: bytes, max_pixels: int, at_least: int | None, held: ExitStack
         _take(header.at_open, header.size or (0, 0), held)
     image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
     stored, turned = image.size, header.turnable or may_turn(image)
-    if image.format == "HEIF":  # of which `draft` may decode a thumbnail
+    if image.format == "HEIF":  # `draft` may decode a thumbnail
         _take(cost.peak(image, stored, header, content, turned), stored, held)
     if at_least:
         image.draft(image.mode, (at_least, at_least))
@@ -175,7 +176,7 @@ def _load(content: bytes, max_pixels: int, at_least: int | None, held: ExitStack
 
 
 def _frame(image: Image.Image) -> Image.Image:
-    """Decodes an open image, and lets its decoder go, which may hold as much as the picture."""
+    """Decodes an open image, and frees its decoder, which may hold as much memory as the picture."""
     decoder, own = getattr(image, "_decoder", None), image.format in ("WEBP", "AVIF")
     if not own or decoder is None:
         image.load()
@@ -213,7 +214,7 @@ def _repaired(
     def digest(other: bytes) -> bytes:
         with ExitStack() as own:
             image, sha = _load(other, max_pixels, at_least, own)[0], hashlib.sha256()
-            for top in range(0, image.height, ROWS_AT_ONCE):  # not whole, which would hold the pixels twice
+            for top in range(0, image.height, ROWS_AT_ONCE):  # in parts, so that the pixels are not held twice
                 bottom = min(top + ROWS_AT_ONCE, image.height)
                 sha.update(image.crop((0, top, image.width, bottom)).tobytes())
         return sha.digest()
@@ -243,7 +244,7 @@ def _repaired(
 
 
 def _unknown(content: bytes) -> str:
-    """Why Pillow cannot open a file, which `Image.open` keeps to itself."""
+    """The reason why Pillow cannot open a file, which `Image.open` does not report."""
     for name in FORMATS:
         opens, accepts = Image.OPEN[name]
         if accepts is None or accepts(content[:16]) is not True:

@@ -6,17 +6,17 @@ import numpy as np
 from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-AT_ONCE = 1 << 20  # pixels that are converted together, or a large picture would be held several times over
+AT_ONCE = 1 << 20  # pixels that are converted at a time, so that a large picture is not held several times
 
 BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339
 WHITE_IS_ZERO, YCBCR, SEPARATE, SIGNED = 0, 6, 2, 2
 
-# libtiff gives samples in the machine's byte order, which Pillow 13 forgets for these raw modes of big-endian files.
+# libtiff returns samples in the machine's byte order; Pillow 13 ignores that for these raw modes of big-endian files.
 NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
 
 
 def prepare(image: TiffImageFile) -> None:
-    """Corrects how the pixels of a TIFF that is not loaded yet will be read. Raises ValueError where that fails."""
+    """Corrects how Pillow will read the pixels of a TIFF that is not loaded yet. Raises ValueError if it cannot."""
     planes, first = image.tag_v2.get(PLANAR) == SEPARATE, image.tile[0]
     if planes and image.mode in ("LA", "La", "PA"):
         raise ValueError("a TIFF with alpha in a plane of its own beside greys is not supported")
@@ -36,11 +36,10 @@ def prepare(image: TiffImageFile) -> None:
 
 
 def to_8_bits(image: Image.Image) -> Image.Image:
-    """A loaded image of mode I;16, I or F, or of signed bytes, as mode L; any other as it is.
+    """Converts a loaded image of mode I;16, I or F, or of signed bytes, to mode L; returns any other unchanged.
 
     16 bits, or a TIFF's 12, are scaled from black to white. 32 bits, signed samples and floating point have no agreed
-    white: the greatest value is white; 0 is black, or the least value where it is less than 0. What is not a number
-    is black.
+    white: the greatest value becomes white; 0 becomes black, or the least value if that is negative. NaN is black.
     """
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     signed = (tags.get(SAMPLE_FORMAT) or (1,))[0] == SIGNED
@@ -70,7 +69,7 @@ def to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _range(image: Image.Image, kind: str | None) -> tuple[float, float]:
-    """Of the finite values and 0."""
+    """The least and greatest of the finite values and 0."""
     low = high = 0.0
     for _, values in _parts(image, kind):
         finite = values[np.isfinite(values)]
@@ -80,7 +79,7 @@ def _range(image: Image.Image, kind: str | None) -> tuple[float, float]:
 
 
 def _parts(image: Image.Image, kind: str | None) -> Iterator[tuple[int, np.ndarray]]:
-    """The rows of an image, as many at once as are converted together, with the number of the first."""
+    """Groups of rows of an image with about AT_ONCE pixels, each with the number of its first row."""
     rows = max(1, AT_ONCE // image.width)
     for top in range(0, image.height, rows):
         values = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))

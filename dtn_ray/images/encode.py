@@ -11,7 +11,7 @@ def to_image(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
 
 
-# Lightest compression: zlib's default takes three times as long, more than decoding a photo.
+# The lightest compression; zlib's default takes three times as long, longer than decoding a photo.
 ENCODING: dict[str, dict[str, int]] = {
     "png": {"compress_level": 1},
     "webp": {"lossless": True, "quality": 0},

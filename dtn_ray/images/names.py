@@ -2,13 +2,13 @@
 
 import re
 
-# Those that Pillow and libheif give these formats, and others that JPEG files are found under.
+# The suffixes that Pillow and libheif use for these formats, and others that JPEG files have in practice.
 SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo", ".webp"),
     *(".bmp", ".dib", ".gif", ".tif", ".tiff", ".heic", ".heics", ".heif", ".heifs", ".hif", ".avif", ".avifs"),
 )
-# What macOS, Windows, NAS systems and git keep in folders of photos: thumbnails and deleted files among it, with the
-# suffixes of photos. In small letters or large, since ZIP files and other systems change that.
+# Folders and files that macOS, Windows, NAS systems and git create in folders of photos. Some hold thumbnails or
+# deleted files, with the suffixes of photos. Case is ignored, because ZIP files and other systems change it.
 _FOLDERS = (
     *("__MACOSX", r"\.AppleDouble", r"\.Trashes", r"\.Trash", r"\.Trash-\d+", r"\.Spotlight-V100", r"\.fseventsd"),
     *("@eaDir", "#recycle", "@Recycle", r"\.@__thumb", r"\$RECYCLE\.BIN", "System Volume Information"),
@@ -20,5 +20,5 @@ CONTENT_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 
 
 def is_photo_name(key: str) -> bool:
-    """Whether a key is called as a photo is: by its suffix, and not as what systems keep beside photos."""
+    """Whether a key has the suffix of a photo, and is not a file that operating systems create beside photos."""
     return key.lower().endswith(SUFFIXES) and re.search(LITTER_NAMES, key) is None

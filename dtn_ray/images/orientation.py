@@ -5,7 +5,7 @@ import struct
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-# By EXIF's orientation, as ImageOps.exif_transpose does, which also writes the EXIF block again, and fails at that.
+# By EXIF's orientation. ImageOps.exif_transpose does the same, but also rewrites the EXIF block, which can fail.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -19,7 +19,7 @@ WITH_ORIENTATION = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF's orientation, 1 to 8, else XMP's; 1 where none can be read."""
+    """The orientation, 1 to 8, from EXIF or otherwise XMP; 1 if none can be read."""
     exif = image.info.get("exif")
     if isinstance(exif, bytes) and (found := _orientation_in(exif)):
         return found
@@ -27,12 +27,12 @@ def orientation(image: Image.Image) -> int:
         return 1
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # Pillow raises whatever the damaged byte leads to
+    except Exception:  # Pillow can raise anything for damaged metadata
         return 1
 
 
 def may_turn(image: Image.Image) -> bool:
-    """Whether an image may have to be turned, before it is decoded: Pillow reads some metadata only with the pixels."""
+    """Whether an image that is not decoded yet may have to be rotated; Pillow reads some metadata after the pixels."""
     if isinstance(image, TiffImageFile):
         return image.tag_v2.get(ExifTags.Base.Orientation, 1) != 1
     exif = image.info.get("exif")
@@ -42,7 +42,7 @@ def may_turn(image: Image.Image) -> bool:
 
 
 def _orientation_in(exif: bytes) -> int | None:
-    """Of a block of EXIF; None where there is none. Pillow gives up at the first tag that it cannot read."""
+    """The orientation in a block of EXIF, or None. Pillow would give up at the first tag that it cannot read."""
     while exif.startswith(b"Exif\0\0"):
         exif = exif[6:]
     if exif[:2] not in (b"II", b"MM") or len(exif) < 10:

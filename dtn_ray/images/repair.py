@@ -2,7 +2,7 @@
 
 Pillow refuses a file for metadata that no pixel depends on: a text chunk's checksum, a truncated colour profile, a
 missing end marker. `versions` writes such a file again without its metadata. It also distinguishes a file that lacks
-part of the picture, for which it raises `Truncated`, from one that lacks only what follows the picture.
+part of the picture, for which it raises `Truncated`, from one that lacks only data after the picture.
 """
 
 import hashlib
@@ -12,12 +12,12 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-Metadata = dict[str, bytes]  # as Pillow's Image.info has it: exif, icc_profile
+Metadata = dict[str, bytes]  # as in Pillow's Image.info: exif, icc_profile
 
-LARGEST_PROFILE = 4 << 20  # bytes; the largest profiles of printing presses have about three million
+LARGEST_PROFILE = 4 << 20  # bytes; the largest profiles, of printing presses, have about three million
 
 
-LARGEST_COMPLETED = 128 << 20  # bytes of a file to which something blank is added
+LARGEST_COMPLETED = 128 << 20  # bytes of a truncated file after completion
 
 CUT_SHORT = "the file is cut short"
 IN_PART = f"{CUT_SHORT}; what is missing is blank"  # of an image that --truncated accept took
@@ -32,10 +32,10 @@ class Truncated(ValueError):
 
 
 def versions(content: bytes, digest: Callable[[bytes], bytes]) -> Iterator[tuple[bytes, Metadata]]:
-    """The same picture in files without metadata, the mildest change first, each with the metadata that was left out.
+    """Yields files with the same picture but without metadata, mildest change first, each with the removed metadata.
 
-    `digest` tells the pixels of such a file, at the size that is wanted, from others. Raises Truncated where the
-    picture is not complete, and nothing where the file is damaged in a way that is not known here: then there are none.
+    `digest` decodes such a file at the wanted size and returns a digest of its pixels. Raises Truncated if the picture
+    is not complete. Yields nothing if the file is damaged in an unknown way.
     """
     if content.startswith(b"\xff\xd8"):
         yield _jpeg(content, digest)
@@ -54,10 +54,10 @@ def versions(content: bytes, digest: Callable[[bytes], bytes]) -> Iterator[tuple
 
 
 def completed(content: bytes) -> bytes:
-    """A file that is cut short, with something blank for what is missing: JPEG (grey), PNG, GIF and BMP (mostly black).
+    """Completes a truncated file with a blank area: JPEG (grey), PNG, GIF and BMP (mostly black).
 
-    Raises ValueError where nothing of the picture is there, where its format allows no part of it to be decoded, or
-    where the whole would have more than LARGEST_COMPLETED bytes.
+    Raises ValueError if no part of the picture is present, if the format does not allow parts to be decoded, or if the
+    result would have more than LARGEST_COMPLETED bytes.
     """
     if content.startswith(b"\xff\xd8"):
         found = _segments(content)
@@ -81,9 +81,9 @@ FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 STRUCTURE = FRAMES | {0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD}
 
-# What could follow where a scan's data end. If the picture is the same with each, nothing of it is missing: data that
-# are missing would be read from these. They hold restart markers, since a decoder can wait for one; it passes over data
-# before a marker that is one or two too early, so they begin with different ones.
+# Possible continuations of a scan's data. If the picture is the same with each of them, no data are missing; otherwise
+# the decoder would read the missing data from them. They contain restart markers, because a decoder can wait for one.
+# It skips data before a marker that is one or two too early, so they begin with different markers.
 _NOISE = hashlib.shake_128(b"any bits").digest(5 * 64).replace(b"\xff", b"\xa5")
 _ENDS = [b"\x7f" * 64, *(_NOISE[i : i + 64] for i in range(0, len(_NOISE), 64))]
 ENDINGS = [EOI]
@@ -93,17 +93,17 @@ for _first, _end in enumerate(_ENDS):
 
 @dataclass
 class _Jpeg:
-    """What a JPEG is made of."""
+    """The parts of a JPEG."""
 
     structure: list[memoryview] = field(default_factory=list)
-    """Its segments without metadata, each with the scan's data that follow."""
+    """Its segments without metadata, each with the scan data after it."""
     whole: bool = False
-    """Whether its end marker is there."""
+    """Whether it has an end marker."""
     end: int = 0
-    """Where the last complete segment and what follows it end."""
+    """End of the last complete segment and the data after it."""
     scans: int = 0
     left: dict[int, list[int]] = field(default_factory=dict)
-    """For each component, how many low bits of each coefficient have not been seen yet."""
+    """For each component, how many low bits of each coefficient no scan has provided yet."""
     exif: bytes = b""
     profile: dict[int, bytes] = field(default_factory=dict)
 
@@ -140,7 +140,7 @@ def _segments(content: bytes) -> _Jpeg:
             found.exif = found.exif or body
         elif marker == 0xE2 and body.startswith(b"ICC_PROFILE\0") and len(body) > 14:
             found.profile[body[12]] = body[14:]
-        # These two tell of the colours, where they are whole.
+        # These two segments define the colours, if they are complete.
         adobe = marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12
         jfif = marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 14
         if marker in STRUCTURE or adobe or jfif:
@@ -149,7 +149,7 @@ def _segments(content: bytes) -> _Jpeg:
 
 
 def _see(left: dict[int, list[int]], scan: bytes, progressive: bool) -> None:
-    """Enters what a scan's header tells that the scan holds."""
+    """Records which coefficients a scan provides, from the scan's header."""
     count = scan[0] if scan else 0
     first, last, bits = 0, 63, 0
     if progressive and len(scan) >= 2 * count + 4:
@@ -177,7 +177,7 @@ def _jpeg(content: bytes, digest: Callable[[bytes], bytes]) -> tuple[bytes, Meta
 
 
 def _without_padding(data: bytes) -> bytes:
-    """Without zeros that fill a file up, which are no data of a scan, and without the half of a marker at its end."""
+    """Removes padding zeros, which are not scan data, and half a marker at the end."""
     stripped = data.rstrip(b"\0")
     if len(data) - len(stripped) >= 16:
         data = stripped + b"\0" if stripped.endswith(b"\xff") else stripped
@@ -218,14 +218,14 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
 class _Png:
     header: bytes = b""
     before: list[bytes] = field(default_factory=list)
-    """The chunks that the pixels need, and others whose checksum is right."""
+    """The chunks before the pixels whose checksum is right."""
     needed: list[bytes] = field(default_factory=list)
-    """The chunks that the pixels need."""
+    """Those of these chunks that are needed to decode the pixels."""
     data: bytes = b""
-    """Of the pixels, packed."""
+    """The compressed pixels."""
     metadata: Metadata = field(default_factory=dict)
     whole: bool = False
-    """Whether its end marker is there."""
+    """Whether it has an end marker."""
 
 
 def _read_png(content: bytes) -> _Png:
@@ -284,13 +284,13 @@ def _completed_png(content: bytes) -> bytes:
 
 
 def _file(chunks: list[bytes], data: bytes) -> bytes:
-    """A PNG of the chunks before its pixels, and these, packed."""
+    """A PNG from the chunks before its pixels and the compressed pixels."""
     crc = struct.pack(">I", zlib.crc32(data, zlib.crc32(b"IDAT")))
     return b"".join([PNG, *chunks, struct.pack(">I4s", len(data), b"IDAT"), data, crc, _chunk(b"IEND", b"")])
 
 
 def _unpacked_size(header: bytes) -> int:
-    """Bytes of a PNG's pixels, each row with its filter's number."""
+    """Bytes of a PNG's uncompressed pixels; each row begins with the number of its filter."""
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header[:13])
     bits = depth * CHANNELS.get(colour, 0)
     passes = ADAM7 if interlaced else ((0, 0, 1, 1),)
@@ -299,9 +299,10 @@ def _unpacked_size(header: bytes) -> int:
 
 
 def _packed_again(found: _Png) -> tuple[bytes, int, bool]:
-    """A PNG's pixels packed again, with zeros for what is missing; how many bytes those are; whether data are broken.
+    """A PNG's pixels compressed again, with zeros for missing ones; the number of missing bytes; and whether data are
+    broken.
 
-    Without zlib's checksum, which follows the pixels. Holds only what is packed.
+    Ignores zlib's checksum, which follows the pixels. Holds only compressed data in memory.
     """
     unpacker, packer = zlib.decompressobj(-15), zlib.compressobj(1)
     left, packed, broken = _unpacked_size(found.header), list[bytes](), False

@@ -1,7 +1,7 @@
 """Photos → aligned faces in Parquet files.
 
 options     options of the job
-faces       what jobs that look for faces enter into ledger and shards
+faces       columns of faces in the ledger and in shards
 pipeline    ingests one batch
 job         ingests a collection
 """

@@ -1,4 +1,4 @@
-"""What jobs that look for faces enter into the ledger and into shards: ingestion, and conversion by a DTN of faces."""
+"""The columns of faces in the ledger and in shards, for ingestion and for conversion by a DTN of faces."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ FACE = pa.struct(
     }
 )
 COLUMNS = pa.schema({"faces": pa.list_(FACE)})
-"""Of the ledger: the faces of a photo, the largest first; null where none were looked for or found."""
+"""The ledger's column: the faces of a photo, largest first; null if none were searched for or found."""
 
 IN_SHARDS = pa.schema(
     [
@@ -32,7 +32,7 @@ WITHOUT_FACE = make_row(NO_FACE.name, reason="no face was found")
 
 
 class FacePipeline(Pipeline):
-    """A pipeline whose pictures may be faces of a photo: then their `details` are detection, box and landmarks."""
+    """A pipeline whose pictures may be faces of a photo; their `details` are then detection, box and landmarks."""
 
     columns = COLUMNS
 

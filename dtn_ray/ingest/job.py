@@ -1,7 +1,7 @@
 """Turns a folder or bucket of photos into Parquet files of aligned faces for training: bulk/run.py with an Ingester.
 
 OUT/faces/shards/*.parquet   columns image, key, version, face, detection, box, landmarks (and identity)
-OUT/faces/ingestion.json     the settings; one OUT keeps to one set of them
+OUT/faces/ingestion.json     the settings; each OUT has one set of settings
 """
 
 import json
@@ -60,7 +60,7 @@ def ingest(job: Ingestion) -> dict[str, Any]:
 
 
 def _before(job: Ingestion, content: bytes, row: Row) -> Image.Image:
-    """The photo whole, with a frame around each face."""
+    """The whole photo, with a frame around each face."""
     pixels, scale = photo(content, job.max_pixels, 2 * SHOWN)
     image = Image.fromarray(pixels)
     draw, line = ImageDraw.Draw(image), max(2, max(image.size) // 60)

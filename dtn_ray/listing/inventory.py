@@ -1,4 +1,4 @@
-"""Lists of objects that replace a listing: S3 Inventory, tables, lists of keys. Knows no Ray.
+"""Lists of objects that replace a listing: S3 Inventory, tables, lists of keys. Does not import Ray.
 
 A line that cannot be read is counted with its number; the others are used.
 """
@@ -30,9 +30,9 @@ from dtn_ray.text.display import name as shown
 
 FORMATS = (".parquet", ".csv", ".csv.gz", ".txt", ".txt.gz", "manifest.json")
 LONGEST_MANIFEST = 16 << 20  # bytes
-SHORT = 1 << 20  # bytes of a list that is read in less time than Ray takes to start
-BAD_AT_ONCE = 1_000_000  # lines that cannot be read, when there was no other: it is no list
-FAILED_AT_ONCE = 64  # objects of which a store fails to tell, when it has told of none: it is the store
+SHORT = 1 << 20  # bytes; such a list is read in less time than Ray takes to start
+BAD_AT_ONCE = 1_000_000  # after so many unreadable lines without a readable one, the file counts as no list
+FAILED_AT_ONCE = 64  # after so many failed requests without an answered one, the store counts as failed
 TIME = storage.LISTING.field("modified").type
 
 
@@ -44,22 +44,23 @@ class InventoryFile:
     format: str
     """parquet, orc, csv or txt."""
     header: tuple[str, ...] = ()
-    """The columns of a CSV file that has none itself."""
+    """The columns of a CSV file without a header."""
     quoted: bool = False
-    """Keys are URL-encoded, as S3 Inventory does it in CSV."""
+    """Whether keys are URL-encoded, as in S3 Inventory's CSV."""
 
 
 def open_inventory(uri: str) -> list[InventoryFile]:
-    """The files of an inventory, which is
+    """The files of an inventory, which may be
 
-    - a manifest.json of S3 Inventory (Parquet, ORC or CSV): keys as in the bucket, other buckets are left out;
-    - a Parquet or CSV file (.csv, .csv.gz) with a header, of which the column key is needed and size, etag and
-      last_modified are used; with a column bucket, keys are as in the bucket;
-    - a list of keys, one a line (.txt, .txt.gz), as `find` writes it; a CSV file of one column may be such a list too.
+    - a manifest.json of S3 Inventory (Parquet, ORC or CSV): keys as in the bucket; other buckets are left out;
+    - a Parquet or CSV file (.csv, .csv.gz) with a header; it needs a column key, and may have size, etag and
+      last_modified; if it has a column bucket, keys are as in the bucket;
+    - a list of keys, one per line (.txt, .txt.gz), as `find` writes it; a CSV file with one column is read the same
+    way.
 
-    Text is UTF-8, or UTF-16 or UTF-32 with a byte-order mark; CSV is separated by one of , ; | or tabs. Keys without a
-    bucket are relative to IN, or whole URIs, or paths below a local IN. Raises UserError for what is none of these or
-    is absent.
+    Text is UTF-8, or UTF-16 or UTF-32 with a byte-order mark; the separator of CSV is one of , ; | or a tab. Keys
+    without a bucket are relative to IN, or full URIs, or paths below a local IN. Raises UserError if the file is absent
+    or none of these.
     """
     if not storage.is_file(uri):
         raise UserError(f"--inventory {uri}: no such file")
@@ -99,7 +100,7 @@ def _manifest(uri: str) -> list[InventoryFile]:
 
 
 def is_short(files: list[InventoryFile]) -> bool:
-    """Whether an inventory is one text file of SHORT bytes at most. Raises UserError where it cannot be read."""
+    """Whether an inventory is one text file of at most SHORT bytes. Raises UserError if it cannot be read."""
     if len(files) != 1 or files[0].format not in ("csv", "txt") or files[0].uri.lower().endswith(".gz"):
         return False
     try:
@@ -111,8 +112,8 @@ def is_short(files: list[InventoryFile]) -> bool:
 def read_inventory(file: InventoryFile, source: str, odd: Odd) -> Iterator[pa.Table]:
     """The objects below `source` that a file lists, as tables of storage.LISTING, in the file's order.
 
-    Where the file tells no version or size of an object, the store is asked; an object that it does not tell of has
-    neither. `odd` is told of lines that are left out, by reason (left_out.REASONS). Raises UserError for a file that
+    If the file lacks the version or size of an object, the store is asked; both stay unknown if the store refuses.
+    `odd` is called for each line that is left out, with the reason (left_out.REASONS). Raises UserError for a file that
     cannot be read or has no keys, and for a store that does not answer.
     """
     keys, counts = Keys(source, file.quoted), Counter[str]()
@@ -169,11 +170,11 @@ def _listing(page: Page, file: InventoryFile, keys: Keys, odd: Odd) -> Iterator[
         odd(OUTSIDE, f"s3://{name}")
     if keys.bucket:
         yield _below(table.filter(ours), where, keys, True, odd)
-    yield _below(table.filter(nobodys), where, keys, False, odd)  # as if there were no such column
+    yield _below(table.filter(nobodys), where, keys, False, odd)  # rows without a bucket
 
 
 def _below(table: pa.Table, where: str, keys: Keys, in_bucket: bool, odd: Odd) -> pa.Table:
-    """Rows of one bucket, or of none, in the columns of storage.LISTING; `odd` is told of the others."""
+    """Rows of one bucket, or without a bucket, as a table like storage.LISTING; `odd` is called for bad rows."""
     bad = dict[int, str]()
     size = _numbers(table, "size", pa.int64(), whole, bad)
     modified = _numbers(table, "modified", TIME, microseconds, bad)
@@ -219,7 +220,7 @@ def _call(function: str, *arguments: Any, options: Any = None) -> Any:
 def _numbers(
     table: pa.Table, name: str, type: pa.DataType, parse: Callable[[Any], int | None], bad: dict[int, str]
 ) -> pa.Array | pa.ChunkedArray:
-    """A column of numbers; rows where it has something else are `bad`, by their lines."""
+    """A column of numbers; rows with anything else are added to `bad`, by line."""
     if name not in table.column_names:
         return pa.nulls(len(table), type)
     column = table[name]
@@ -227,7 +228,7 @@ def _numbers(
         column = _text(column)
     if name != "modified" or pa.types.is_temporal(column.type) or _is_text(column.type):
         in_ns = pa.types.is_timestamp(column.type) and column.type.unit == "ns"
-        # Numbers in text may have a fraction, times another form or be too far away.
+        # The cast fails for numbers with a fraction, and for times in another format or beyond its range.
         with suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
             cast = column.cast(type, safe=not in_ns)
             if name != "size" or (_call("min", cast).as_py() or 0) >= 0:
@@ -247,7 +248,7 @@ def _is_text(type: pa.DataType) -> bool:
 
 
 def _plain(column: pa.ChunkedArray) -> list[Any]:
-    """Values for `values.py`; times as numbers of nanoseconds or what their unit is, as Python's own are too coarse."""
+    """Values for `values.py`; times as integers, because Python's datetime is limited to microseconds and to 9999."""
     if pa.types.is_timestamp(column.type):
         unit = {"s": 1_000_000, "ms": 1000, "us": 1}.get(column.type.unit)
         numbers = column.cast(pa.int64()).to_pylist()
@@ -262,7 +263,7 @@ def _column(table: pa.Table, name: str) -> pa.Array:
 
 
 def _text(column: pa.ChunkedArray) -> pa.Array:
-    """Text as string, null for the empty one; bytes that are no UTF-8 as local_files.py escapes them."""
+    """Text as string, with null for empty text; bytes that are not UTF-8 are escaped as in local_files.py."""
     if not (_is_text(column.type) or pa.types.is_large_binary(column.type)):
         column = column.cast(pa.string())
     try:
@@ -275,10 +276,10 @@ def _text(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _asked(listed: pa.Table, source: str, odd: Odd, apply: Callable[..., Iterator[Any]]) -> pa.Table:
-    """With version, size and time of change of those objects that have none, as the store tells them.
+    """Adds missing versions, sizes and times of change, by asking the store.
 
-    Where the store refuses to tell of one, it stays as it is: it fails with the reason when it is read. Raises OSError
-    if the store does not answer at all.
+    If the store refuses to answer for an object, its row stays unchanged; reading the object will fail with the reason.
+    Raises OSError if the store does not answer at all.
     """
     if not listed["version"].null_count and not listed["size"].null_count:
         return listed
@@ -308,7 +309,7 @@ def _asked(listed: pa.Table, source: str, odd: Odd, apply: Callable[..., Iterato
 
 
 def _is_store(error: Exception) -> bool:
-    """Whether it is the store that fails, not this object that it refuses."""
+    """Whether the store failed, instead of refusing this one object."""
     cause = error.__cause__
     if isinstance(cause, ClientError):
         return cause.response["ResponseMetadata"]["HTTPStatusCode"] >= 500

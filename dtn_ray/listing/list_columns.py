@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-# In small letters without _, - and spaces; those of a CSV file are in its header or, for S3 Inventory, in the manifest.
+# Names in lower case without _, - and spaces. A CSV file has them in its header; for S3 Inventory the manifest does.
 COLUMNS = {
     "bucket": "bucket",
     "key": "key",
@@ -25,6 +25,6 @@ def column(name: str) -> str | None:
 
 
 def places(names: Sequence[str]) -> dict[str, int]:
-    """Where each of these columns stands; of several that are called alike, the first."""
+    """The index of each of these columns; the first, if several have the same name."""
     found = {column(name): i for i, name in reversed([*enumerate(names)])}
     return {name: i for name, i in found.items() if name}

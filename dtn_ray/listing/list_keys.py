@@ -1,4 +1,4 @@
-"""Turns keys as lists write them into keys as the source's listing gives them. Nothing outside is ever read.
+"""Converts keys in lists to keys as in the source's listing. Objects outside of the source are never read.
 
 One rule holds for all ways to name an object, whether relative, by a path, a URI or a bucket: the resulting key is
 relative to the source, no component of it is `..`, and the listing of the source would reach it too. Local links are
@@ -26,14 +26,14 @@ ENCODED = "[%+]"
 FOLDER = "/?[^/]*$"
 
 LeftOut = dict[int, str]
-"""By the place of a key why it is left out (left_out.REASONS); empty where it is not to be counted."""
+"""Index of a key that is left out → the reason (left_out.REASONS), or an empty text if it is not counted."""
 
 
 class Keys:
     """The keys of one source."""
 
     def __init__(self, source: str, quoted: bool = False) -> None:
-        """`quoted`: keys of a bucket are URL-encoded, as S3 Inventory does it in CSV."""
+        """`quoted`: keys of a bucket are URL-encoded, as in S3 Inventory's CSV."""
         self.quoted, self.local = quoted, not storage.is_s3(source)
         self.source, self.bucket, self.prefix = storage.child(source, "").rstrip("/"), "", ""
         if self.local:
@@ -45,9 +45,9 @@ class Keys:
             self.prefix = prefix and prefix + "/"
 
     def relative(self, keys: pa.Array, in_bucket: bool) -> tuple[pa.Array, LeftOut]:
-        """Keys (string) relative to the source, null for those that are left out; and these.
+        """Keys (string) relative to the source, null for those that are left out; and the reasons for these.
 
-        `in_bucket`: they are keys of the source's bucket, whole and literal.
+        `in_bucket`: `keys` are full, literal keys of the source's bucket.
         """
         if in_bucket:
             return self._in_bucket(keys)
@@ -73,7 +73,7 @@ class Keys:
         return found, left | unsafe
 
     def _one(self, key: str) -> tuple[str | None, str]:
-        """A key that is more than names between slashes, or None; and the reason where it is left out."""
+        """Converts a key that is not just names between slashes; returns it, or None and the reason."""
         scheme = SCHEME.match(key)
         if self.local:
             if scheme and scheme[1].lower() != "file":
@@ -104,7 +104,7 @@ class Keys:
         return "/".join(names) or None, ""
 
     def _below(self, folder: str) -> tuple[str, ...] | None:
-        """An absolute folder as the names that lead to it from the source, by whatever links; None for one outside."""
+        """The names that lead from the source to an absolute folder, through any links; None if it is outside."""
         if f"{folder}/".startswith(f"{self.root.rstrip('/')}/"):
             return tuple(name for name in folder[len(self.root) :].split("/") if name)
         try:
@@ -119,7 +119,7 @@ class Keys:
 
 
 def _each(keys: pa.Array, pattern: str, change: Callable[[str], tuple[str | None, str]]) -> tuple[pa.Array, LeftOut]:
-    """Keys, of which those that a pattern is found in are changed, or None; why these are left out, by their places."""
+    """Applies `change` to the keys that contain a pattern; also returns the reasons for those that became None."""
     matches = pc.call_function("match_substring_regex", [keys], pc.MatchSubstringOptions(pattern)).fill_null(False)
     places = _places(matches)
     if not places:

@@ -1,4 +1,4 @@
-"""Parquet and ORC files from others, as batches of bounded size. Knows no Ray.
+"""Parquet and ORC files from others, as batches of bounded size. Does not import Ray.
 
 A small file can unpack to any size: the libraries read a page, a dictionary or a stripe whole before anyone can check
 it, and damage may crash the process that reads it. So another process reads the file, limited to MEMORY by the
@@ -26,13 +26,13 @@ from dtn_ray.errors import UserError
 from dtn_ray.listing.list_columns import places
 from dtn_ray.text.display import name as shown
 
-ROWS = 20_000  # of a batch, at most …
-BYTES = 1 << 24  # … with so many bytes of text
+ROWS = 20_000  # most rows of a batch …
+BYTES = 1 << 24  # … and most bytes of text in it
 LONGEST = 1 << 16  # bytes of a value
 MEMORY = 800 << 20  # bytes for the file, beside Python and the libraries
 OVERLONG = "overlong"
-"""Column that is added: the length of a value that is too long, null where there is none; the value is null then."""
-# Threads take memory by their number, which is the machine's.
+"""An added column: the length of a value that is too long (the value itself is then null), or null."""
+# Each thread takes memory, so their number must not depend on the machine.
 FEW_THREADS = {
     "ARROW_DEFAULT_MEMORY_POOL": "system",
     "MALLOC_ARENA_MAX": "2",
@@ -91,7 +91,7 @@ def _batches(uri: str, format: str) -> Iterator[pa.RecordBatch]:
     if format == "orc":
         found = dataset.dataset(path, filesystem=filesystem, format="orc")
         columns = _columns(uri, found.schema)
-        # One at a time: readers ahead would hold as many.
+        # One batch at a time; reading ahead would hold more in memory.
         batches: Any = found.scanner(
             columns=list(columns), batch_size=ROWS, use_threads=False, batch_readahead=0, fragment_readahead=0
         ).to_batches()
@@ -108,7 +108,7 @@ def _batches(uri: str, format: str) -> Iterator[pa.RecordBatch]:
 
 
 def _columns(uri: str, schema: pa.Schema) -> dict[str, str]:
-    """The columns that are wanted, with the names that they get. Raises UserError for those that cannot be meant."""
+    """The wanted columns and their new names. Raises UserError for invalid ones."""
     columns = {schema.names[i]: name for name, i in places(schema.names).items()}
     for field in map(schema.field, [schema.names.index(name) for name in columns]):
         if schema.names.count(field.name) > 1:
@@ -131,7 +131,7 @@ def _is_binary(type: pa.DataType) -> bool:
 
 
 def _bounded(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """The rows of a batch, in pieces of BYTES of text or little more, and without values that are too long."""
+    """Divides a batch into pieces of about BYTES of text, and removes values that are too long."""
     total, longest = np.zeros(len(batch), np.int64), np.zeros(len(batch), np.int64)
     columns = dict[str, pa.Array]()
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
@@ -158,11 +158,11 @@ def _binary(values: pa.Array) -> pa.Array:
 
 
 def _without(values: pa.Array, indices: pa.Array | None) -> pa.Array:
-    """Text, or a dictionary of it with these indices, with null for what is too long."""
+    """Text, or dictionary-encoded text with these indices; values that are too long become null."""
     good = np.asarray(pc.call_function("binary_length", [values]).fill_null(0)) <= LONGEST
     if good.all() and indices is None:
         return values
-    # Arrow takes memory for values that are masked, too: so the dictionary is made without them.
+    # Arrow also takes memory for masked values, so the dictionary is built without them.
     places = np.cumsum(good) - 1
     renamed = pa.array(places, pa.int64(), mask=~good)
     renamed = renamed if indices is None else renamed.take(indices)
@@ -174,7 +174,7 @@ def _plain(column: pa.Array) -> pa.Array:
 
 
 def _main(uri: str, format: str) -> None:
-    """What the other process does: batches go to stdout, what is wrong is the last line of stderr."""
+    """The main function of the reading process: writes batches to stdout; the last line of stderr is the error."""
     with open("/proc/self/status") as status:
         used = next(int(line.split()[1]) << 10 for line in status if line.startswith("VmData"))
     resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, used + MEMORY))
@@ -193,7 +193,7 @@ def _main(uri: str, format: str) -> None:
         print(error, file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
-        os._exit(0)  # nobody reads on
+        os._exit(0)  # the reader has closed the pipe
     except BaseException as error:
         print(" ".join(f"{type(error).__name__}: {error}".split())[:1000], file=sys.stderr)
         os._exit(3)

@@ -1,4 +1,4 @@
-"""Text lists, as pages of cells: one key per line, or CSV. Knows no Ray.
+"""Text lists, as pages of cells: one key per line, or CSV. Does not import Ray.
 
 Text is read in blocks. A block is parsed at once if every line in it is a row, which is nearly always so. A line or row
 that is too long is skipped without being held.
@@ -25,8 +25,8 @@ from dtn_ray.text.display import name as shown
 
 ROWS = 20_000  # of a page
 BLOCK = 1 << 20  # bytes that are read at once
-LONGEST_LINE = 1 << 16  # characters: any key of a bucket (1,024 bytes) and any local path
-LINES_OF_ROW = 16  # that the quotation marks of one row may reach over
+LONGEST_LINE = 1 << 16  # characters; enough for any key of a bucket (1,024 bytes) and any local path
+LINES_OF_ROW = 16  # most lines of one CSV row with line breaks inside quotation marks
 DELIMITERS = ",;\t|"
 MARKS = {
     b"\xef\xbb\xbf": "utf-8-sig",
@@ -43,17 +43,17 @@ class Page(NamedTuple):
 
     table: pa.Table
     lines: np.ndarray
-    """For each row its line (of a Parquet or ORC file, row), from 1; int64."""
+    """The line number of each row (for Parquet and ORC, the row number), from 1; int64."""
 
 
 Block = tuple[int, list[str]]
-"""Lines with their ends that follow each other, and the number of the first."""
+"""The number of the first line, and consecutive lines with their line ends."""
 Rows = tuple[Sequence[int], list[list[str]]]
-"""Rows of cells, and the lines that they begin at."""
+"""The lines at which rows begin, and the rows of cells."""
 
 
 def keys_alone(uri: str, local: bool, odd: Odd) -> Iterator[Page]:
-    """The pages of a list of keys, one a line, of which only `key` is known.
+    """The pages of a list with one key per line; they have only the column `key`.
 
     `local`: keys may be in any encoding, and come as local_files.py escapes them. `odd` is told of what is left out.
     """
@@ -105,15 +105,15 @@ def _cells(rows: list[list[str]], place: int) -> list[str]:
 
 
 def _header(uri: str, lines: "_Lines") -> tuple[list[str], str]:
-    """The names of the columns, and what separates them. Raises UserError for a first line that names no column key."""
+    """The names of the columns, and the separator. Raises UserError if the first line does not name a column key."""
     first = next((line for line in lines if line[1].strip()), (1, ""))
-    if found := re.fullmatch(r'"?sep=(.)"?\s*', first[1], re.IGNORECASE):  # Excel's word
+    if found := re.fullmatch(r'"?sep=(.)"?\s*', first[1], re.IGNORECASE):  # a line that Excel writes
         return _parsed(next(lines, (1, ""))[1], found[1]), found[1]
     headers = {each: _parsed(first[1], each) for each in DELIMITERS}
     for delimiter, names in headers.items():
         if "key" in map(column, names):
             return names, delimiter
-    if max(map(len, headers.values())) <= 1:  # a list of keys, whose first line is one too or the column's name
+    if max(map(len, headers.values())) <= 1:  # a list of keys; its first line is a key or the column's name
         lines.again([first])
         return ["key"], ","
     raise _no_key(uri, max(headers.values(), key=len))
@@ -124,7 +124,7 @@ def _parsed(line: str, delimiter: str) -> list[str]:
 
 
 def _blocks(uri: str, newline: str, odd: Odd) -> Iterator[Block]:
-    """The lines of a file, .gz unpacked; `newline`: what ends them, and where empty, also \\r and \\r\\n do."""
+    """The lines of a file, .gz unpacked. `newline`: the line end; if empty, \\r and \\r\\n count as well as \\n."""
     filesystem, path = storage.resolve(uri)
     with filesystem.open_input_stream(path) as stream:
         encoding = _encoding(stream.read(4))
@@ -140,7 +140,7 @@ def _blocks(uri: str, newline: str, odd: Odd) -> Iterator[Block]:
         while True:
             content = stream.read(BLOCK)
             text = rest + decoder.decode(content, final=not content)
-            if content and newline and not skipping and text.isspace():  # or a small .gz could hold up a run for hours
+            if content and newline and not skipping and text.isspace():  # otherwise a small .gz could take hours
                 number, rest = number + text.count("\n"), text[text.rfind("\n") + 1 :][:LONGEST_LINE]
                 continue
             lines = list(io.StringIO(text, newline=newline))
@@ -171,13 +171,15 @@ def _encoding(beginning: bytes) -> str:
     for mark, encoding in MARKS.items():
         if beginning.startswith(mark):
             return encoding
-    if len(beginning) == 4 and beginning[1::2] == b"\0\0":  # without a mark: every second byte of Latin letters is 0
+    if (
+        len(beginning) == 4 and beginning[1::2] == b"\0\0"
+    ):  # UTF-16 without a mark: every second byte of Latin letters is 0
         return "utf-16-le"
     return "utf-16-be" if len(beginning) == 4 and beginning[::2] == b"\0\0" else "utf-8"
 
 
 class _Lines(Iterator[tuple[int, str]]):
-    """Lines with their numbers, one by one or a block at once."""
+    """Iterates over numbered lines, one by one or in blocks."""
 
     def __init__(self, blocks: Iterator[Block]) -> None:
         self.blocks, self.left = blocks, deque[tuple[int, str]]()
@@ -189,12 +191,12 @@ class _Lines(Iterator[tuple[int, str]]):
         return self.left.popleft()
 
     def again(self, lines: list[tuple[int, str]]) -> None:
-        """Lines that come again, before the others."""
+        """Puts lines back, to be read again before the others."""
         self.left.extendleft(reversed(lines))
 
 
 class _Row(Iterator[str]):
-    """Gives lines to a CSV reader, and keeps those of the row that it reads."""
+    """Passes lines to a CSV reader, and remembers the lines of the current row."""
 
     def __init__(self, lines: _Lines) -> None:
         self.lines, self.taken = lines, list[tuple[int, str]]()
@@ -221,7 +223,7 @@ def _rows(lines: _Lines, delimiter: str, odd: Odd) -> Iterator[Rows]:
                     whole = list(csv.reader(block[1], delimiter=delimiter, strict=True))
                 except csv.Error:
                     whole = []
-                if len(whole) == len(block[1]):  # no row reaches over several lines, and none is broken
+                if len(whole) == len(block[1]):  # every row is one line, and all are valid
                     yield range(block[0], block[0] + len(whole)), whole
                     continue
                 lines.again(list(enumerate(block[1], block[0])))
@@ -233,7 +235,7 @@ def _rows(lines: _Lines, delimiter: str, odd: Odd) -> Iterator[Rows]:
             except csv.Error as error:
                 (number, _), *others = row.taken
                 odd(BAD_LINE, f"line {number}: {error}")
-                lines.again(others)  # what a quotation mark that nothing closes took into the row
+                lines.again(others)  # the lines that an unclosed quotation mark had added to the row
                 continue
             numbers.append(row.taken[0][0])
             found.append(cells)
@@ -241,14 +243,14 @@ def _rows(lines: _Lines, delimiter: str, odd: Odd) -> Iterator[Rows]:
 
 
 def _fitting(numbers: Sequence[int], rows: list[list[str]], header: list[str], odd: Odd) -> Rows:
-    """The rows that have as many cells as the header, less blank ones."""
+    """The rows that have as many cells as the header, without blank rows."""
     kept, good = list[int](), list[list[str]]()
     for number, cells in zip(numbers, rows, strict=True):
         row = cells
         if not any(map(str.strip, row)):
             continue
         if len(header) == 1 and len(row) > 1 and any(row[1:]):
-            row = [",".join(row)]  # commas of a key that nobody quoted
+            row = [",".join(row)]  # commas in a key without quotation marks
         while len(row) > len(header) and not row[-1].strip():
             row = row[:-1]
         if len(row) != len(header):
@@ -266,7 +268,7 @@ def _paged(names: list[str], numbers: Sequence[int], cells: list[list[str]], loc
         columns = [each[start : start + ROWS] for each in cells]
         try:
             arrays = [pa.array(each, TEXT) for each in columns]
-        except UnicodeEncodeError:  # bytes that are no UTF-8
+        except UnicodeEncodeError:  # bytes that are not UTF-8
             lines, columns = _in_unicode(lines, columns, local, odd)
             arrays = [pa.array(each, TEXT) for each in columns]
         yield Page(pa.table([_without_empty(each) for each in arrays], names=names), np.array(lines, np.int64))

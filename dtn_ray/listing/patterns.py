@@ -16,8 +16,8 @@ from dtn_ray.storage.local_files import escape
 from dtn_ray.text.display import name as shown
 
 LONGEST = 10_000  # characters
-GROUPS = 50  # each takes its share of the time for a match
-MEMORY = 1 << 20  # bytes of the compiled pattern, which bounds the time for each byte of a key, too
+GROUPS = 50  # each group adds to the time of a match
+MEMORY = 1 << 20  # bytes of the compiled pattern; this also bounds the time per byte of a key
 SYNTAX = "https://github.com/google/re2/wiki/Syntax"
 
 
@@ -25,8 +25,11 @@ class Pattern:
     """A checked pattern. Pickles; keys may be any text."""
 
     def __init__(self, option: str, text: str) -> None:
-        """`option` is the one that gave the pattern, such as --match. Raises UserError for what RE2 does not take."""
-        self.option, self.text = option, escape(text)  # a pattern of a shell may be in another encoding, as a name may
+        """`option`: the option with the pattern, such as --match. Raises UserError for a pattern that RE2 rejects."""
+        self.option, self.text = (
+            option,
+            escape(text),
+        )  # a pattern from a shell may be in another encoding, like a file name
         self._compiled  # noqa: B018
 
     @cached_property
@@ -56,11 +59,11 @@ class Pattern:
 
     def found_in(self, keys: pa.ChunkedArray) -> pa.ChunkedArray:
         """For each key (string) whether the pattern is found in it, as booleans."""
-        # Arrow has RE2 too, and needs no Python for each key.
+        # Arrow also uses RE2, and needs no Python call per key.
         return pc.call_function("match_substring_regex", [keys], pc.MatchSubstringOptions(self.text))
 
     def person(self, key: str) -> str | None:
-        """Who is in the photo of a key: the pattern's first group, or whole match, where it is found; None for nobody.
+        """The person of a key: the pattern's first group, or the whole match; None if the pattern is not found.
 
         None also where the match leaves the first group out.
         """

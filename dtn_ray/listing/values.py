@@ -1,4 +1,4 @@
-"""Parses numbers and times in the forms that tables from elsewhere use."""
+"""Parses numbers and times in the formats of tables from other programs."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from typing import Any
 NOTHING = ("", "nan", "nat", "none", "null")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 INT64 = 2**63 - 1
-# A number of seconds since 1970 that is larger would lie after the year 5000: then it is of a smaller unit.
+# A number of seconds since 1970 above this would be after the year 5000, so a larger number has a smaller unit.
 UNITS = ((10**17, Decimal("0.001")), (10**14, Decimal(1)), (10**11, Decimal(1000)), (0, Decimal(1_000_000)))
 
 

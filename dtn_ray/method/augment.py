@@ -22,7 +22,7 @@ def augment(images: Tensor, options: Augment) -> Tensor:
         return torch.rand(count) * (limit - low) + low
 
     if any((options.rotation, options.aspect, options.shear, options.shift)) or options.scale != (1.0, 1.0):
-        # affine_grid wants the way back, from the result to the image: sizes are inverse there.
+        # affine_grid needs the inverse mapping, from the result to the image, so scales are inverted.
         angle = torch.deg2rad(uniform(options.rotation))
         zoom = torch.exp(-uniform(math.log(options.scale[1]), math.log(options.scale[0])))
         wide = torch.exp(uniform(math.log1p(options.aspect)) / 2)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dtn_ray.models.imported import ImportedF
 from dtn_ray.models.perceptual import Perceptual
 
-SHRINKAGE = 0.05  # of covariances towards the identity: some thousand images leave the least directions to chance
+SHRINKAGE = 0.05  # of covariances towards the identity, because a few thousand images estimate small variances poorly
 
 
 @dataclass(frozen=True)
@@ -17,15 +17,15 @@ class Moments:
     """Mean and scale of f's features over a domain."""
 
     mean: Tensor | None
-    """One number for each feature; None where it is not taken off."""
+    """One number for each feature; None if it is not subtracted."""
     scale: float
-    """The root of their mean variance."""
+    """The square root of the features' mean variance."""
     covariance: Tensor | None = None
-    """features×features."""
+    """Covariance, features×features."""
 
 
 class FrozenF(nn.Module):
-    """f as the DTN uses it: fixed weights, always in eval mode, its features in a unit of their own.
+    """f as the DTN uses it: fixed weights, always in eval mode, normalized features.
 
     Gradients flow through it to its input, never into its weights: L_CONST reaches g through f(G(x)), not f.
     `scale` (a buffer, one number) sets the unit in which d measures: α means the same for any f once the features have
@@ -69,14 +69,14 @@ class FrozenF(nn.Module):
 
     @property
     def onnx(self) -> bytes | None:
-        """The file of an f that was brought along, which holds its weights; None of others."""
+        """The ONNX file of an imported f, which holds its weights; None for other networks."""
         return self.network.content if isinstance(self.network, ImportedF) else None
 
     def train(self, mode: bool = True) -> "FrozenF":
         return super().train(False)
 
     def forward(self, x: Tensor, of_t: bool = False) -> Tensor:
-        """f(x) in its unit: images N×C×H×W in [-1, 1] of s, or of t as G's are, to N×features."""
+        """Normalized f(x): images N×C×H×W in [-1, 1] of s, or of t (like those of G), to N×features."""
         features: Tensor = self.network.represent(x).float()
         if self.mean_s is None or self.mean_t is None or self.scale_t is None:
             return features / self.scale
@@ -88,17 +88,18 @@ class FrozenF(nn.Module):
 
 @torch.no_grad()
 def moments(network: Perceptual, batches: Iterable[Tensor]) -> Moments:
-    """Of f's features over batches of images N×C×H×W in [-1, 1]; divided by that scale, they have unit variance."""
+    """The moments of f's features over batches of images N×C×H×W in [-1, 1]; dividing by the scale gives unit
+    variance."""
     features = torch.cat([network.represent(batch).float() for batch in batches])
     return Moments(features.mean(0), float(features.var(dim=0).mean().sqrt()), torch.cov(features.T))
 
 
 def transport(s: Moments, t: Moments) -> Tensor:
-    """The linear map A under which z @ A has t's covariance for z of s's, and which moves z least on average.
+    """The linear map A that gives features z of s the covariance of t (as z @ A), and moves them least on average.
 
     features×features, symmetric: the optimal transport between two Gaussians (Gelbrich 1990),
-    A = Σs^-½ (Σs^½ Σt Σs^½)^½ Σs^-½, of each domain's covariance in its own unit, shrunk by SHRINKAGE.
-    Whitening, which gives both one covariance too, would turn s's directions into others.
+    A = Σs^-½ (Σs^½ Σt Σs^½)^½ Σs^-½, with each domain's covariance of normalized features, shrunk by SHRINKAGE.
+    Whitening would also give both domains the same covariance, but it would rotate the features of s.
     """
 
     def shrunk(one: Moments) -> Tensor:

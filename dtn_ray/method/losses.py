@@ -31,7 +31,7 @@ def R_gan(logits_G_s: Tensor, logits_t: Tensor) -> Tensor:
 
 
 def R_gan_g(logits_G_s: Tensor) -> Tensor:
-    """What the baseline's G minimises against Eq. 1, in Goodfellow et al.'s non-saturating form: -E_s log D(G(x)).
+    """The loss of the baseline's G against Eq. 1, in Goodfellow et al.'s non-saturating form: -E_s log D(G(x)).
 
     Logits N×1. Left open by the paper; Eq. 4 has this form too, which is why it is chosen.
     """
@@ -73,7 +73,7 @@ def L_d(logits_G_s: Tensor, logits_G_t: Tensor, logits_t: Tensor) -> Tensor:
 def R_1(logits_t: Tensor, t: Tensor) -> Tensor:
     """Gradient penalty of D on real images (Mescheder et al. 2018): E_t ‖∇ D(t)‖² / 2; a scalar. Not in the paper.
 
-    Logits N×classes of D on t N×C×H×W, which must require gradients. Of the ternary D, the logit of real t counts.
+    Logits N×classes of D on t N×C×H×W, which must require gradients. For the ternary D, the logit of real t is used.
     """
     (gradient,) = torch.autograd.grad(logits_t[:, -1].sum(), t, create_graph=True)
     return gradient.square().sum((1, 2, 3)).mean() / 2
@@ -104,7 +104,7 @@ def L_tid_gan_d(logits_same: Tensor, logits_pair: Tensor) -> Tensor:
 
 
 def L_tid_gan(logits_pair: Tensor) -> Tensor:
-    """Eq. 6 with d2 a second GAN, as g sees it: -E_t log D2(x, G(x)), logits N×1; a scalar."""
+    """Eq. 6 with a second GAN as d2, the loss of g: -E_t log D2(x, G(x)), logits N×1; a scalar."""
     return F.softplus(-logits_pair).mean()
 
 

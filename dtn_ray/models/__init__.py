@@ -1,4 +1,4 @@
-"""The networks f, g and D. Pure torch: no files, no Ray.
+"""The networks f, g and D. Only torch: no files, no Ray.
 
 options                     how networks may be built
 layers                      layers that they share

@@ -1,4 +1,4 @@
-"""Limits the memory that a network from others may take while it is read: a few bytes of ONNX can ask for any."""
+"""Limits the memory for reading a network from others, because a few bytes of ONNX can request any amount."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,16 +11,16 @@ except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
 LEAST = 1 << 30
-"""Bytes for any network."""
+"""Bytes allowed for any network …"""
 COPIES = 16
-"""… and so many times what its file has: readers copy it, and gradients are taken."""
+"""… plus so many times the size of its file, because readers copy it and gradients are computed …"""
 PER_PIXEL = 8192
-"""… and so many for each pixel of the pictures that it is tried on."""
+"""… plus so many bytes for each pixel of the pictures on which it is tried."""
 
 
 @contextmanager
 def allowance(size: int, pixels: int = 0) -> Iterator[None]:
-    """Within, what would take more memory fails: torch raises RuntimeError, Python MemoryError. Linux only.
+    """During the `with`, larger allocations fail: torch raises RuntimeError, Python MemoryError. Linux only.
 
     `size`: bytes of the network's file. `pixels`: of a picture. It counts for the whole process, whose other threads
     should take little meanwhile.
@@ -29,7 +29,7 @@ def allowance(size: int, pixels: int = 0) -> Iterator[None]:
     if resource is None or used is None:
         yield
         return
-    # Threads that are started within would need memory, and the process ends where they get none.
+    # Threads started during the `with` would need memory, and the process dies if they get none.
     torch.zeros(torch.get_num_threads() << 15).exp()
     before, most = resource.getrlimit(resource.RLIMIT_DATA)
     limit = used + LEAST + COPIES * size + PER_PIXEL * pixels
@@ -43,12 +43,12 @@ def allowance(size: int, pixels: int = 0) -> Iterator[None]:
 
 
 def is_exceeded(error: BaseException) -> bool:
-    """Whether an error tells that memory was not to be had."""
+    """Whether an error means that an allocation failed."""
     return isinstance(error, MemoryError) or "allocate memory" in str(error)
 
 
 def _used() -> int | None:
-    """What RLIMIT_DATA counts, in bytes; None where the system does not tell."""
+    """The memory that RLIMIT_DATA counts, in bytes; None if the system does not report it."""
     try:
         with open("/proc/self/status") as file:
             return next(1024 * int(line.split()[1]) for line in file if line.startswith("VmData:"))

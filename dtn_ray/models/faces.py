@@ -19,7 +19,7 @@ SLOPE = 0.2  # of D's leaky ReLU
 
 
 class LocallyConnected(nn.Module):
-    """A convolution whose filters are not shared among places (Taigman et al. 2014, Sec. 3.2).
+    """A convolution whose filters are not shared between positions (Taigman et al. 2014, Sec. 3.2).
 
     N×`inputs`×`size`×`size` to N×`outputs`×H×H with H = (`size` - `kernel`) // `stride` + 1.
     """
@@ -33,7 +33,8 @@ class LocallyConnected(nn.Module):
         nn.init.normal_(self.weight, 0.0, math.sqrt(2 / (inputs * kernel**2)))  # He et al. 2015, for a ReLU after it
 
     def forward(self, x: Tensor) -> Tensor:
-        # A place's patches lie side by side, channels innermost: F.unfold's order costs many times this layer's sums.
+        # Patches are stored by position, with channels innermost; with F.unfold's order this layer is many times
+        # slower.
         rows = x.permute(0, 2, 3, 1).unfold(1, self.kernel, self.stride).unfold(2, self.kernel, self.stride)
         patches = rows.permute(1, 2, 0, 4, 5, 3).reshape(self.size**2, len(x), -1)
         places = torch.bmm(patches, self.weight).unflatten(0, (self.size, self.size))
@@ -163,7 +164,7 @@ class FaceD(nn.Module):
         initialise(self)
         if norm == "none":
             for layer in self.layers:
-                if isinstance(layer, nn.Conv2d):  # DCGAN's initialisation would let the values fade away
+                if isinstance(layer, nn.Conv2d):  # with DCGAN's initialisation the activations would vanish
                     nn.init.kaiming_normal_(layer.weight, SLOPE)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -22,42 +22,42 @@ Place = Annotated[float, Within(ge=-2, le=2)]
 
 @dataclass(frozen=True)
 class Eye:
-    """The region of an aligned face that a network takes as input, and in which form.
+    """The preprocessing of a face network: the region of an aligned face that is its input, and its value range.
 
     Aligned faces (dtn_ray/faces/align.py) have the same place in a square picture of any size, so a crop in fractions
     of its side fits photos of 152 pixels and emoji of 64 alike.
     """
 
     size: Annotated[int, Within(ge=1, le=1024)]
-    """Pixels of the square that the network takes."""
+    """Width and height of the network's input, in pixels."""
     crop: tuple[Place, Place, Annotated[float, Within(gt=0, le=4)]] = (0.0, 0.0, 1.0)
-    """Left, top and side of what it sees, as fractions of the picture's side."""
+    """Left, top and side of the input region, as fractions of the picture's side."""
     low: float = -1.0
     """Value of black."""
     high: float = 1.0
     """Value of white."""
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Taken off each channel after that, in the order that the network takes them …"""
+    """Then subtracted from each channel, in the network's order of channels."""
     std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
-    """… and by this each is divided."""
+    """Then each channel is divided by this."""
     bgr: bool = False
-    """Blue first, as networks trained with OpenCV take it."""
+    """Whether the channels are in the order blue, green, red, as in networks trained with OpenCV."""
     output: str | int | None = None
-    """Which of the network's outputs is f(x), by name or by number from 0; else the first that is a vector."""
+    """The network's output that is f(x), by name or by number from 0; by default the first that is a vector."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Pictures N×3×H×H in [-1, 1] to the network's input N×3×`size`×`size`; differentiable, bilinear."""
         left, top, side = self.crop
         if x.shape[-1] != self.size or self.crop != (0, 0, 1):
             shrink = x.shape[-1] * side / self.size
-            if shrink > 1:  # or fine patterns would pass between the samples, unseen
+            if shrink > 1:  # otherwise fine patterns between the samples would be ignored
                 x = F.interpolate(x, math.ceil(x.shape[-1] / shrink), mode="bilinear", antialias=True)
             grid = torch.stack(torch.meshgrid(self._places(left, x), self._places(top, x), indexing="xy"), -1)
             x = F.grid_sample(x, grid.expand(len(x), -1, -1, -1), padding_mode="border", align_corners=False)
         return self.values(x)
 
     def values(self, x: Tensor) -> Tensor:
-        """Colours N×3×H×W in [-1, 1] to the values and the order that the network takes."""
+        """Colours N×3×H×W in [-1, 1] to the network's value range and order of channels."""
         x = (x + 1) / 2 * (self.high - self.low) + self.low
         x = x.flip(1) if self.bgr else x
         if self.mean != (0, 0, 0):
@@ -65,7 +65,7 @@ class Eye:
         return x if self.std == (1, 1, 1) else x / x.new_tensor(self.std)[:, None, None]
 
     def _places(self, first: float, x: Tensor) -> Tensor:
-        """Where the crop's pixels lie on a side from -1 to 1; made on x's device, which a copy would wait for."""
+        """Positions of the crop's pixels on a side from -1 to 1; computed on x's device to avoid a blocking copy."""
         half = self.crop[2] / self.size
         low, high = 2 * first - 1 + half, 2 * (first + self.crop[2]) - 1 - half
         return torch.linspace(low, high, self.size, dtype=x.dtype, device=x.device)
@@ -114,7 +114,7 @@ class ImportedF(Perceptual):
             raise RuntimeError("made with another ONNX network")
 
 
-@torch.enable_grad()  # whoever loads it may do so for conversion, without gradients
+@torch.enable_grad()  # conversion loads the network with gradients disabled
 def _checked(network: nn.Module, images: Tensor) -> int:
     """The number of its features. Raises ValueError if they are not finite, or do not depend on each image."""
     images = images.detach().requires_grad_()
@@ -135,7 +135,7 @@ def _checked(network: nn.Module, images: Tensor) -> int:
 
 
 def _simplified(read: "onnx_reader.Read", images: Tensor) -> nn.Module:
-    """The network made fast, or as it is, with a warning, where that fails or gives something else."""
+    """The simplified network; or the original one, with a warning, if that fails or changes the output."""
     from dtn_ray.models.onnx_reader import quietly
     from dtn_ray.models.onnx_simplify import simplify
 
@@ -148,13 +148,13 @@ def _simplified(read: "onnx_reader.Read", images: Tensor) -> nn.Module:
                 found = fast(images)
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
             return fast
-        except Exception as error:  # a network of any kind, in operations of any kind
+        except Exception as error:  # networks from others can fail in any way
             warnings.warn(f"f could not be made faster and is used as its file has it: {error}", stacklevel=2)
             return read.whole(read.reading.again())
 
 
 def _without_state(network: nn.Module) -> nn.Module:
-    """Weights become buffers that no checkpoint keeps: they are the file's."""
+    """Turns weights into buffers that checkpoints do not store, because the ONNX file holds them."""
     for module in network.modules():
         for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             delattr(module, name)
@@ -163,7 +163,7 @@ def _without_state(network: nn.Module) -> nn.Module:
 
 
 def _forget_weights(f: ImportedF, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Checkpoints of former versions have the weights once more."""
+    """Ignores the weights that checkpoints of earlier versions contain a second time."""
     former = [key for key in state if key.startswith(f"{prefix}network.")]
     if former:
         state.setdefault(f"{prefix}_extra_state", f.get_extra_state())

@@ -41,10 +41,10 @@ class _NotFilled(TorchFunctionMode):
 
 @contextmanager
 def unfilled() -> Iterator[None]:
-    """Networks built within have shapes and no memory (torch's meta device): their weights come from a file.
+    """Networks built during the `with` have shapes but no memory (torch's meta device): weights will come from a file.
 
-    Nothing may be imported within for the first time, or its constants would have no values. Initialisation is left
-    out, since torch imports for seconds what it needs to do it on that device.
+    No module may be imported for the first time during the `with`, or its constants would have no values.
+    Initialisation is left out, since torch imports for seconds what it needs to do it on that device.
     """
     with torch.device("meta"), _NotFilled():
         yield
@@ -53,7 +53,7 @@ def unfilled() -> Iterator[None]:
 class PerDomain(nn.Module):
     """Applies a network to several batches, one forward pass each, so that batch norm never mixes them.
 
-    In one common pass the batch statistics give away which domain an image is from, and D wins at once; the paper does
+    In a common pass the batch statistics reveal the domain of an image, and D wins at once; the paper does
     not say. `separate=False` is the common pass. One call per update is also what data-parallel wrappers expect.
     """
 
@@ -68,7 +68,7 @@ class PerDomain(nn.Module):
 
 
 class CPUSyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the batches of all workers, for CPU workers: torch's SyncBatchNorm runs on GPUs alone.
+    """Batch norm over the batches of all workers, for CPU workers: torch's SyncBatchNorm only runs on GPUs.
 
     Input N×C×H×W, N the same on every worker. Without a process group, and in eval mode, it is nn.BatchNorm2d.
     """
@@ -79,7 +79,7 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
         workers, rank = dist.get_world_size(), dist.get_rank()
         count = workers * x.numel() // x.shape[1]
         wide = x.float()
-        # Each worker's own mean and variance, gathered by one sum: E[x²] - E[x]² would cancel where the mean is large.
+        # Combines each worker's mean and variance in one sum; E[x²] - E[x]² would lose precision for large means.
         own = torch.stack(torch.var_mean(wide, (0, 2, 3), correction=0)).unsqueeze(0)
         variances, means = all_reduce(nn.functional.pad(own, (0, 0, 0, 0, rank, workers - 1 - rank))).unbind(1)
         mean = means.mean(0)
@@ -96,7 +96,7 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronise_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
-    """Makes a network's batch norms take their statistics over all workers; same names and weights as before."""
+    """Makes a network's batch norms use statistics over all workers; names and weights stay the same."""
     if device.type != "cpu":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for layer in network.modules():

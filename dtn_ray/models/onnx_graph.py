@@ -1,4 +1,4 @@
-"""ONNX graphs as their exporters write them, made into what the readers take (dtn_ray/models/onnx_reader.py).
+"""Prepares ONNX graphs from various exporters for the readers (dtn_ray/models/onnx_reader.py).
 
 One image in, in float32, one output, no functions, names that are safe. Nothing here changes what the network gives,
 except that numbers of half precision become numbers of float32, so that gradients keep their digits.
@@ -21,15 +21,15 @@ CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
 
 @dataclass(frozen=True)
 class Declared:
-    """The shapes that a graph declares for its input and outputs; None for a length that it leaves open."""
+    """The shapes that a graph declares for its input and outputs; None for an open length."""
 
     input: tuple[int | None, ...] | None
-    """Lengths of the image's axes, the batch's among them; None where the graph does not tell."""
+    """Lengths of the image's axes, including the batch's; None if the graph does not declare them."""
     outputs: tuple[str, ...]
 
 
 def parse(content: bytes) -> ModelProto:
-    """An ONNX file's content. Raises ValueError where it is none, or where its weights are in another file."""
+    """Parses an ONNX file's content. Raises ValueError if it is not ONNX, or its weights are in another file."""
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's own
@@ -43,9 +43,9 @@ def parse(content: bytes) -> ModelProto:
 
 
 def prepare(model: ModelProto) -> tuple[ModelProto, Declared]:
-    """The network with one input of float32, ready for `only`; the model given is changed.
+    """Changes the model so that it has one input of float32, and is ready for `only`.
 
-    Raises ValueError, with the reason in one line, where it takes more than an image or is quantised.
+    Raises ValueError, with the reason in one line, if it has inputs other than an image, or is quantised.
     """
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
@@ -76,7 +76,7 @@ def prepare(model: ModelProto) -> tuple[ModelProto, Declared]:
 
 
 def only(model: ModelProto, output: str) -> ModelProto:
-    """A copy that computes one of the outputs, and nothing that this does not need."""
+    """A copy that computes only one of the outputs."""
     if [each.name for each in model.graph.output] == [output]:
         return model
     copy = ModelProto()
@@ -95,17 +95,17 @@ def only(model: ModelProto, output: str) -> ModelProto:
 
 
 def ranks(model: ModelProto) -> dict[str, int | None]:
-    """How many axes each output has; None where the graph does not tell."""
+    """The number of axes of each output; None if unknown."""
     try:
         graph = onnx.shape_inference.infer_shapes(model).graph
-    except Exception:  # onnx's own; the graph's own word then
+    except Exception:  # onnx's inference failed; use the graph's own declarations
         graph = model.graph
     types = {each.name: each.type.tensor_type for each in graph.output}
     return {name: len(kind.shape.dim) if kind.HasField("shape") else None for name, kind in types.items()}
 
 
 def numbered(model: ModelProto) -> ModelProto:
-    """A copy whose values and nodes are called by numbers: readers make names from names, and two may become one."""
+    """A copy whose values and nodes have numbers as names; otherwise the readers may map two names to one."""
     copy = ModelProto()
     copy.CopyFrom(model)
     names: dict[str, str] = {"": ""}
@@ -136,7 +136,7 @@ def digest(model: ModelProto) -> bytes:
 
 
 def refuse_differences(model: ModelProto, fx: bool) -> None:
-    """Raises ValueError for operations that a reader (onnx2fx, else onnx2torch) reads as something else than ONNX says.
+    """Raises ValueError for operations that a reader (onnx2fx, else onnx2torch) interprets differently from ONNX.
 
     Found by comparing both with ONNX Runtime, operation by operation (tests/models/test_imported_networks.py).
     """
@@ -163,7 +163,7 @@ def _plain(value: Any) -> Any:
 
 
 def _other_pixels(node: NodeProto, how: dict[str, Any], graph: GraphProto, fx: bool) -> bool:
-    """Whether torch's `interpolate` would find other pixels than a Resize asks for."""
+    """Whether torch's `interpolate` would compute other pixels than a Resize specifies."""
     old = node.op_type == "Upsample"
     mode = how.get("mode", b"nearest")
     counted = how.get("coordinate_transformation_mode", b"asymmetric" if old else b"half_pixel")
@@ -188,11 +188,12 @@ def _other_pixels(node: NodeProto, how: dict[str, Any], graph: GraphProto, fx: b
         b"align_corners",
     ):
         return True
-    return fx and bool(name) and not times  # onnx2fx goes by the length that comes out
+    return fx and bool(name) and not times  # onnx2fx uses the output's length
 
 
 def full_resizes(model: ModelProto) -> None:
-    """Writes lengths for all four axes where a Resize has some (opset 18), since onnx2fx takes the last two of four."""
+    """Gives a Resize lengths for all four axes if it has only some (opset 18), because onnx2fx reads the last two of
+    four."""
     for graph in _graphs(model.graph):
         nodes: list[NodeProto] = []
         for number, node in enumerate(graph.node):
@@ -218,7 +219,7 @@ def full_resizes(model: ModelProto) -> None:
 
 
 def operations(model: ModelProto) -> list[str]:
-    """The operations that a network has, each once, those of other domains as DOMAIN's NAME."""
+    """The names of a network's operations, each once; those of other domains as DOMAIN's NAME."""
     nodes = (node for _, node in _nodes(model.graph))
     return list(dict.fromkeys(f"{node.domain}'s {node.op_type}" if _foreign(node) else node.op_type for node in nodes))
 
@@ -265,7 +266,8 @@ def _foreign(node: NodeProto) -> bool:
 
 
 def _refuse_integers(graph: GraphProto) -> None:
-    """Rounding has no gradient. Weights of eight bits alone do no harm: DequantizeLinear is a multiplication."""
+    """Refuses quantised networks, as rounding has no gradient. Eight-bit weights alone are fine: DequantizeLinear is a
+    multiplication."""
     for within, node in _nodes(graph):
         weights = {each.name for each in within.initializer}
         kind = node.op_type
@@ -277,7 +279,7 @@ def _refuse_integers(graph: GraphProto) -> None:
 
 
 def _in_float(model: ModelProto, kinds: set[int]) -> None:
-    """Numbers of these kinds become float32, wherever a graph has them."""
+    """Converts numbers of these types to float32 everywhere in a graph."""
     for tensor in tensors(model):
         if tensor.data_type in kinds:
             name = tensor.name
@@ -294,7 +296,7 @@ def _in_float(model: ModelProto, kinds: set[int]) -> None:
 
 
 def _safe_names(graph: GraphProto) -> None:
-    """Names of nodes become names of modules, and torch.fx writes them into code, between quotation marks."""
+    """Makes names of nodes safe: they become names of modules, which torch.fx writes into code, in quotation marks."""
     for _, node in _nodes(graph):
         if not node.name.isprintable() or {*node.name} & {*'"\\'}:
             node.name = ""

@@ -1,4 +1,4 @@
-"""ONNX networks as torch modules that gradients pass, whichever exporter wrote them.
+"""Reads ONNX networks from any exporter as torch modules with gradients.
 
 Two libraries read them, and the first that succeeds counts:
 
@@ -36,14 +36,14 @@ UNREAD = "cannot be read: "
 
 @dataclass(frozen=True)
 class Intake:
-    """How a network takes images N×3×H×W."""
+    """The conversion from images N×3×H×W to a network's input."""
 
     grey: bool = False
     """One channel: its brightness."""
     channels_last: bool = False
-    """N×H×W×C, as TensorFlow has it."""
+    """N×H×W×C, as in TensorFlow."""
     bgr: bool = False
-    """The images come with blue first."""
+    """The images' channels are in the order blue, green, red."""
 
     def __call__(self, images: Tensor) -> Tensor:
         if self.grey:
@@ -53,7 +53,7 @@ class Intake:
 
 
 class OneByOne(nn.Module):
-    """A network that takes one image only, for a batch; by vmap at once, else in turn."""
+    """Applies a network for one image to a batch: by vmap, or otherwise one image after another."""
 
     def __init__(self, network: nn.Module, batched: bool, at_once: bool) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class OneByOne(nn.Module):
 
 
 class Adapted(nn.Module):
-    """A network behind its intake."""
+    """A network with its intake in front."""
 
     def __init__(self, network: nn.Module, intake: Intake) -> None:
         super().__init__()
@@ -91,22 +91,22 @@ class Reading:
 
 @dataclass(frozen=True)
 class Read:
-    """A network as read, in eval mode, and how it wants to be given images."""
+    """A network as read, in eval mode, and the conversion of its input."""
 
     reading: Reading
     intake: Intake
     alone: bool = False
     batched: bool = True
-    """Its input has an axis for the batch."""
+    """Whether its input has an axis for the batch."""
     at_once: bool = True
 
     def whole(self, network: nn.Module) -> nn.Module:
-        """That network, or one made of it, for images N×3×H×W."""
+        """The network, or one derived from it, for images N×3×H×W."""
         network = OneByOne(network, self.batched, self.at_once) if self.alone else network
         return network if self.intake in (Intake(), Intake(bgr=True)) else Adapted(network, self.intake)
 
     def shapes(self, size: int) -> list[tuple[int, ...]]:
-        """Of what the network itself takes, for square images: batches of two and of three, or one image."""
+        """The shapes of the network's own input for square images: batches of two and of three, or one image."""
         image = tuple(self.intake(torch.zeros(1, 3, size, size)).shape[1:])
         if self.alone:
             return [(1, *image) if self.batched else image]
@@ -114,7 +114,7 @@ class Read:
 
 
 def convert(content: bytes) -> fx.GraphModule:
-    """An ONNX file's network of any kind, in eval mode. Raises ValueError where none of the readers can read it."""
+    """The network of an ONNX file, in eval mode. Raises ValueError if none of the readers can read it."""
     model, _ = onnx_graph.prepare(onnx_graph.parse(content))
     problems: list[str] = []
     for reading in _readings(model, problems):
@@ -123,7 +123,7 @@ def convert(content: bytes) -> fx.GraphModule:
 
 
 def read(content: bytes, images: Tensor, bgr: bool = False, output: str | int | None = None) -> Read:
-    """A network that gives one vector for an image, found by trying it on `images`, 3×3×H×W or more of them.
+    """Reads a network with one output vector per image, by trying it on `images`, 3×3×H×W or more of them.
 
     `output`: which of its outputs, by name or number; else the first that is one vector an image. Raises ValueError,
     with the reason in one line, where there is no way to read it, or to give it those images.
@@ -144,7 +144,7 @@ def read(content: bytes, images: Tensor, bgr: bool = False, output: str | int | 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Within, a network may fail without a word: torch prints a traceback before it raises the error."""
+    """During the `with`, suppresses the traceback that torch prints before it raises an error."""
     with redirect_stderr(io.StringIO()):
         yield
 
@@ -163,11 +163,11 @@ def _candidates(model: Any, declared: Declared, output: str | int | None) -> lis
 
 
 def _readings(model: Any, problems: list[str]) -> Iterator[Reading]:
-    """The network as each of the readers reads it that can; of the others, the reason why not is kept."""
+    """The network as read by each reader that can read it; the errors of the others are recorded."""
     for reader, digest in ((_by_onnx2torch, _digest), (_by_onnx2fx, None)):
         try:
             network = reader(model)
-        except Exception as error:  # protobuf, onnx and the readers have no common one
+        except Exception as error:  # protobuf, onnx and the readers have no common error class
             problems.append(f"{UNREAD}{_line(error)}")
             continue
         yield Reading(network, partial(reader, model), digest(network) if digest else onnx_graph.digest(model))
@@ -193,7 +193,7 @@ def _by_onnx2fx(model: Any) -> fx.GraphModule:
 
 
 def _intakes(declared: Declared, bgr: bool) -> Iterator[tuple[Intake, bool]]:
-    """The ways in which a graph may want images, the likelier first, and whether with an axis for the batch."""
+    """Possible conversions of a graph's input, most likely first, and whether it has an axis for the batch."""
     shape = declared.input or (None,) * 4
     if len(shape) not in (3, 4):
         raise ValueError(f"takes an input of {len(shape)} axes; an image has 3, a batch of images 4")
@@ -206,7 +206,7 @@ def _intakes(declared: Declared, bgr: bool) -> Iterator[tuple[Intake, bool]]:
 
 @torch.no_grad()
 def _tried(reading: Reading, intake: Intake, batched: bool, images: Tensor, problems: list[str]) -> Read | None:
-    """The network for a batch, where that gives what it gives for one image at a time; else for one at a time."""
+    """The network for a batch, if its output is the same as for single images; otherwise for one image at a time."""
     alone, at_once = (Read(reading, intake, True, batched, each) for each in (False, True))
     network = reading.network
     try:
@@ -221,20 +221,20 @@ def _tried(reading: Reading, intake: Intake, batched: bool, images: Tensor, prob
                 found = way.whole(network)(images).flatten(1)
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4, equal_nan=True)
             return way
-        except Exception:  # … or where it takes one image at a time
+        except Exception:  # … or if it accepts one image at a time
             continue
     return alone
 
 
 @torch.no_grad()
 def _is_vector(found: Read, images: Tensor) -> bool:
-    """N×F, also with axes of length one."""
+    """Whether an output is N×F, possibly with further axes of length one."""
     given = found.reading.network(found.intake(images[:1])[(...) if found.batched else 0])
     return sum(length > 1 for length in given.shape) <= 1
 
 
 def _reason(model: Any, problems: list[str]) -> str:
-    """Why none of the readers can read a network."""
+    """The message if none of the readers can read a network."""
     kinds, last = onnx_graph.operations(model), problems[-1].removeprefix(UNREAD)
     for kind in kinds:
         if "'s " in kind:
@@ -247,7 +247,7 @@ def _reason(model: Any, problems: list[str]) -> str:
 
 
 def _misfit(model: Any, declared: Declared, size: int, problems: list[str]) -> str:
-    """Why a network does not serve."""
+    """The message if a network cannot be used."""
     tried = [each for each in problems if not each.startswith(UNREAD)]
     if problems and not tried:
         return _reason(model, problems)
@@ -260,7 +260,7 @@ def _misfit(model: Any, declared: Declared, size: int, problems: list[str]) -> s
 
 
 def _digest(network: nn.Module) -> bytes:
-    """Of weights as their file has them: the same where others changed the file but not those."""
+    """Digest of the weights in the file; it stays the same if the rest of the file changes."""
     sha = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         sha.update(name.encode() + value.numpy().tobytes())

@@ -1,4 +1,4 @@
-"""Networks from ONNX, made fast: what depends on no pixel is computed once, the rest in few passes.
+"""Makes networks from ONNX fast: values that depend on no pixel are computed once, the rest in few passes.
 
 Of what onnx2fx reads, whose operations are functions and not modules, only the former is done.
 
@@ -27,7 +27,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 OF_NUMBERS = (OnnxReshape, OnnxSlice, OnnxResize, OnnxExpand, OnnxSqueezeDynamicAxes, OnnxUnsqueezeDynamicAxes)
-"""Modules that read all their inputs but the first as numbers."""
+"""Modules that read all inputs except the first as numbers."""
 NUMBERS = {
     "Reshape",
     "Slice",
@@ -48,21 +48,21 @@ NUMBERS = {
     "ReduceL1",
     "TopK",
 }
-"""The same of functions."""
+"""Functions that do the same."""
 Range = tuple[float, float]
 Node = Any  # fx.Node, whose arguments fx types as everything that they may be
 
 
 @torch.no_grad()
 def simplify(network: fx.GraphModule, *shapes: tuple[int, ...]) -> fx.GraphModule:
-    """Changes a network in place; it gives what it gave, but for rounding.
+    """Simplifies a network in place; its output stays the same, up to rounding.
 
     `shapes`: of two inputs that differ in the batch's size, their first length, and it then serves for any; or of the
     only input that it will be given. It may raise anything where the network has operations that were not met yet, and
     should then be read anew.
     """
     of_shape = _fold(network, *shapes)
-    network.graph.eliminate_dead_code()  # what was folded still counts among the users of what it was made from
+    network.graph.eliminate_dead_code()  # otherwise folded nodes still count as users of their inputs
     node: Node
     for node in network.graph.nodes:
         module = _module(network, node)
@@ -86,9 +86,9 @@ def simplify(network: fx.GraphModule, *shapes: tuple[int, ...]) -> fx.GraphModul
 
 
 def _fold(network: fx.GraphModule, *shapes: tuple[int, ...]) -> set[fx.Node]:
-    """What depends on the input's shape alone becomes a constant, for each batch or for each image.
+    """Replaces values that depend only on the input's shape by constants, per batch or per image.
 
-    Returns what so depends, whether it became one or not.
+    Returns all such values, replaced or not.
     """
     batches = [shape[0] for shape in (shapes[0], shapes[-1])]
     runs = [_Shaped(network) for _ in batches]
@@ -138,7 +138,7 @@ class _Shaped(fx.Interpreter):
 
 
 def _kind(network: nn.Module, node: Node) -> str:
-    """The ONNX operation that a node was read from, as far as this file asks."""
+    """The ONNX operation from which a node was read, if this module needs it."""
     module = _module(network, node)
     if isinstance(module, OnnxShape | OnnxReshape | OnnxExpand):
         return type(module).__name__.removeprefix("Onnx")
@@ -146,7 +146,7 @@ def _kind(network: nn.Module, node: Node) -> str:
 
 
 def _shape_by_numbers(network: fx.GraphModule, node: Node, runs: list["_Shaped"], batches: list[int]) -> None:
-    """A shape that is computed from the batch's size says -1 for that instead."""
+    """Replaces the batch's size by -1 in a shape that is computed from it."""
     (first, *rest), (other, *same) = (run.lengths[node] for run in runs)
     if [first, other] != batches or rest != same or 0 in rest:
         return
@@ -161,7 +161,7 @@ def _shape_by_numbers(network: fx.GraphModule, node: Node, runs: list["_Shaped"]
 
 
 def _fix_padding(network: fx.GraphModule, node: Node) -> None:
-    """Padding by a tensor reads it from the device each time; by numbers it does not."""
+    """Replaces padding by a tensor, which is read from the device each time, by padding with numbers."""
     padded, pads, *filling = node.args
     amounts, *values = (_constant(network, each) for each in (pads, *filling))
     fixed = [float(value) for value in values if value is not None]
@@ -172,7 +172,7 @@ def _fix_padding(network: fx.GraphModule, node: Node) -> None:
 
 
 class _WithNumbers(nn.Module):
-    """A module with the tensors that it reads as numbers: kept on the CPU, or it would wait for a GPU each time."""
+    """A module with tensors that it reads as numbers. They stay on the CPU, so that it does not wait for a GPU."""
 
     def __init__(self, module: nn.Module, numbers: tuple[Tensor, ...]) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ def _keep_numbers(network: fx.GraphModule, node: Node, module: nn.Module) -> Non
 
 
 def _keep_integers(network: fx.GraphModule, of_shape: set[fx.Node]) -> None:
-    """The same for functions: lengths, axes and places stay on the CPU, where onnx2fx computes with shapes."""
+    """The same for functions: lengths, axes and positions stay on the CPU, where onnx2fx computes with shapes."""
 
     def read(user: Node, number: Node) -> bool:
         return user.op == "call_function" and (
@@ -204,7 +204,7 @@ def _keep_integers(network: fx.GraphModule, of_shape: set[fx.Node]) -> None:
             owner, _, name = str(node.target).rpartition(".")
             module = network.get_submodule(owner)
             delattr(module, name)
-            setattr(module, name, value.clone())  # no buffer, so it is not moved to a GPU
+            setattr(module, name, value.clone())  # not a buffer, so that it is not moved to a GPU
 
 
 def _pad_in_convolution(network: fx.GraphModule, node: Node) -> None:
@@ -220,7 +220,7 @@ def _pad_in_convolution(network: fx.GraphModule, node: Node) -> None:
 
 
 def _into_convolution(network: fx.GraphModule, node: Node, operation: OnnxBinaryMathOperation) -> None:
-    """What a convolution's channels are multiplied by, and what is added to them, moves into its filters and bias."""
+    """Moves factors and summands of a convolution's output channels into its filters and bias."""
     name = operation.math_op_function.__name__.strip("_").removeprefix("onnx_")
     values = [_constant(network, each) for each in node.args]
     if values[1] is None and name in ("add", "mul"):
@@ -236,7 +236,7 @@ def _into_convolution(network: fx.GraphModule, node: Node, operation: OnnxBinary
     convolution = _module(network, source)
     if not isinstance(convolution, nn.Conv2d) or len(source.users) != 1 or value.dim() > 4:
         return
-    channels = axes.index(1)  # where the transposes have put the convolution's channels
+    channels = axes.index(1)  # the axis of the convolution's channels after the transposes
     shape = [1] * (4 - value.dim()) + list(value.shape)
     if any(length != 1 for axis, length in enumerate(shape) if axis != channels):
         return
@@ -250,7 +250,7 @@ def _into_convolution(network: fx.GraphModule, node: Node, operation: OnnxBinary
 
 
 def _limits(network: fx.GraphModule, node: Node) -> Range | None:
-    """The least and greatest value that a clamp leaves; None where it is none."""
+    """The limits of a clamp; None if the node is not a clamp."""
     module = _module(network, node)
     if isinstance(module, nn.ReLU):
         return 0.0, math.inf
@@ -267,7 +267,7 @@ def _limits(network: fx.GraphModule, node: Node) -> Range | None:
 
 
 def _clamp_once(network: fx.GraphModule, node: Node, limits: Range) -> None:
-    """A ReLU6 is made of up to three clamps, and each costs a pass."""
+    """Merges consecutive clamps: exporters write a ReLU6 as up to three, and each takes a pass."""
     [image] = [each for each in node.all_input_nodes if _constant(network, each) is None]
     low, high = limits
     before = _limits(network, image)

@@ -1,8 +1,8 @@
-"""How networks may be built. Imports only the standard library, because command lines read it."""
+"""Types of the networks' options. Imports only the standard library, because command lines import it."""
 
 from typing import Literal
 
 Upscaling = Literal["transposed", "nearest"]
-"""How g of faces doubles its size."""
+"""How the faces' g doubles its resolution."""
 Norm = Literal["batch", "none"]
-"""Of D of faces."""
+"""Normalization in the faces' D."""

@@ -1,4 +1,4 @@
-"""SRCNN (Dong et al. 2015), which Sec. 5.2 enlarges g's 64×64 output with to print quality. Pure torch."""
+"""SRCNN (Dong et al. 2015), with which Sec. 5.2 enlarges g's 64×64 output to print quality. Only torch."""
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ class SRCNN(nn.Module):
                 weight[0, 0, weight.shape[2] // 2, weight.shape[3] // 2] = 1.0
 
     def forward(self, y: Tensor, pad: bool = True) -> Tensor:
-        """Without `pad`, the output is `margin` pixels smaller on each side: what has its whole surroundings."""
+        """Without `pad`, the output is `margin` pixels smaller on each side, so that no padding affects it."""
         if pad:
             y = F.pad(y, [self.margin] * 4, mode="replicate")
         return self.layers[2](F.relu(self.layers[1](F.relu(self.layers[0](y)))))
@@ -48,7 +48,7 @@ _OFFSET = torch.tensor([16.0, 128.0, 128.0])[:, None, None] / 255
 
 
 def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
-    """N×3×H×W, RGB in [0, 1] to Y, Cb, Cr of BT.601's studio range, of which 255 is 1: Y from 16/255 to 235/255."""
+    """N×3×H×W, RGB in [0, 1] to Y, Cb, Cr in BT.601's studio range divided by 255: Y from 16/255 to 235/255."""
     return _mix(_YCBCR, rgb) + _OFFSET.to(rgb)
 
 
@@ -58,7 +58,7 @@ def ycbcr_to_rgb(ycbcr: Tensor) -> Tensor:
 
 
 def _mix(matrix: Tensor, x: Tensor) -> Tensor:
-    # No matrix product, which autocast would round to bfloat16 and a GPU to TF32.
+    # Not as a matrix product, which autocast would round to bfloat16 and a GPU to TF32.
     return (matrix.to(x)[:, :, None, None] * x[:, None]).sum(2)
 
 
@@ -71,7 +71,7 @@ def bicubic(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def degrade(y: Tensor, factor: int) -> Tensor:
-    """N×C×H×W shrunk `factor` times and enlarged again, both bicubic: what the network is to sharpen; not clipped.
+    """N×C×H×W shrunk `factor` times and enlarged again, both bicubic: the network's input; not clipped.
 
     H and W must be multiples of `factor`.
     """
@@ -82,8 +82,8 @@ def degrade(y: Tensor, factor: int) -> Tensor:
 def upscale(network: nn.Module, x: Tensor, factor: int, channels: int = 1, enlarges: int = 1) -> Tensor:
     """Images N×3×H×W in [-1, 1] enlarged `factor` times, by bicubic interpolation and a network that takes [0, 1].
 
-    `channels`: 1 where the network takes luminance alone, and colour stays bicubic, or 3 where it takes RGB.
-    `enlarges`: 1 where it takes what is enlarged already, or `factor` where it enlarges itself.
+    `channels`: 1 if the network's input is luminance (colour stays bicubic), or 3 if it is RGB.
+    `enlarges`: 1 if the network sharpens enlarged images, or `factor` if it enlarges images itself.
     Computes in float32, also under autocast, and returns x's type.
     """
     height, width = factor * x.shape[-2], factor * x.shape[-1]

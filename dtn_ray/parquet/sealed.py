@@ -1,4 +1,4 @@
-"""Parquet that the program writes and reads back itself: damage is an error, never fewer or other rows.
+"""Parquet files that dtn-ray writes and reads itself: damage is an error, never fewer or other rows.
 
 Every page has a checksum. No checksum covers the footer, so its digest is in the file's name.
 """
@@ -11,11 +11,11 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-TAIL = 64 << 10  # read at once: most footers lie in it
+TAIL = 64 << 10  # bytes read at once; most footers fit
 
 
 def encode(table: pa.Table, rows_per_group: int | None = None) -> bytes:
-    """A file of the table."""
+    """Encodes a table as a file."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, row_group_size=rows_per_group, write_page_checksum=True)
     return buffer.getvalue()
@@ -27,7 +27,7 @@ def name(stem: str, content: bytes) -> str:
 
 
 def open_file(file: pa.NativeFile, uri: str) -> pq.ParquetFile:
-    """A file to be read that is called `uri`, and that nobody else can have written. Raises as `check` does.
+    """Opens a file with the name `uri` that dtn-ray wrote. Raises as `check` does.
 
     Reading a damaged page raises ValueError or OSError.
     """
@@ -44,9 +44,10 @@ class Seekable(Protocol):
 
 
 def check(file: Seekable, uri: str) -> bytes:
-    """The footer of a file called `uri`; one without a digest in its name, of an older version, is not checked.
+    """Checks and returns the footer of a file with the name `uri`. A name without a digest (older versions) is
+    accepted.
 
-    Raises ValueError where the footer is damaged.
+    Raises ValueError if the footer is damaged.
     """
     footer = _footer(file)
     named = re.search(r"-([0-9a-f]{16})\.parquet$", uri)
@@ -56,7 +57,7 @@ def check(file: Seekable, uri: str) -> bytes:
 
 
 def _footer(file: Seekable) -> bytes:
-    """The end of a file from its metadata on; some other bytes of it, where it is damaged."""
+    """The end of a file from its metadata on; if it is damaged, some other bytes."""
     size = file.size()
     length = min(size, TAIL)
     while True:

@@ -1,4 +1,4 @@
-"""Parquet files from others, read within bounds: a footer's claims are not trusted.
+"""Reads Parquet files from others within bounds, without trusting the footer.
 
 A few bytes of Parquet can stand for gigabytes: compressed pages, values that are stored once and repeated many times,
 nulls that take no bytes. So each row group is checked before it is decoded: the headers of its pages give their
@@ -21,15 +21,15 @@ from dtn_ray.errors import UserError, reason
 from dtn_ray.parquet.thrift import Reader
 from dtn_ray.storage.refusals import Refused
 
-GROUP_BYTES = 256 << 20  # of the wanted columns of a row group, packed or unpacked
-BATCH_BYTES = 64 << 20  # that values which are told once and meant many times may take together
+GROUP_BYTES = 256 << 20  # limit for the wanted columns of a row group, compressed and uncompressed
+BATCH_BYTES = 64 << 20  # limit for a batch of values that are stored once and repeated many times
 FOOTER_BYTES = 32 << 20
 ROWS = 2 << 20  # of a row group; pyarrow writes half as many
 PAGES = 100_000  # of a column of a row group
 COLUMNS = 10_000
-PER_VALUE = 16  # bytes of a value beside what its pages unpack to: offsets, levels, or a number
-TAIL = 64 << 10  # read at once: most footers lie in it
-# What pyarrow raises of damaged bytes, beside what the store raises.
+PER_VALUE = 16  # bytes per value in addition to the uncompressed pages: offsets, levels, or a number
+TAIL = 64 << 10  # bytes read at once; most footers fit
+# Errors that pyarrow raises for damaged bytes, and those of the store.
 DAMAGE = (OSError, ValueError, LookupError, ArithmeticError, NotImplementedError, MemoryError, TypeError)
 
 
@@ -38,10 +38,10 @@ class Damaged(UserError):
 
 
 class Table:
-    """An open Parquet file. Close it by `opened`."""
+    """An open Parquet file. Use `opened`, which closes it."""
 
     def __init__(self, uri: str, stream: pa.NativeFile) -> None:
-        """Reads the footer. Raises UserError where it is damaged or too large, OSError where the store fails."""
+        """Reads the footer. Raises UserError if it is damaged or too large, OSError if the store fails."""
         self.uri, self.source = uri, _Source(stream)
         with damage(uri):
             self.source.hold(max(0, self.source.size() - TAIL), TAIL)
@@ -65,21 +65,21 @@ class Table:
             if self.metadata.num_columns > COLUMNS:
                 raise ValueError(f"it has {self.metadata.num_columns} columns, more than {COLUMNS}")
             self.schema = self.file.schema_arrow
-            _ = self.schema.names  # of damaged bytes they may be no text
+            _ = self.schema.names  # fails if damaged names are not text
             self.rows = [self.metadata.row_group(i).num_rows for i in range(self.metadata.num_row_groups)]
             for i, rows in enumerate(self.rows):
                 if not 0 <= rows <= ROWS:
                     raise ValueError(f"row group {i} is said to have {rows} rows; {ROWS} are the most that are read")
 
     def batches(self, group: int, columns: Sequence[str] | None = None, rows: int = ROWS) -> Iterator[pa.RecordBatch]:
-        """The rows of a row group in order, `rows` at most together; `columns` by their paths in the file's schema.
+        """The rows of a row group in order, at most `rows` at a time; `columns`: paths in the file's schema.
 
         Raises UserError for a row group that takes more than GROUP_BYTES, OSError or ValueError for a damaged one.
         """
         at_once = min(rows, self._look_through(group, columns))
         taken = found = 0
         for batch in self.file.iter_batches(at_once, row_groups=[group], columns=columns and [*columns]):
-            batch.validate(full=True)  # or text that is no UTF-8 fails where it is used
+            batch.validate(full=True)  # otherwise text that is not UTF-8 would fail later
             taken += sum(map(_size, batch.columns))
             if taken > GROUP_BYTES:
                 raise self._too_large(group)
@@ -89,7 +89,7 @@ class Table:
             raise ValueError(f"row group {group} has {found} rows, but the footer says {self.rows[group]}")
 
     def read(self, group: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """A row group whole. Raises as `batches` does."""
+        """A whole row group. Raises as `batches` does."""
         batches = list(self.batches(group, columns))
         if batches:
             return pa.Table.from_batches(batches)

@@ -1,4 +1,4 @@
-"""Enlarging what g draws (Sec. 5.2).
+"""Enlarging the images of g (Sec. 5.2).
 
 options    options of training an SRCNN
 patches    its training data

@@ -22,10 +22,10 @@ from dtn_ray.super_resolution.patches import LEAST_TEST, make_pairs, read_lumina
 
 
 def train_super_resolution(config: SuperResolution, run: Run) -> Finished:
-    """Trains an SRCNN and reports its PSNR on the test images, beside bicubic interpolation's.
+    """Trains an SRCNN and reports its PSNR on the test images, and that of bicubic interpolation.
 
-    Its checkpoint is what `load_super_resolver` takes. The same call continues where an earlier one stopped, and
-    ends with an uninterrupted run's weights. Raises UserError for bad settings, files or resources.
+    `load_super_resolver` reads its checkpoint. The same call resumes where an earlier one stopped, and ends with the
+    weights of an uninterrupted run. Raises UserError for bad settings, files or resources.
     """
     if config.steps < 1 or config.patch < 1:
         raise UserError("--steps and --patch must be at least 1")
@@ -33,7 +33,7 @@ def train_super_resolution(config: SuperResolution, run: Run) -> Finished:
     if not config.factors or not {*config.factors} <= {2, 3, 4} or len({*config.factors}) < len(config.factors):
         raise UserError(f"--factors {' '.join(map(str, config.factors))}: needs one or more of 2, 3 and 4, each once")
     check(config)
-    # A crop to a multiple of the factor must leave as much as the network sees.
+    # After cropping to a multiple of the factor, an image must still be as large as the network's input.
     least = config.patch + 2 * SRCNN(config.middle).margin + max(config.factors) - 1
     images = read_luminances(config.images, least)
     tests = read_luminances(config.test_images, LEAST_TEST) if config.test_images else {}

@@ -1,4 +1,4 @@
-"""Enlarging what g draws to print quality: a trained SRCNN, or a super-resolution network brought along as ONNX."""
+"""Enlarges the images of g for print, with a trained SRCNN or any super-resolution network as ONNX."""
 
 import hashlib
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from dtn_ray.super_resolution.options import SuperResolution
 
 
 def load_srcnn(uri: str) -> tuple[SRCNN, SuperResolution, dict[str, Any]]:
-    """An SRCNN in eval mode, how it was trained, its manifest. Raises UserError where the checkpoint does not serve."""
+    """An SRCNN in eval mode, its settings and its manifest. Raises UserError if the checkpoint cannot be used."""
     with open_folder(uri) as folder:
         manifest = read_manifest(folder, "super_resolution")
         config = read_config(folder, SuperResolution, manifest)
@@ -31,12 +31,12 @@ def load_srcnn(uri: str) -> tuple[SRCNN, SuperResolution, dict[str, Any]]:
 
 
 FACTORS = (1, 2, 3, 4)
-TRIALS = ((2, 32), (1, 64))  # images and pixels of their sides: a network must take any
+TRIALS = ((2, 32), (1, 64))  # numbers of images and their sides in pixels; a network must accept all
 
 
 @dataclass(frozen=True)
 class SuperResolver:
-    """A super-resolution network, and what is known of it."""
+    """A super-resolution network and its properties."""
 
     network: nn.Module
     """N×`channels`×H×W in [0, 1] to the same, `enlarges` times as large."""
@@ -44,11 +44,11 @@ class SuperResolver:
     digest: str
     """SHA-256 of the weights, or of the ONNX file."""
     factors: tuple[int, ...]
-    """How many times it can enlarge, besides 1."""
+    """The factors by which it can enlarge, besides 1."""
     channels: int = 1
-    """1: luminance as `rgb_to_ycbcr` gives it; 3: RGB."""
+    """1: luminance as from `rgb_to_ycbcr`; 3: RGB."""
     enlarges: int = 1
-    """How many times larger its output is; 1: it takes what bicubic interpolation enlarged."""
+    """How many times larger its output is; 1: its input is an image enlarged by bicubic interpolation."""
 
 
 def load_super_resolver(uri: str) -> SuperResolver:
@@ -79,13 +79,13 @@ def _imported(content: bytes, uri: str) -> nn.Module:
     try:
         return onnx_reader.convert(content)
     except ImportError:
-        raise  # a fault of ours
-    except Exception as error:  # a network may raise anything where it is odd
+        raise  # our own mistake, not the network's
+    except Exception as error:  # a network from others can raise anything
         raise UserError(f"{uri}: {reason(error)}") from error
 
 
 def _tried(network: nn.Module, uri: str) -> tuple[int, int]:
-    """The channels that a network takes, and how many times it enlarges. Raises UserError where it does neither."""
+    """The channels of a network's input, and how many times it enlarges. Raises UserError if it does neither."""
     problems = []
     for channels in (1, 3):
         try:
@@ -120,8 +120,8 @@ def _trials(network: nn.Module, channels: int) -> Iterator[int]:
 class Upscaler(nn.Module):
     """Enlarges images N×3×H×W in [-1, 1] `factor` times, 1 to 4; 1 leaves them as they are.
 
-    Raises UserError for a factor that the network does not serve for: trained on another blur than it gets, it would
-    draw too much or too little of every edge, and nothing in its output would tell.
+    Raises UserError for a factor for which the network was not trained: it would sharpen edges too much or too little,
+    without any sign of an error.
     """
 
     def __init__(self, resolver: SuperResolver, factor: int) -> None:
@@ -137,7 +137,7 @@ class Upscaler(nn.Module):
         self.network, self.factor = resolver.network, factor
         self.channels, self.enlarges = resolver.channels, resolver.enlarges
         self.digest = hashlib.sha256(f"{resolver.digest} {factor}".encode()).hexdigest()
-        """Of the network and the factor: what else than x decides the output."""
+        """Digest of the network and the factor, which together with x decide the output."""
 
     def forward(self, x: Tensor) -> Tensor:
         """N×3×H×W in [-1, 1] to N×3×`factor`·H×`factor`·W in [-1, 1], of x's type."""

@@ -1,4 +1,4 @@
-"""What each worker of an SRCNN's training does."""
+"""One worker of an SRCNN's training."""
 
 import math
 from collections.abc import Mapping
@@ -29,15 +29,15 @@ def rate(config: SuperResolution, step: int) -> float:
 
 
 def coarse(config: SuperResolution, step: int) -> bool:
-    """Whether a step computes in bfloat16: not the last tenth.
+    """Whether a step computes in bfloat16: not in the last tenth of the steps.
 
-    The weights learn to make good for the rounding, and in float32 the image would be 0.8 grey levels too bright.
+    Otherwise the weights learn to compensate for the rounding, and in float32 images are 0.8 grey levels too bright.
     """
     return config.bf16 and step < 0.9 * config.steps
 
 
 def loop(settings: dict[str, Any]) -> None:
-    """What Ray Train calls on each worker."""
+    """The function that Ray Train calls on each worker."""
     config: SuperResolution = settings["config"]
     worker = start_worker(config.seed)
     pairs, tests = ray.get(settings["pairs"]), ray.get(settings["tests"])
@@ -45,7 +45,7 @@ def loop(settings: dict[str, Any]) -> None:
 
 
 class SRCNNTraining(Training):
-    """SRCNN, trained on patches of `images` images, and measured on `tests`, of which there may be none."""
+    """Training of SRCNN on patches, measured on `tests` (possibly none)."""
 
     title = "srcnn"
 

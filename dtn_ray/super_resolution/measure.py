@@ -1,4 +1,4 @@
-"""PSNR, of the network and of bicubic interpolation."""
+"""The PSNR of the network and of bicubic interpolation."""
 
 import math
 from pathlib import PurePosixPath
@@ -22,7 +22,7 @@ def psnr(y: Tensor, reference: Tensor, border: int) -> float:
 
 @torch.no_grad()
 def measure(network: nn.Module, images: Luminances, factor: int) -> dict[str, tuple[float, float]]:
-    """PSNR in dB of each image shrunk and enlarged again: by bicubic interpolation, and sharpened by the network."""
+    """PSNR in dB of each image after shrinking and enlarging: by bicubic interpolation, and then by the network."""
     device = next(network.parameters()).device
     found = {}
     for key, image in images.items():

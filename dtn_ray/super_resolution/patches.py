@@ -18,7 +18,7 @@ from dtn_ray.text.display import line
 
 MAX_PIXELS = 100_000_000  # of one image
 FILES_AT_ONCE = 64
-LEAST_TEST = 32  # pixels of a test image's side, so that something is left without the border
+LEAST_TEST = 32  # least side of a test image in pixels, so that something is left without the border
 
 Luminances = dict[str, np.ndarray]
 """Y of images by their keys, H×W uint8."""
@@ -28,7 +28,7 @@ def read_luminances(uri: str, least: int) -> Luminances:
     """Y of all images below a folder or prefix, in the order of their keys.
 
     Images that cannot be read, or with a side of less than `least` pixels, are named in a warning and left out. Raises
-    UserError where none is left.
+    UserError if none is left.
     """
     keys = list(filter(is_photo_name, storage.list_keys(uri)))
     found: Luminances = {}
@@ -69,7 +69,7 @@ def crop_to_multiple(image: np.ndarray, factor: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Pair:
-    """An image as the network gets it and as it should be."""
+    """An image as the network's input, and the target."""
 
     blurred: np.ndarray
     """H×W float16, shrunk and enlarged again."""
@@ -78,9 +78,9 @@ class Pair:
 
 
 def make_pairs(images: Luminances, factor: int) -> list[Pair]:
-    """The images, cropped to multiples of the factor, beside what `degrade` makes of them."""
+    """The images, cropped to multiples of the factor, each with its version from `degrade`."""
     cropped = [np.ascontiguousarray(crop_to_multiple(image, factor)) for image in images.values()]
-    # Half precision errs by a sixteenth of a grey level at most.
+    # The error of half precision is at most a sixteenth of a grey level.
     return [Pair(degrade(luminance_to_float(image), factor)[0, 0].half().numpy(), image) for image in cropped]
 
 
@@ -97,7 +97,7 @@ def draw_patches(shapes: np.ndarray, side: int, count: int, seed: int) -> np.nda
 
 
 def cut(pairs: list[Pair], patches: np.ndarray, side: int, margin: int) -> tuple[Tensor, Tensor]:
-    """Patches as the network gets them, N×1×`side`×`side`, and as they should be, `margin` smaller on each side."""
+    """Patches of the network's input, N×1×`side`×`side`, and their targets, `margin` smaller on each side."""
     x, y = np.empty((2, len(patches), 1, side, side), np.float32)
     for i, (chosen, top, left, turn) in enumerate(patches):
         window = slice(top, top + side), slice(left, left + side)
@@ -120,7 +120,7 @@ class Patches:
     def batches(
         self, done: Stages, rank: int, workers: int, batch_size: int, seed: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """This worker's shares of the global batches, as `cut` gives them, after what is done; endless."""
+        """This worker's shares of the global batches, as from `cut`, after `done`; endless."""
         shapes = np.array([pair.sharp.shape for pair in self.pairs])
         step = sum(steps for _, steps in done)
         while True:

@@ -81,6 +81,6 @@ def prepare(experiment: Experiment, run: Run) -> Prepared:
     return Prepared(name, feed, some_s, some_t, validation, None, f, None, facts)
 
 
-# Eight faces pass the networks at once: 64 took 1.1 to 1.4 times as long a face, since glibc gives blocks of 32 MB and
-# more back to the kernel at once, which clears them again for the next layer.
+# Batches of eight faces on a CPU: with 64, each face took 1.1 to 1.4 times as long, because glibc returns blocks of 32
+# MB and more to the kernel at once, which must clear them again for the next layer.
 FACES = Domain("faces", True, 8, build, read_f, prepare)

@@ -13,16 +13,16 @@ from dtn_ray.train.prepare import Ready, prepare
 
 
 def train(experiment: Experiment, run: Run) -> Finished:
-    """Trains a DTN, and before it the digits' f and judge where no checkpoints of them are given.
+    """Trains a DTN, after training f and the judge of digits if no checkpoints of them are given.
 
-    The same call continues where an earlier one stopped, and gives an uninterrupted run's weights. Raises UserError for
-    bad settings, files or resources.
+    The same call resumes where an earlier one stopped, and ends with the weights of an uninterrupted run. Raises
+    UserError for bad settings, files or resources.
     """
     return fit(experiment, run, prepare(experiment, run))
 
 
 def fit(experiment: Experiment, run: Run, ready: Ready, callbacks: Sequence[UserCallback] = ()) -> Finished:
-    """Trains a DTN on what `prepare` made, or goes on with it. Raises UserError for other settings or resources."""
+    """Trains or resumes a DTN with the result of `prepare`. Raises UserError for other settings, or few resources."""
     name = run.name or ready.name
     config = {
         "experiment": experiment,
@@ -30,7 +30,7 @@ def fit(experiment: Experiment, run: Run, ready: Ready, callbacks: Sequence[User
         "inputs": ready.inputs,
         "facts": ready.facts,
         "folder": storage.join(run.storage, name),
-        "quiet": bool(callbacks),  # who is told of each report prints what is worth it
+        "quiet": bool(callbacks),  # the callbacks print their own progress
     }
     identity = {"kind": "dtn", "config": experiment, "f": ready.facts["f_digest"]}
     return run_training(loop, config, run, name, identity, ready.spare, callbacks)

@@ -1,4 +1,4 @@
-"""What each worker of a DTN's training does."""
+"""One worker of a DTN's training."""
 
 import copy
 from collections.abc import Mapping
@@ -26,13 +26,13 @@ from dtn_ray.train.prepare import Inputs
 
 
 def loop(settings: dict[str, Any]) -> None:
-    """What Ray Train calls on each worker."""
+    """The function that Ray Train calls on each worker."""
     worker = start_worker(settings["experiment"].seed)
     train_steps(DTNTraining(settings, worker), worker, settings["run"], quiet=settings["quiet"])
 
 
 class DTNTraining(Training):
-    """g and D, trained as Secs. 3 and 4 say. `settings`: see `fit` in train/job.py."""
+    """Training of g and D by Secs. 3 and 4. `settings`: see `fit` in train/job.py."""
 
     title = "dtn"
 
@@ -104,5 +104,5 @@ class DTNTraining(Training):
 
 
 def data_parallel(network: nn.Module) -> nn.Module:
-    """Batch norm's statistics are synchronised already, so no buffers need to be sent."""
+    """Makes a network data-parallel. Batch norm's statistics are already synchronised, so buffers are not broadcast."""
     return ray.train.torch.prepare_model(network, parallel_strategy_kwargs={"broadcast_buffers": False})

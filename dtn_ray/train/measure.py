@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-AT_ONCE = 16  # images to f, which fit a CPU's cache: a MobileNet takes three times as long over 128
+AT_ONCE = 16  # images per pass of f, which fit a CPU's cache; with 128 a MobileNet takes three times as long
 VALIDATION = 64  # at once
 
 
 @torch.no_grad()
 def for_conversion(experiment: Experiment, trainer: DTNTrainer, s: np.ndarray) -> nn.Module:
-    """g as it is used after training, in eval mode: its average where there is one, batch norm recalibrated on s.
+    """g for use after training, in eval mode: its average if there is one, with batch norm recalibrated on s.
 
     `s`: some of its images, N×C×H×W uint8.
     """
@@ -41,9 +41,9 @@ def for_conversion(experiment: Experiment, trainer: DTNTrainer, s: np.ndarray) -
 
 @torch.no_grad()
 def domain_features(f: FrozenF, judge: Perceptual | None, images: np.ndarray) -> torch.Tensor:
-    """N×features by which G(x) and t are compared: the judge's, or where there is none f's.
+    """The features N×features by which G(x) and t are compared: the judge's, or f's if there is no judge.
 
-    `images`: of t, or taken as such, N×C×H×W uint8.
+    `images`: images of t, or to be compared with t, N×C×H×W uint8.
     """
     batches = (to_float(images[i : i + AT_ONCE]) for i in range(0, len(images), AT_ONCE))
     represent = judge.represent if judge is not None else partial(f, of_t=True)
@@ -59,11 +59,11 @@ def measure(
     labels: np.ndarray | None,
     of_t: torch.Tensor,
 ) -> tuple[dict[str, float], torch.Tensor]:
-    """Measures G with this g on held-out images of s; also returns some of them beside G(x).
+    """Measures G with this g on held-out images of s; also returns some pairs of x and G(x).
 
-    L_CONST, the paper's signal for choosing α, β, γ; KID between G(s) and t, without which a g that ignores t would
-    win by it; the judge's accuracy where there are `labels`. `s`: N×C×H×W uint8; `of_t`: `domain_features` of t.
-    The pairs: up to 32, N×2×3×H×W in [-1, 1].
+    Measures L_CONST, the paper's signal for choosing α, β, γ; the KID between G(s) and t, because a g that ignores t
+    would have the lowest L_CONST; and the judge's accuracy, if there are `labels`. `s`: N×C×H×W uint8; `of_t`:
+    `domain_features` of t. The pairs: up to 32, N×2×3×H×W in [-1, 1].
     """
     device = next(g.parameters()).device
     L_const, right = 0.0, 0.0
@@ -86,8 +86,8 @@ def measure(
 
 
 def show(metrics: dict[str, float], pairs: torch.Tensor, board: "SummaryWriter", step: int) -> None:
-    """Enters what `measure` found into TensorBoard."""
-    from torchvision.utils import make_grid  # seconds to import, which every process of a training would pay
+    """Writes the results of `measure` to TensorBoard."""
+    from torchvision.utils import make_grid  # imported here, because it takes seconds in every process
 
     for name, value in metrics.items():
         board.add_scalar(name, value, step)

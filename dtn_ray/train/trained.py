@@ -43,7 +43,7 @@ class Trained:
 
     @property
     def digest(self) -> str:
-        """G's identity: SHA-256 over the digests of f and of g as it converts, and the size of x."""
+        """The identity of G: SHA-256 over the digests of f and of g for conversion, and the size of x."""
         networks, size = self.manifest["networks"], self.manifest["preprocessing"]["size"]
         return hashlib.sha256(f"{networks['f']} {networks['g_convert']} {size}".encode()).hexdigest()
 
@@ -51,8 +51,8 @@ class Trained:
 def load_trained(uri: str, weights: str = "convert") -> Trained:
     """A DTN in eval mode from its checkpoint (or a finished run's folder).
 
-    `weights`: `convert` is g as it should be used (its average where the run kept one, batch norm recalibrated on s);
-    `g` is g as training left it. Raises UserError where the checkpoint does not serve.
+    `weights`: `convert` is g for use (its average if the run kept one, batch norm recalibrated on s); `g` is g after
+    the last step. Raises UserError if the checkpoint cannot be used.
     """
     with open_folder(uri) as folder:
         manifest = read_manifest(folder, "dtn")
@@ -78,12 +78,12 @@ def load_trained(uri: str, weights: str = "convert") -> Trained:
 
 
 def _if_there(network: nn.Module, folder: Path, name: str) -> nn.Module:
-    """A network that is not needed to convert, and may have been left out of a copy; then one without layers."""
+    """Loads a network that conversion does not need; if its file is missing from a copy, returns an empty module."""
     return load_weights(network, folder, name) if (folder / f"{name}.safetensors").exists() else nn.Module()
 
 
 def _empty_f(network: Perceptual, experiment: Experiment) -> FrozenF:
-    """f with the buffers that its file will fill."""
+    """f with empty buffers, which are filled from its file."""
     scale = experiment.model.feature_scale
     nothing = Moments(torch.zeros(network.features), 1.0)
     return FrozenF(

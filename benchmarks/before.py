@@ -1,4 +1,4 @@
-"""Is this checkout slower than an earlier commit? CPU time of one actor's work, both commits in turn.
+"""Compares the CPU time of one actor's work in this checkout with that in an earlier commit, in alternating turns.
 
 python benchmarks/before.py COMMIT                                         conversion of digits: small objects, photos
 python benchmarks/before.py COMMIT --detector YUNET.onnx                   and finding faces
@@ -35,23 +35,23 @@ THREADS = 1  # of torch: an actor on a CPU has one
 @dataclass(frozen=True)
 class Options:
     commit: tyro.conf.Positional[str]
-    """The earlier one."""
+    """The earlier commit."""
     turns: int = 20
-    """Of each commit, for each kind of work."""
+    """Turns of each commit, for each kind of work."""
     detector: str | None = None
-    """YuNet's file, to find faces too."""
+    """YuNet's file; with it, finding faces is measured too."""
     networks: tuple[str, ...] = ()
-    """Face networks as ONNX."""
+    """Face networks as ONNX; their passes are measured too."""
     listing: bool = False
-    """Listings and inventories too."""
+    """Measure listings and inventories too."""
     kinds: tuple[str, ...] = ()
-    """Of work; by default all that the other options allow."""
+    """Kinds of work; by default all that the other options allow."""
     out: str | None = None
     """A file for all numbers, as JSON."""
 
 
 def works(options: Options, checkpoint: str, folder: Path) -> dict[str, list[str]]:
-    """The kinds of work, each with what its worker has to know."""
+    """The kinds of work, each with the parameters of its worker."""
     found = {"small objects": [checkpoint, "s3://bench/small"], "photos": [checkpoint, "s3://bench/photos"]}
     if options.detector:
         found |= {f"faces, {name}": [options.detector, str(folder / name)] for name in ("portraits", "no face")}
@@ -86,7 +86,7 @@ def main(options: Options) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def checked_out(commit: str) -> Iterator[Path]:
-    """A commit's files, in a folder of their own for the time being."""
+    """A temporary folder with a commit's files."""
     root = Path(__file__).parent.parent
     with tempfile.TemporaryDirectory() as folder:
         archive = subprocess.run(["git", "-C", root, "archive", commit, "dtn_ray"], check=True, stdout=subprocess.PIPE)
@@ -129,7 +129,7 @@ def _turn(worker: "subprocess.Popen[str]") -> float:
 
 
 def work(kind: str, rest: list[str]) -> None:
-    """A worker: for each line of its input one turn, the CPU seconds of which it prints."""
+    """A worker: does one turn for each line of its input, and prints the CPU seconds."""
     once, name = WORKS[kind.partition(" ")[0].strip(",")](rest), sys.stdout
     for _ in sys.stdin:
         began = time.process_time()
@@ -138,7 +138,7 @@ def work(kind: str, rest: list[str]) -> None:
 
 
 def first(*names: str) -> Any:
-    """The first of these members of dtn_ray that a checkout has: its modules moved into rooms."""
+    """The first of these members of dtn_ray that a checkout has; older checkouts have other modules."""
     for name in names:
         module, _, member = name.rpartition(".")
         with contextlib.suppress(ModuleNotFoundError, AttributeError):

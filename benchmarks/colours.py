@@ -1,4 +1,4 @@
-"""What colour profiles cost: decoding the same photos with and without one, alternately, in one thread.
+"""Measures the cost of colour profiles: decodes the same photos with and without one, alternately, in one thread.
 
 python benchmarks/colours.py          a minute
 
@@ -30,7 +30,7 @@ LIMIT = 1 << 30
 @dataclass(frozen=True)
 class Options:
     seconds: float = 4.0
-    """For each number."""
+    """Repetitions for each number."""
     out: str | None = None
     """A file for all numbers, as JSON."""
 

@@ -54,11 +54,11 @@ class Options:
     objects: tuple[int, ...] = (1000, 10_000)
     """Numbers of small objects: crops of street numbers as JPEGs of 1 to 2 KB."""
     photos: bool = False
-    """Photos of 20 KB, 300 KB and 12 megapixels too."""
+    """Measure photos of 20 KB, 300 KB and 12 megapixels too."""
     peers: tuple[str, ...] = ("boto3", "obstore", "daft")
-    """Whom to compare with; none for dtn-ray alone."""
+    """The scripts to compare with; none to measure dtn-ray only."""
     rounds: int = 1
-    """Turns of each."""
+    """Turns of each contender."""
     stages: bool = False
     """Time the stages instead."""
     checkpoint: str | None = None
@@ -130,7 +130,7 @@ def compare(options: Options, model: str, name: str, count: int, startup: dict[s
 
 
 def check(contender: str, source: str, out: str, count: int) -> None:
-    """That all outputs are there, and that a few are G of their sources."""
+    """Checks that all outputs exist, and that a few of them are G of their sources."""
     keys = [key for key in storage.list_keys(out) if key.endswith(".jpg.png")]
     if len(keys) != count:
         raise RuntimeError(f"{contender} wrote {len(keys)} of {count} images")
@@ -140,7 +140,7 @@ def check(contender: str, source: str, out: str, count: int) -> None:
 
 
 def stages(model: str) -> dict[str, float]:
-    """Objects a second of each stage by itself, in one process of one thread of computing; GET and PUT with 16."""
+    """Objects per second of each stage alone, in one process with one computing thread; GET and PUT with 16 threads."""
     contents = small_objects()
     trained = peers.Model(model)
     batch = [decode(content, trained.size, 1 << 30) for content in contents] * 2

@@ -1,4 +1,4 @@
-"""Speed of f from ONNX, as the DTN uses it, against the network as it is read from the file.
+"""Speed of f from ONNX, simplified as in the DTN, relative to the original network.
 
 python benchmarks/face_networks.py dlib_resnet_128d.onnx hse_mobilenet_1024d.onnx
 python benchmarks/face_networks.py dlib_resnet_128d.onnx --gpu --bf16
@@ -32,11 +32,11 @@ class Options:
     batch_size: int = 24
     """Images in one pass."""
     turns: int = 8
-    """Of each."""
+    """Turns of each network."""
     gpu: bool = False
-    """On a GPU."""
+    """Compute on a GPU."""
     bf16: bool = False
-    """In bfloat16 where that is safe (autocast)."""
+    """Compute in bfloat16 where autocast considers it safe."""
     out: str | None = None
     """A file for the numbers, as JSON."""
 
@@ -50,7 +50,7 @@ def seconds(function: Callable[[], Any], gpu: bool) -> float:
 
 
 def compare(uri: str, options: Options) -> dict[str, Any]:
-    """Images a second of both, forward alone and with gradients."""
+    """Images per second of both networks, forward only and with gradients."""
     f, facts = load_imported(uri)
     device = "cuda" if options.gpu else "cpu"
     networks: dict[str, nn.Module] = {"as read": onnx_reader.convert(f.content), "as used": f.network}

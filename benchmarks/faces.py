@@ -49,10 +49,10 @@ class Options:
     what: tuple[Literal["ingest", "convert"], ...] = ("ingest",)
     """The jobs to be timed."""
     photos: tuple[int, int] = (2048, 1024)
-    """Photos of 1500×1000, and of 4000×3000."""
+    """Numbers of photos of 1500×1000, and of 4000×3000."""
     turn: float = 20.0
-    """Seconds in which one works while the others stand still. Shorter ones cost Ray more, whose processes catch up
-    with their clocks; 3600 lets each run undisturbed, one after another."""
+    """Seconds of a turn, in which one contender works while the others are stopped. Shorter turns slow Ray down, whose
+    processes then catch up with their timers; with 3600 each runs undisturbed, one after another."""
     stages: bool = False
     """Time the stages instead."""
     out: str | None = None
@@ -84,7 +84,7 @@ def people(shape: tuple[int, int], count: int = DISTINCT) -> list[bytes]:
 
 
 def commands(options: Options, source: str, out: str) -> dict[str, dict[str, list[str]]]:
-    """By what is done: by whom, and how."""
+    """For each task, the contenders and their commands."""
     python, detector, model = sys.executable, options.detector, str(options.checkpoint)
     job, scripts = str(ROOT / "jobs"), [python, str(ROOT / "benchmarks/face_peers.py")]
     return {
@@ -110,7 +110,7 @@ def faces_written(out: str) -> int:
 
 
 def stages(options: Options) -> dict[str, dict[str, float]]:
-    """Milliseconds a photo of each stage, in one thread."""
+    """Milliseconds per photo of each stage, in one thread."""
     finder = FaceFinder(Path(options.detector).read_bytes(), 1 << 30)
     return {name: stages_of(finder, people(shape, 8)) for name, shape in SHAPES.items()}
 

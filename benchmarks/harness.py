@@ -1,4 +1,4 @@
-"""What benchmarks of the bulk jobs share: an S3 server, objects on it, and commands watched to their end."""
+"""Shared by the benchmarks of bulk jobs: an S3 server, objects on it, and commands with their time and memory."""
 
 import contextlib
 import io
@@ -29,13 +29,13 @@ LIMIT_SECONDS = 3600
 
 @contextlib.contextmanager
 def seaweedfs() -> Iterator[Path]:
-    """An S3 server, to which the standard variables lead; gives its folder, which goes when it does."""
+    """An S3 server, with the standard variables set for it; yields its folder, which is deleted at the end."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, _serving(Path(folder)):
         yield Path(folder)
 
 
 def keep(result: dict[str, Any], out: str | None) -> dict[str, Any]:
-    """The result, also written as JSON where a file is named."""
+    """Prints the result, and writes it as JSON if a file is named."""
     if out:
         Path(out).write_text(json.dumps(result, indent=2))
     return result
@@ -102,7 +102,7 @@ def upload(prefix: str, contents: list[bytes], count: int) -> None:
 
 @dataclass
 class Turn:
-    """What one run took."""
+    """Time and memory of one run."""
 
     seconds: float
     peak: int
@@ -112,7 +112,7 @@ class Turn:
 
 
 def watch(command: list[str]) -> Turn:
-    """Runs a command to its end and watches its memory. Raises RuntimeError where it fails."""
+    """Runs a command to its end and records its memory. Raises RuntimeError if it fails."""
     began = time.perf_counter()
     with tempfile.TemporaryFile("w+") as log:
         job = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
@@ -136,7 +136,7 @@ def in_turn(commands: Mapping[str, list[str]], seconds: float) -> dict[str, Turn
     """Runs commands to their ends, so many `seconds` each while the others stand still: a machine's speed drifts over
     minutes, and so drifts for all of them alike. Raises RuntimeError where one fails.
     """
-    # Ray gives what it starts some seconds by the clock, which goes on while it stands still.
+    # Ray gives processes some seconds to start; this time also passes while they are stopped.
     os.environ |= dict.fromkeys(("RAY_raylet_start_wait_time_s", "RAY_worker_register_timeout_seconds"), "600")
     turns = {who: Turn(0.0, 0, 0) for who in commands}
     jobs: dict[str, subprocess.Popen] = {}
@@ -165,7 +165,7 @@ def in_turn(commands: Mapping[str, list[str]], seconds: float) -> dict[str, Turn
 
 
 def _signal(job: subprocess.Popen, number: int) -> None:
-    """Sends a signal to a job and all its descendants, those too that are born meanwhile."""
+    """Sends a signal to a job and all its descendants, including those that start meanwhile."""
     told = set[psutil.Process]()
     while new := [process for process in family(job.pid) if process not in told]:
         for process in new:
@@ -182,7 +182,7 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 def memory(process: psutil.Process) -> int:
-    """Bytes, each shared page divided among those who share it."""
+    """Memory in bytes; each shared page is divided among the processes that share it."""
     with contextlib.suppress(psutil.Error, OSError):
         return int(process.memory_full_info().pss)
     return 0

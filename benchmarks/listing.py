@@ -1,4 +1,4 @@
-"""What it costs to find what is new in a large bucket: listing and anti-join with the ledger, against a plain script.
+"""Cost of finding new objects in a large bucket: listing and anti-join with the ledger, relative to a plain script.
 
 python benchmarks/listing.py                  100,000 and 1,000,000 keys; about 20 minutes on two idle cores
 
@@ -57,7 +57,7 @@ def upload(prefix: str, count: int) -> None:
 
 
 def enter(ledger: Ledger, source: str, model: str) -> None:
-    """A row for every object of the source, every second one as converted, in sets as after a compaction."""
+    """Writes the ledger: every second object of the source is converted; in sets, as after a compaction."""
     held, rows = list[pa.Table](), 0
     for page in [*storage.list_pages(source), None]:
         if page is not None:
@@ -84,7 +84,7 @@ def enter(ledger: Ledger, source: str, model: str) -> None:
 
 
 def by_hand(source: str, ledger: str) -> None:
-    """The script: how many keys are new."""
+    """The script: counts the new keys."""
     bucket, prefix = peers.split(source)
     pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
     listed = {each["Key"].removeprefix(prefix): each["ETag"] for page in pages for each in page["Contents"]}

@@ -1,12 +1,12 @@
-"""What α, β, γ, the GAN and transported features do to faces: trainings that share a warm-up and differ in one setting.
+"""Effects of α, β, γ, the GAN and transported features on faces: trainings with one warm-up that differ in one setting.
 
 python benchmarks/loss_weights.py OUT --source FACES --target EMOJI --f NETWORK.onnx --judge OTHER.onnx --probes PEOPLE
 
-With the `faces-small` preset, in one process and without Ray's: the networks after the warm-up are kept, and each
-setting goes on from there with the same images in the same order. At the end all are scored as jobs/evaluate.py
-retrieval scores them (FACES are the distractors), and by what a training measures on images that it does not see; the
+With the `faces-small` preset, in one process, without Ray: the networks after the warm-up are kept, and each
+setting continues from there with the same images in the same order. At the end all are scored as jobs/evaluate.py
+retrieval scores them (FACES are the distractors), and by the validation of a training, on held-out images; the
 figure has them one below the other. Most of an hour on two CPU cores. Each setting's g is kept in OUT, so that a run
-that was stopped goes on with the next one.
+that was stopped continues with the next one.
 """
 
 import copy
@@ -74,17 +74,17 @@ class Options:
     f: str
     """A face network."""
     judge: str
-    """Another one."""
+    """Another face network."""
     probes: str
     """Parquet files of aligned faces with a column identity."""
     warm_up: int = 250
-    """Steps of L_TID alone, once."""
+    """Steps of the common warm-up, with L_TID alone."""
     ramp: int = 100
-    """Steps after it in which α grows."""
+    """Steps after the warm-up in which α grows."""
     steps: int = 300
     """Steps of each setting after the warm-up."""
     width_g: float = 0.5
-    """Filters of g, relative to the paper's; half of the preset's, since there are many trainings."""
+    """Number of filters of g, relative to the paper's; half of the preset's, because there are many trainings."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def train(trainer: DTNTrainer, data: Data, steps: range, title: str) -> dict[str
 
 
 def start(experiment: Experiment, data: Data, after: DTNTrainer | None = None) -> DTNTrainer:
-    """A trainer that goes on where another one stands."""
+    """A trainer that continues from the state of another one."""
     torch.manual_seed(0)
     dtn = build_dtn(experiment, data.f[experiment.model.feature_scale])
     trainer = DTNTrainer(dtn, experiment.loss, experiment.optim)

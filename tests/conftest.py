@@ -31,7 +31,7 @@ from dtn_ray.train.job import train
 from dtn_ray.train.options import DataConfig, Experiment, ModelConfig
 
 JOBS = Path(__file__).parent.parent / "jobs"
-torch.set_num_threads(1)  # small networks are faster so, and leave the cores to Ray's workers
+torch.set_num_threads(1)  # faster for small networks, and leaves the cores to Ray's workers
 
 
 TOGETHER = {"ceph_server": "ceph", "swift_server": "swift", "amazon": "amazon", "trained": "trained"}
@@ -40,7 +40,7 @@ TOGETHER = {"ceph_server": "ceph", "swift_server": "swift", "amazon": "amazon", 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where processes share the tests (`-n 2`), a costly fixture is set up in one of them, and Ray once per process."""
+    """With several test processes (`-n 2`), sets up a costly fixture in only one of them, and Ray once per process."""
     for item in items:
         names = getattr(item, "fixturenames", ())
         group = next((group for fixture, group in TOGETHER.items() if fixture in names), None)
@@ -52,33 +52,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def ray_cluster(s3_server, s3_proxy):
-    """An embedded Ray that counts four CPUs, whatever the machine has; its workers inherit the way to the S3 server.
+    """An embedded Ray with four CPUs, whatever the machine has. Its workers inherit the address of the S3 server.
 
-    That way leads through the proxy, so that a test can break it for them too.
+    They reach it through the proxy, so that a test can make requests of workers fail, too.
     """
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3_server.items():
             patch.setenv(name, value)
         patch.setenv("AWS_ENDPOINT_URL", s3_proxy.endpoint)
-        patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes nodes away here
-        patch.setenv("RAY_worker_niceness", "0")  # or they come last on a machine of two cores
-        patch.setenv("RAY_raylet_start_wait_time_s", "120")  # of Ray's 30, a busy machine needs more
-        ray_token.prepare(starts=True)  # or Ray would write one that all can read
-        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)  # never one that runs here already
+        patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nodes are not preempted here
+        patch.setenv("RAY_worker_niceness", "0")  # otherwise they starve on a machine with two cores
+        patch.setenv("RAY_raylet_start_wait_time_s", "120")  # a busy machine needs more than Ray's 30
+        ray_token.prepare(starts=True)  # otherwise Ray would write one that everyone can read
+        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)  # "local": never join a running Ray
         yield
         ray.shutdown()
 
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory):
-    """A SeaweedFS; gives the variables of the standard AWS chain that lead there as a user who may do everything."""
+    """A SeaweedFS server; yields the standard AWS variables for it, for a user with all permissions."""
     with SeaweedFS(tmp_path_factory.mktemp("seaweedfs")) as server:
         yield server.environment
 
 
 @pytest.fixture(scope="session")
 def ceph_server(tmp_path_factory):
-    """Ceph's S3 gateway; gives the variables of the standard AWS chain that lead there."""
+    """Ceph's S3 gateway; yields the standard AWS variables for it."""
     if missing := stores.missing(stores.CEPH):
         pytest.skip(f"Debian's ceph-mon, ceph-mgr, ceph-osd, ceph-common and radosgw are not installed: no {missing}")
     with stores.ceph(tmp_path_factory.mktemp("ceph")) as environment:
@@ -87,7 +87,7 @@ def ceph_server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def swift_server(tmp_path_factory):
-    """OpenStack Swift's S3 interface, without conditional writes; gives variables likewise."""
+    """OpenStack Swift's S3 interface, without conditional writes; yields the standard AWS variables for it."""
     if missing := stores.missing(stores.SWIFT):
         pytest.skip(
             f"Debian's swift-proxy, -account, -container, -object and memcached are not installed: no {missing}"
@@ -98,21 +98,21 @@ def swift_server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def s3_proxy(s3_server):
-    """The proxy between this session's Ray and the S3 server: `fault_proxy` is the way to use it."""
+    """The proxy between this session's Ray and the S3 server; tests use it through `fault_proxy`."""
     with FaultProxy(s3_server["AWS_ENDPOINT_URL"]) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def fault_proxy(s3_proxy, ray_cluster):
-    """The proxy, whose `plan` a test sets; nothing is broken after it."""
+    """The proxy; a test sets its `plan` to make requests fail. The plan is reset after the test."""
     yield s3_proxy
     s3_proxy.plan = Plan()
 
 
 @pytest.fixture
 def store(s3_server, s3_proxy, monkeypatch):
-    """The same proxy, with this process's environment leading there, for tests that need no Ray."""
+    """The same proxy for tests without Ray; this process's environment points to it."""
     for name, value in (s3_server | {"AWS_ENDPOINT_URL": s3_proxy.endpoint}).items():
         monkeypatch.setenv(name, value)
     yield s3_proxy
@@ -129,13 +129,13 @@ def bucket(ray_cluster, s3_server):
 
 @pytest.fixture
 def ceph_bucket(ceph_server, monkeypatch):
-    """A new bucket of Ceph's, as s3://…, for what this process does itself: its Ray's workers know no way there."""
+    """A new bucket of Ceph's, as s3://…, for this process only; Ray's workers do not have its address."""
     return _bucket_of(ceph_server, monkeypatch)
 
 
 @pytest.fixture
 def swift_bucket(swift_server, monkeypatch):
-    """A new bucket of Swift's likewise."""
+    """A new bucket of Swift's, as s3://…, for this process only."""
     return _bucket_of(swift_server, monkeypatch)
 
 
@@ -149,7 +149,7 @@ def _bucket_of(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="session")
 def classifier(ray_cluster, tmp_path_factory):
-    """The checkpoint of a small classifier that jobs/pretrain.py's code trained for a moment: f, and the judge too."""
+    """The checkpoint of a small classifier, trained briefly by the code of jobs/pretrain.py; used as f and as judge."""
     storage = str(tmp_path_factory.mktemp("classifier"))
     config = Pretraining(dataset="handwritten-digits", split="train", width=0.15, epochs=8, lr=5e-3)
     return pretrain(config, Run(storage=storage, name="f", cpus_per_worker=1)).checkpoint
@@ -157,7 +157,7 @@ def classifier(ray_cluster, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def experiment(ray_cluster, tmp_path_factory):
-    """A DTN training of a few seconds on the shared Ray, from digits to digits, by an f that has learnt nothing."""
+    """A DTN training of a few seconds on the shared Ray, from digits to digits, with an untrained f."""
     f, _ = write_classifier(tmp_path_factory.mktemp("f"), Pretraining(dataset="handwritten-digits", width=0.15))
     return Experiment(
         data=DataConfig(source="handwritten-digits", target="handwritten-digits", source_split="train"),
@@ -175,7 +175,7 @@ def trained(experiment, ray_cluster, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def yunet() -> Path:
-    """The face detector's file, which the suite cannot fetch: from $DTN_YUNET, or where data lies beside a checkout."""
+    """The face detector's file, which the tests cannot download: from $DTN_YUNET, or from data beside the checkout."""
     beside = Path(__file__).parents[2] / "shared/data/nets/yunet_detector.onnx"
     path = Path(os.environ.get("DTN_YUNET", beside))
     if not path.is_file():
@@ -191,7 +191,7 @@ def portrait() -> Image.Image:
 
 @pytest.fixture(autouse=True)
 def sigterm():
-    """Jobs handle SIGTERM in their own way; where one does not, its test fails and the others still run."""
+    """Makes a test fail if its job does not handle SIGTERM, instead of ending all tests."""
 
     def unhandled(*_):
         raise AssertionError("SIGTERM was not handled")
@@ -203,7 +203,7 @@ def sigterm():
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Runs a job's file as `python jobs/NAME.py …` would, in this process; gives exit code, stdout and stderr."""
+    """Runs a job's file like `python jobs/NAME.py …`, in this process; returns exit code, stdout and stderr."""
 
     def no_ray(*_, **__):
         raise AssertionError("Ray was started")
@@ -240,7 +240,7 @@ def job(monkeypatch):
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory) -> Path:
-    """What the command lines below name: checkpoints, a folder of images, an SVHN file."""
+    """Files for command lines in tests: checkpoints, a folder of images, an SVHN file."""
     folder = tmp_path_factory.mktemp("made")
     write_dtn(folder / "dtn")
     write_dtn(folder / "no-judge", judge=False)

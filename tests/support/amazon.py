@@ -34,7 +34,7 @@ ERROR = "<?xml version='1.0' encoding='UTF-8'?>\n<Error><Code>{}</Code><Message>
 
 
 class Amazon:
-    """The network, for as long as a `with` lasts. Raises RuntimeError where none can be made."""
+    """The network, for the duration of a `with`. Raises RuntimeError if it cannot be created."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -64,7 +64,7 @@ class Amazon:
         self.process.wait()
 
     def start(self, command: list[str], variables: dict[str, str], **options) -> subprocess.Popen:
-        """A process in that network, which knows of AWS what `variables` say."""
+        """A process in that network, with these AWS `variables`."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RAY_"))}
         namespaces = [
             f"--{kind}=/proc/{self.process.pid}/ns/{name}" for kind, name in (("net", "net"), ("mount", "mnt"))
@@ -89,7 +89,7 @@ class Amazon:
 
 
 class Front(FaultProxy):
-    """Amazon's rules in front of a server that does not have them."""
+    """Enforces Amazon's rules in front of a server that lacks them."""
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         return self._refusal(request) or await super()._answer(request)

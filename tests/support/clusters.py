@@ -29,7 +29,7 @@ def free_port() -> int:
 
 
 def kill(process: psutil.Process) -> None:
-    """SIGKILLs a process and all below it, and waits until they are gone."""
+    """Sends SIGKILL to a process and all its descendants, and waits until they are gone."""
     with contextlib.suppress(psutil.NoSuchProcess):
         every = [process, *process.children(recursive=True)]
         for each in every:
@@ -39,7 +39,7 @@ def kill(process: psutil.Process) -> None:
 
 
 class Cluster:
-    """A head with its job server, and nodes that come and go; `with` starts the head and ends all of them."""
+    """A head with its job server, and further nodes; `with` starts the head, and ends all nodes at its end."""
 
     def __init__(self, environment: dict[str, str], cpus: int, autoscaled: int = 0) -> None:
         """`environment`: of its processes, beside this one's. `cpus`: of the head.
@@ -95,7 +95,7 @@ class Cluster:
         return self._start(cpus, [f"--address={self.address}"], {})
 
     def popen(self, command: list[str], log: Path) -> psutil.Popen:
-        """A process on the head's machine, as of someone who is logged in there."""
+        """A process on the head's machine, as if started by a user who is logged in there."""
         with log.open("a") as output:
             environment = self.environment | {"RAY_ADDRESS": self.address}
             process = psutil.Popen(command, env=environment, cwd=ROOT, stdout=output, stderr=output)
@@ -156,14 +156,14 @@ def _autoscaling(address: str, cpus: int, nodes: int) -> dict:
 
 
 def tiny_training(f: str, *options: str) -> list[str]:
-    """A training of seconds from digits to digits; `f`: the checkpoint of a classifier."""
+    """A training of a few seconds from digits to digits; `f`: the checkpoint of a classifier."""
     sets = ["--source", "handwritten-digits", "--source-split", "train", "--target", "handwritten-digits"]
     size = ["--width-g", "0.0625", "--width-D", "0.125", "--batch-size", "16", "--cpus-per-worker", "1"]
     return ["jobs/train.py", *sets, "--f", f, "--judge", f, *size, *options]
 
 
 def wait_until(true: Callable[[], object], seconds: float, process: psutil.Popen, log: Path) -> None:
-    """Fails where it does not become true in time, or the process ends before."""
+    """Waits for a condition; fails if it does not become true in time, or the process ends before."""
     deadline = time.monotonic() + seconds
     while not true():
         assert process.poll() is None, log.read_text()[-6000:]

@@ -47,7 +47,7 @@ class Call:
 
 @dataclass
 class Cloud:
-    """`refuses`: for an action and its parameters the code of an error, or '' for an answer by moto.
+    """`refuses`: returns for an action and its parameters an error code, or '' to let moto answer.
 
     `quotas`: by their codes, which moto does not know.
     """
@@ -76,7 +76,7 @@ class Cloud:
         self._server.server_close()
 
     def environment(self, key: str) -> dict[str, str]:
-        """The variables that lead a process here, as the holder of an access key."""
+        """The variables with which a process uses this server, with an access key."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": key,
@@ -114,7 +114,7 @@ class Cloud:
         return group
 
     def instances(self, **tags: str) -> list[dict[str, Any]]:
-        """The instances that live, with those tags (`ray_node_type` for ray-node-type)."""
+        """The running instances with these tags (`ray_node_type` for ray-node-type)."""
         filters = [{"Name": "instance-state-name", "Values": ["pending", "running"]}]
         filters += [{"Name": f"tag:{name.replace('_', '-')}", "Values": [value]} for name, value in tags.items()]
         pages = self.client("ec2").get_paginator("describe_instances").paginate(Filters=filters)
@@ -144,7 +144,7 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Nodes:
-    """What the stubs of ssh and rsync did; `folder` holds them and a folder of each node, named by its address."""
+    """Records of the stubs of ssh and rsync; `folder` holds the stubs and one folder per node, named by its address."""
 
     folder: Path
 
@@ -175,7 +175,7 @@ class Nodes:
 
 
 def _docker(node: Path, command: str) -> str:
-    """Does to a node's files what a command does to its Docker; gives what it prints."""
+    """Simulates the effect of a Docker command on a node's files; returns its output."""
     image = node / "image"
     if "docker login" in command:
         (node / "login").touch()

@@ -1,4 +1,4 @@
-"""An HTTP proxy in front of an S3 server that breaks a part of the requests, as networks and busy stores do.
+"""An HTTP proxy in front of an S3 server that makes some requests fail, like networks and busy stores.
 
 In a test: `with FaultProxy(endpoint) as proxy: proxy.plan = Plan(seed=1, slow_down=0.2)`. By itself, until it is
 interrupted, with its counters at the end: `python tests/support/fault_proxy.py ENDPOINT --port 9000 --slow-down 0.05`.
@@ -27,45 +27,45 @@ ERROR = (
 
 @dataclass(frozen=True)
 class Plan:
-    """How often each fault befalls a request that `methods` and `keys` match; 0 to 1, together at most 1."""
+    """The probability of each fault for requests that match `methods` and `keys`; together at most 1."""
 
     slow_down: float = 0
-    """503 SlowDown in S3's own words, before the store heard of the request."""
+    """503 SlowDown as from S3; the request does not reach the store."""
     internal_error: float = 0
-    """500 InternalError, likewise."""
+    """500 InternalError; the request does not reach the store."""
     reset: float = 0
-    """The connection is reset (RST) without an answer; half of these requests have reached the store and count."""
+    """The connection is reset (RST) without an answer; half of these requests reach the store and take effect."""
     reset_in_body: float = 0
-    """The connection is reset in the middle of the answer's body. Answers of less than two bytes come whole here and
-    with the three below."""
+    """The connection is reset in the middle of the response body. Bodies of less than two bytes are sent completely,
+    here and in the three faults below."""
     truncated: float = 0
-    """The connection is closed in the middle of the body: less has come than Content-Length promised."""
+    """The connection is closed in the middle of the body, before Content-Length bytes."""
     shortened: float = 0
-    """A part of the body, with the Content-Length of that part: only who knows the object's size can tell."""
+    """A part of the body, with the Content-Length of that part: only the object's size reveals the fault."""
     stall: float = 0
-    """Not a byte of an answer for `stall_seconds`, then a reset; half of these requests have reached the store."""
+    """No response for `stall_seconds`, then a reset; half of these requests reach the store."""
     stall_in_body: float = 0
     """The same in the middle of the answer's body."""
     stall_seconds: float = 60
     sent: float = 0.5
-    """How much of a body comes before it breaks off."""
+    """The fraction of a body that is sent before it breaks off."""
     denied_after: int | None = None
-    """403 ExpiredToken for all after so many matching requests under this plan."""
+    """After so many matching requests under this plan, all get 403 ExpiredToken."""
     refused: float = 0
-    """An error of `status` and `code`, by default as for what may not be read."""
+    """An error with `status` and `code`; by default access denied."""
     status: int = 403
     code: str = "AccessDenied"
     message: str = "Access Denied"
     elements: str = ""
     """Further elements of the error's XML."""
     storage_class: str = ""
-    """What listings call the storage class of objects whose path `keys` is found in."""
+    """The storage class in listings of objects whose path matches `keys`."""
     restored: str = ""
-    """Until when listings call these restored, where they are asked: 2030-01-01T00:00:00.000Z."""
+    """The time until which listings, if asked, report these objects as restored: 2030-01-01T00:00:00.000Z."""
     methods: str = ""
-    """Only requests whose method this regular expression is found in."""
+    """Only requests whose method matches this regular expression."""
     keys: str = ""
-    """Only requests whose path, /bucket/key with its %XX as sent, this is found in; a listing's is /bucket."""
+    """Only requests whose path matches; it is /bucket/key with %XX as sent, or /bucket for a listing."""
     seed: int = 0
 
 
@@ -76,16 +76,16 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", 
 
 
 class FaultProxy:
-    """The proxy, in a thread of its own for as long as a `with` lasts; `plan` may be set at any time."""
+    """The proxy, in its own thread for the duration of a `with`; `plan` may be set at any time."""
 
     def __init__(self, upstream: str, port: int = 0, ssl: SSLContext | None = None) -> None:
         self.upstream = upstream.rstrip("/")
         self.ssl = ssl
         self.port = port
         self.requests: Counter[str] = Counter()
-        """How many came, by method."""
+        """Number of requests by method."""
         self.faults: Counter[str] = Counter()
-        """How many were broken, by fault."""
+        """Number of failed requests by fault."""
         self._lock = threading.Lock()
         self.plan = Plan()
 
@@ -99,7 +99,7 @@ class FaultProxy:
 
     @plan.setter
     def plan(self, plan: Plan) -> None:
-        """Counts and draws begin anew; requests that are being answered end under the plan before."""
+        """Resets counts and random draws; requests in progress end under the previous plan."""
         with self._lock:
             self._plan, self._random, self._matched = plan, random.Random(plan.seed), 0
             self.requests.clear()
@@ -145,7 +145,7 @@ class FaultProxy:
         self.port = self._runner.addresses[0][1]
 
     def go_away(self, seconds: float) -> None:
-        """Nobody listens for so long, and connections that are there are cut; returns at once."""
+        """Stops listening for so long, and cuts existing connections; returns at once."""
 
         async def go() -> None:
             await self._site.stop()
@@ -158,7 +158,7 @@ class FaultProxy:
         asyncio.run_coroutine_threadsafe(go(), self._loop)
 
     def _draw(self, method: str, path: str) -> tuple[Plan, str | None, bool]:
-        """What is to happen to a request, and whether the store hears of it where the fault leaves that open."""
+        """Chooses the fault of a request, and whether the request reaches the store, if the fault allows both."""
         with self._lock:
             plan = self._plan
             self.requests[method] += 1
@@ -228,7 +228,7 @@ def _error(status: int, code: str, message: str, elements: str = "") -> web.Resp
 
 
 def _reclassified(request: web.Request, listing: bytes, plan: Plan) -> bytes:
-    """A listing in which some objects have another storage class and, where it is asked, are restored."""
+    """A listing in which some objects have another storage class and, if asked, are restored."""
     asked = request.headers.get("x-amz-optional-object-attributes") == "RestoreStatus"
 
     def entry(found: re.Match[str]) -> str:
@@ -245,7 +245,7 @@ def _reclassified(request: web.Request, listing: bytes, plan: Plan) -> bytes:
 
 
 def _reset(request: web.Request) -> web.Response:
-    """Ends the connection with RST; the response is for the framework, nobody gets it."""
+    """Ends the connection with RST; the returned response is only for the framework, and is never sent."""
     transport = request.transport
     if transport is not None:
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -256,7 +256,7 @@ def _reset(request: web.Request) -> web.Response:
 async def _break_off(
     request: web.Request, status: int, headers: dict[str, str], content: bytes, fault: str, plan: Plan
 ) -> web.StreamResponse:
-    """Promises the whole content, sends a part of it and ends the connection."""
+    """Announces the whole content, sends a part of it and ends the connection."""
     transport = request.transport
     if transport is None:
         return web.Response()

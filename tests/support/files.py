@@ -38,7 +38,7 @@ LOAD: dict[str, Callable[[str], Any]] = {
     "face_network": load_face_network,
     "srcnn": load_super_resolver,
 }
-"""What reads each kind of checkpoint."""
+"""The function that loads each kind of checkpoint."""
 
 SMALL_F = Pretraining(width=0.05, augment=replace(Pretraining().augment, invert=0.25), without=(3,))
 SMALL = Experiment(
@@ -55,7 +55,7 @@ def write_classifier(folder: Path, config: Pretraining = SMALL_F) -> tuple[str, 
 
 
 def write_dtn(folder: Path, experiment: Experiment = SMALL, *, judge: bool = True) -> str:
-    """A DTN with random weights, its g_convert other than its g, as a training would leave it."""
+    """A DTN with random weights; g_convert differs from g, as after a training."""
     torch.manual_seed(1)
     dtn = build_dtn(experiment, FrozenF(build_classifier(SMALL_F), scale=2.5))
     g_convert = build_dtn(experiment, dtn.f).g
@@ -73,7 +73,7 @@ def write_dtn(folder: Path, experiment: Experiment = SMALL, *, judge: bool = Tru
 
 
 def write_face_network(path: Path, seed: int, features: int = 16, weight: np.ndarray | None = None) -> str:
-    """A face network of one linear layer on 8×8 pixels, random unless given, and beside it what it sees."""
+    """A face network with one linear layer on 8×8 pixels, random unless given, and the JSON of its preprocessing."""
     if weight is None:
         weight = np.random.default_rng(seed).normal(size=(features, 3, 8, 8)).astype(np.float32)
     graph = helper.make_graph(
@@ -90,7 +90,7 @@ def write_face_network(path: Path, seed: int, features: int = 16, weight: np.nda
 
 
 def write_faces_dtn(folder: Path, f: str, size: int = 24) -> str:
-    """A DTN of faces with random weights, whose g draws emoji that differ."""
+    """A DTN of faces with random weights, whose g draws different emoji for different faces."""
     experiment = Experiment(
         data=DataConfig(size=size), model=ModelConfig(kind="faces", f=f, width_g=0.02, width_D=0.02, size_D=64)
     )
@@ -106,7 +106,7 @@ def write_faces_dtn(folder: Path, f: str, size: int = 24) -> str:
 
 
 def write_faces(path: Path, images: list[bytes], rows: int | None = None, **columns: list[Any]) -> str:
-    """A Parquet file of encoded faces in row groups of `rows`, with other columns beside them."""
+    """A Parquet file of encoded faces and other columns, in row groups of `rows`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.table({"image": pa.array(images, pa.binary()), **columns})
     pq.write_table(table, path, row_group_size=rows or max(len(images), 1))
@@ -118,7 +118,7 @@ def svhn_images(count: int, seed: int = 0) -> np.ndarray:
 
 
 def write_mat(path: Path, labels, images: np.ndarray | None = None, **options) -> str:
-    """A file of SVHN's layout: labels as a column, unless they are an array of another shape."""
+    """A file in SVHN's format; labels become a column, unless they are an array of another shape."""
     if not isinstance(labels, np.ndarray):
         labels = np.array(labels, np.uint8)[:, None]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ def encode(image: Image.Image, form: str = "png", **options) -> bytes:
 
 
 def huge_png() -> bytes:
-    """Four hundred million pixels by its header, and no content to speak of."""
+    """An image whose header claims four hundred million pixels, with almost no content."""
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(9)))]
     body = b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks

@@ -1,4 +1,4 @@
-"""Stand-ins for what hands out AWS credentials: STS, SSO's portal, a container's and an instance's endpoint.
+"""Simulated sources of AWS credentials: STS, SSO's portal, a container's and an instance's endpoint.
 
 All give user `tester` of the test server, for as long as `lifetime` says, and count who asked.
 """
@@ -17,7 +17,7 @@ STS = """<{action}Response xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><{a
 
 
 class Identities:
-    """The server, running for as long as a `with` lasts."""
+    """The server, for the duration of a `with`."""
 
     def __init__(self, port: int = 0) -> None:
         self.asked: Counter[str] = Counter()

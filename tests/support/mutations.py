@@ -17,7 +17,7 @@ def flip(content: bytes, chance: random.Random) -> bytes:
 
 
 def cut(content: bytes, chance: random.Random) -> bytes:
-    """Its end or a part of it gone, or a part of it repeated at the end."""
+    """Removes the end or another part, or repeats a part at the end."""
     start, end = sorted(chance.randrange(len(content) + 1) for _ in range(2))
     return chance.choice((content[:start], content[:start] + content[end:], content + content[start:end]))
 
@@ -35,7 +35,7 @@ def exaggerate(content: bytes, chance: random.Random) -> bytes:
 
 
 def outcomes_of(file: str, *arguments: str) -> dict[str, int]:
-    """What a test's file tells when it runs as a script, in a process of its own: how often each outcome came."""
+    """Runs a test's file as a script in its own process; returns how often each outcome occurred."""
     done = subprocess.run([sys.executable, "-X", "faulthandler", file, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-5000:]
     return json.loads(done.stdout.splitlines()[-1])

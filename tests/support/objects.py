@@ -1,4 +1,4 @@
-"""Objects on the tests' S3 server, written and read past the code under test and past the proxy of the faults."""
+"""Writes and reads objects on the tests' S3 server directly, without the code under test and the fault proxy."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +24,7 @@ class Objects:
         )
 
     def answers(self, uri: str) -> bool:
-        """Whether the server gives an object."""
+        """Whether an object exists on the server."""
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         try:
             self.client.get_object(Bucket=bucket, Key=key)["Body"].read()
@@ -48,7 +48,7 @@ class Objects:
         return [key for key in keys if key and not key.endswith("/")]  # no markers of folders
 
     def read(self, folder: str, suffix: str = "") -> dict[str, bytes]:
-        """All objects below a folder whose names end so."""
+        """All objects below a folder whose names have this ending."""
         bucket, prefix = _split(folder)
         keys = [key for key in self.keys(folder) if key.endswith(suffix)]
 
@@ -59,7 +59,7 @@ class Objects:
             return dict(zip(keys, pool.map(get, keys), strict=True))
 
     def images(self, out: str) -> dict[str, bytes]:
-        """All below OUT's images/, whatever the ledger says of it, by name relative to OUT."""
+        """All objects below OUT's images/, by name relative to OUT, independent of the ledger."""
         return {key: content for key, content in self.read(out).items() if "/images/" in key}
 
     def ledger(self, out: str) -> list[dict[str, Any]]:
@@ -68,7 +68,7 @@ class Objects:
         return [row for part in parts for row in pq.read_table(io.BytesIO(part)).to_pylist()]
 
     def newest(self, out: str) -> dict[str, dict[str, Any]]:
-        """The rows that hold, by key, where one model was used."""
+        """The newest row of each key, if only one model was used."""
         rows = sorted(self.ledger(out), key=lambda row: (row["attempts"], row["time"]))
         assert len({row["model"] for row in rows}) <= 1
         return {row["key"]: row for row in rows}

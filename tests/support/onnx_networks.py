@@ -190,7 +190,7 @@ def one_image_without_a_batch() -> ModelProto:
 
 @style
 def one_image_of_bytes() -> ModelProto:
-    """As a camera gives it: H×W×3."""
+    """Input H×W×3, as from a camera."""
     nodes = [
         node("Cast", "x", "f", to=TensorProto.FLOAT),
         node("Div", "f white", "d"),
@@ -608,7 +608,7 @@ def branch_that_is_settled() -> ModelProto:
 
 @style
 def microsoft_operations() -> ModelProto:
-    """What ONNX Runtime's optimiser leaves of Gelu."""
+    """Gelu as ONNX Runtime's optimiser writes it."""
     gelu = helper.make_node("Gelu", ["c"], ["d"], domain="com.microsoft")
     return model([conv(), gelu, *head("d")], domains=["com.microsoft"], **WEIGHTS)
 

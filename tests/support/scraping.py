@@ -1,4 +1,4 @@
-"""What Prometheus would scrape of the session's Ray."""
+"""Scrapes the metrics of the session's Ray, like Prometheus."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ def scrape() -> list[Sample]:
 
 
 def wait_for(found: Callable[[list[Sample]], bool], seconds: float = 60) -> list[Sample]:
-    """Scrapes until it is found: processes export every ten seconds."""
+    """Scrapes until a metric is found; processes export every ten seconds."""
     deadline = time.monotonic() + seconds
     while not found(samples := scrape()):
         assert time.monotonic() < deadline, sorted({each.name for each in samples if "dtn" in each.name})

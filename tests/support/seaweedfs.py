@@ -20,7 +20,7 @@ S3_USERS = {
 
 
 class SeaweedFS:
-    """The server with its own folder and ports, running for as long as a `with` lasts."""
+    """The server with its own folder and ports, for the duration of a `with`."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
@@ -58,7 +58,7 @@ class SeaweedFS:
             "AWS_REGION": "us-east-1",
             "AWS_DEFAULT_REGION": "us-east-1",
         }
-        """The variables of the standard AWS chain that lead there as a user who may do everything."""
+        """The standard AWS variables for this server, for a user with all permissions."""
 
     def __enter__(self) -> "SeaweedFS":
         self.start()

@@ -1,4 +1,4 @@
-"""An S3 server in memory that answers conditions, and tells the time, as a test wants: as no real one at hand does.
+"""An S3 server in memory whose answers to conditional writes and whose clock a test can choose.
 
 It knows single objects alone, and no signatures.
 """
@@ -13,7 +13,7 @@ from typing import Literal
 
 
 class SmallStore:
-    """The server, in a thread of its own for as long as a `with` lasts."""
+    """The server, in its own thread for the duration of a `with`."""
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class SmallStore:
         self.conditions, self.etags, self.ahead = conditions, etags, ahead
         self.objects = dict[str, tuple[bytes, float]]()
         self.lost: Counter[str] = Counter()
-        """How many of the next answers to a method get lost, after the store has done what was asked."""
+        """How many of the next answers to a method get lost, after the store has processed the request."""
         self.lock = threading.Lock()
 
     def __enter__(self) -> "SmallStore":
@@ -83,7 +83,7 @@ class SmallStore:
         return time.clock_gettime(time.CLOCK_REALTIME) + self.ahead
 
     def refusal(self, path: str, match: str | None, none_match: str | None) -> int:
-        """The status of a write that the store does not do, else 0."""
+        """The status with which the store refuses a write, or 0."""
         if not (match or none_match) or self.conditions == "ignore":
             return 0
         if self.conditions == "501":

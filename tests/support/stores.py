@@ -35,7 +35,7 @@ def missing(programs: tuple[str, ...]) -> str:
 
 @contextmanager
 def ceph(folder: Path) -> Iterator[dict[str, str]]:
-    """Ceph with one monitor and one OSD, which keeps all in memory, and its gateway."""
+    """Ceph with one monitor, one OSD that stores everything in memory, and its gateway."""
     mon_v2, mon_v1, port = free_ports(3)
     for name in ("mon", "mgr", "osd", "rgw", "log"):
         (folder / name).mkdir(parents=True)
@@ -189,7 +189,7 @@ def swift(folder: Path) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def running(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen]:
-    """A process for as long as a `with` lasts, with the processes that it starts."""
+    """A process and its descendants, for the duration of a `with`."""
     with log.open("w") as file:
         process = subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
         try:
@@ -201,7 +201,7 @@ def running(command: list[str], log: Path, environment: dict[str, str]) -> Itera
 
 
 def aws_variables(port: int, key: str) -> dict[str, str]:
-    """The way to a server on this machine, by the variables of the standard AWS chain."""
+    """The standard AWS variables for a server on this machine."""
     return {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         "AWS_ACCESS_KEY_ID": key,
@@ -212,7 +212,7 @@ def aws_variables(port: int, key: str) -> dict[str, str]:
 
 
 def wait_for(environment: dict[str, str], server: subprocess.Popen, log: Path, seconds: float = SECONDS) -> None:
-    """Waits until a server makes a bucket, `ready`."""
+    """Waits until a server can create a bucket, `ready`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and server.poll() is None:
         try:

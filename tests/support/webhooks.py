@@ -1,4 +1,4 @@
-"""A server that takes webhooks, and what a run left of its outcome."""
+"""A server that receives webhooks, and helpers that read a run's reported outcome."""
 
 import json
 import threading
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class Receiver(ThreadingHTTPServer):
-    """Takes webhooks: answers with the `statuses` in turn, then with 200."""
+    """Receives webhooks; answers with the `statuses` one after another, then with 200."""
 
     def __init__(self, *statuses: int, silent: bool = False) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

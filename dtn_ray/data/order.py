@@ -1,6 +1,6 @@
-"""Which sample comes when, on which worker: pure functions of (seed, step, sizes).
+"""The order of samples and their distribution to workers: pure functions of (seed, step, sizes).
 
-No state is kept between batches, so resuming at step k, with any number of workers, is arithmetic.
+No state is kept between batches, so the position at step k can be computed for any number of workers.
 """
 
 from functools import lru_cache
@@ -10,15 +10,16 @@ import numpy as np
 
 @lru_cache(maxsize=8)
 def permutation(count: int, epoch: int, seed: int) -> np.ndarray:
-    """Order of `count` samples in an epoch: int64, each index once."""
+    """The order of `count` samples in an epoch: int64, each index once."""
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def batch_indices(count: int, batch_size: int, step: int, seed: int) -> np.ndarray:
     """Indices of the samples in batch `step` (from 0): int64 of length `batch_size`.
 
-    Batches cut one endless stream of epochs, each a permutation of its own, so no sample of an epoch is dropped; a
-    batch may straddle two epochs. Raises ValueError where there is no sample to draw.
+    Batches are consecutive parts of an endless stream of epochs, each with its own permutation. No sample of an epoch
+    is dropped; a batch may contain the end of one epoch and the beginning of the next. Raises ValueError if there are
+    no samples.
     """
     if count < 1:
         raise ValueError("cannot draw batches from an empty set of samples")
@@ -28,13 +29,13 @@ def batch_indices(count: int, batch_size: int, step: int, seed: int) -> np.ndarr
 
 
 def worker_slice(batch: np.ndarray, rank: int, workers: int) -> np.ndarray:
-    """The share of a global batch that falls to one of `workers` workers; all shares have the same length.
+    """One worker's share of a global batch; the shares of all `workers` have the same length.
 
-    Raises ValueError where the batch does not divide evenly: uneven shares would weigh samples unequally.
+    Raises ValueError if the batch cannot be divided evenly, because samples would then have different weights.
     """
     if len(batch) % workers:
         raise ValueError(
-            f"a batch of {len(batch)} does not divide among {workers} workers: choose a multiple of {workers}"
+            f"a batch of {len(batch)} cannot be divided evenly among {workers} workers: choose a multiple of {workers}"
         )
     share = len(batch) // workers
     return batch[rank * share : (rank + 1) * share]
@@ -43,7 +44,7 @@ def worker_slice(batch: np.ndarray, rank: int, workers: int) -> np.ndarray:
 def step_seed(seed: int, step: int, rank: int) -> int:
     """Seed of everything random inside a step (augmentation, dropout, noise), on one worker.
 
-    The training loop seeds torch with it at every step. The state of the random generator is thereby part of the
-    position in the data, and a resumed run draws what an uninterrupted one would.
+    The training loop seeds torch with it at every step. Random draws therefore depend only on the step, and a resumed
+    run makes the same ones as an uninterrupted run.
     """
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)

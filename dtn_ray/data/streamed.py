@@ -19,16 +19,19 @@ from dtn_ray.data.rows import Rows, count_rows
 from dtn_ray.data.windows import Window, left_after, read_window, windows_of
 from dtn_ray.ray_cluster.connect import causes, quiet_ray_data
 
-# Rows that Ray Data reads together, while the training has those before: of these, decoded at 152 pixels, 570 MB. An
-# execution of Ray Data that waits for its consumer takes a third of a core; one that ends takes nothing.
+# Rows that one execution of Ray Data reads, while the training uses the rows of the previous one: decoded at 152
+# pixels, 570 MB. An execution that waits for its consumer takes a third of a core, but one that has ended takes
+# nothing.
 ROWS_AT_ONCE = 8192
-ROWS_AT_FIRST = 256  # and twice as many each time, so that a training begins soon
-WINDOWS_AT_ONCE = 64  # at most: a window of few rows takes as long to open as one of many
+ROWS_AT_FIRST = 256  # of the first execution; doubled each time, so that a training begins soon
+WINDOWS_AT_ONCE = 64  # most windows of one execution; a window with few rows takes as long to open as one with many
 ROWS_PER_TASK = 512
-BLOCK = 16 << 20  # bytes that are handed over together; of Ray Data's 128 MB, a reader would hold many
-CPUS_TO_READ = 0.5  # left by trainings, which wait for two sets' readers a tenth of the time or less
+BLOCK = 16 << 20  # bytes of a block; with Ray Data's default of 128 MB, a reader would hold too much
+CPUS_TO_READ = (
+    0.5  # CPUs that trainings leave free; they then wait for the readers of two sets at most a tenth of the time
+)
 TASK_CPUS = 0.25
-READ_AHEAD = 8  # batches that wait for the worker
+READ_AHEAD = 8  # prefetched batches
 
 Columns = dict[str, np.ndarray]
 Item = TypeVar("Item")
@@ -41,15 +44,15 @@ class Share:
     groups: Sequence[Rows]
     seed: int
     done: Stages
-    """After which it begins."""
+    """The steps after which it begins."""
     rank: int
     workers: int
     batch_size: int
-    """Of the global batch."""
+    """Size of the global batch."""
     size: int
-    """Pixels of the square that images are scaled to."""
+    """Width and height to which images are scaled, in pixels."""
     columns: Sequence[str] = ()
-    """Beside `image`."""
+    """Columns to read besides `image`."""
 
     def windows(self) -> Iterator[Window]:
         """The windows that this worker reads; endless."""
@@ -71,7 +74,7 @@ class Streamed:
     """The bad rows that this process found in either set."""
 
     def batches(self, done: Stages, rank: int, workers: int, batch_size: int, seed: int) -> Batches:
-        """As InMemory's. Every row of an epoch comes exactly once, even if the number of workers changes during it."""
+        """As InMemory's. An epoch has every row exactly once, even if the number of workers changes during it."""
         s, t = (
             batches(Share(groups, own_seed, done, rank, workers, batch_size, self.size), self.bad_rows)
             for groups, own_seed in ((self.s, seed), (self.t, seed + T_STREAM))
@@ -81,7 +84,7 @@ class Streamed:
 
 @dataclass(frozen=True)
 class StreamedPeople:
-    """Faces of people, of any number, in Parquet files or folders: what DeepFace learns from."""
+    """The training data of DeepFace: any number of faces of people, in Parquet files or folders."""
 
     groups: Sequence[Rows]
     people: Sequence[str]
@@ -105,14 +108,14 @@ class StreamedPeople:
 def batches(share: Share, bad_rows: BadRows) -> Iterator[Columns]:
     """The batches of a share, prefetched; endless.
 
-    `image` N×3×`size`×`size` uint8, and other columns as they are stored. Rows that hold no image are counted in
-    `bad_rows`. Raises UserError for too many of them, and for files that are gone.
+    `image` is N×3×`size`×`size` uint8; other columns are as stored. Rows without an image are counted in `bad_rows`.
+    Raises UserError for too many of them, and for files that are gone.
     """
     node = ray.get_runtime_context().get_node_id()
     reader = Reader.options(  # type: ignore[attr-defined]
         num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True)
     ).remote(share)
-    # Asked for at once, not when the first batch is wanted: several readers start side by side.
+    # Requests the first batches now, so that several readers start at the same time.
     return _ahead(reader, deque(reader.next.remote() for _ in range(READ_AHEAD)), bad_rows)
 
 
@@ -125,16 +128,16 @@ def _ahead(reader: Any, waiting: deque[ray.ObjectRef], bad_rows: BadRows) -> Ite
             bad_rows.add(batch.pop("bad"))
             yield batch
     finally:
-        # Left to itself, its process waits for a thread of Ray Data that never ends, and keeps its memory.
+        # Otherwise its process would wait forever for a thread of Ray Data, and keep its memory.
         if ray.is_initialized():
             ray.kill(reader)
 
 
 @ray.remote
 class Reader:
-    """Holds one worker's stream of one set.
+    """One worker's stream of one set.
 
-    In a process of its own: beside Ray Data's threads a step took several times as long.
+    Runs in its own process: in the same process as Ray Data's threads, a training step took several times as long.
     """
 
     def __init__(self, share: Share) -> None:
@@ -158,12 +161,12 @@ def _batches(windows: Iterator[Window], batch_size: int, size: int, columns: Seq
 
 
 def _decoded(windows: list[Window], size: int, columns: Sequence[str]) -> ray.data.Dataset:
-    """The rows of some windows, by Ray Data, in the object store."""
+    """Reads the rows of some windows into the object store, with Ray Data."""
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.target_max_block_size = BLOCK
     quiet_ray_data()
-    # Warns of a cluster without a free CPU, where the other set's reader has them for the moment.
+    # This logger warns if no CPU is free, which is normal while the reader of the other set is working.
     logging.getLogger("ray.data.dataset").setLevel(logging.ERROR)
 
     def read(batch: dict[str, Any]) -> Iterator[Columns]:
@@ -171,8 +174,10 @@ def _decoded(windows: list[Window], size: int, columns: Sequence[str]) -> ray.da
             yield from read_window(windows[i], size, columns)
 
     tasks = min(len(windows), -(-sum(window.rows for window in windows) // ROWS_PER_TASK))
-    numbers = ray.data.from_items([*range(len(windows))], override_num_blocks=tasks)  # range's tasks take whole CPUs
-    with causes():  # here, since Ray does not carry an exception's own causes to another process
+    numbers = ray.data.from_items(
+        [*range(len(windows))], override_num_blocks=tasks
+    )  # ray.data.range would take whole CPUs
+    with causes():  # here, because Ray drops the __cause__ of an exception between processes
         return numbers.map_batches(read, batch_size=1, num_cpus=TASK_CPUS).materialize()  # type: ignore[arg-type]
 
 
@@ -185,13 +190,13 @@ def _one_ahead(items: Iterable[Item]) -> Iterator[Item]:
             item = following.result()
             following = thread.submit(next, source)
             yield item
-            del item  # or a third would be held
+            del item  # otherwise three items would be held in memory
 
 
 def _together(windows: Iterator[Window]) -> Iterator[list[Window]]:
-    """The endless sequence in parts of ROWS_AT_FIRST rows, twice as many, …, ROWS_AT_ONCE, or little more.
+    """Divides the endless sequence into parts of about ROWS_AT_FIRST rows, twice as many, …, up to ROWS_AT_ONCE.
 
-    Of no more than WINDOWS_AT_ONCE windows.
+    A part has at most WINDOWS_AT_ONCE windows.
     """
     wanted = ROWS_AT_FIRST
     while True:

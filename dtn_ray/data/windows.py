@@ -1,8 +1,8 @@
 """Windows of row groups, in an order computed from a seed, read and decoded.
 
-A stream is an endless sequence of windows, each a few row groups shuffled together. Which window comes when, which
-worker reads it, and what is left after a restart with another number of workers, are pure functions of the seed and of
-the numbers of rows taken. Only those numbers are ever saved.
+A stream is an endless sequence of windows, each a few row groups shuffled together. The order of the windows, the
+worker that reads each, and the remaining rows after a restart with another number of workers are pure functions of the
+seed and of the numbers of rows taken. Only these numbers are saved.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ MAX_PIXELS = 100_000_000  # of one image
 
 @dataclass(frozen=True)
 class Window:
-    """Some row groups, shuffled together, less the first `start` rows, which were taken already."""
+    """Some row groups, shuffled together, without the first `start` rows, which have already been taken."""
 
     groups: tuple[Rows, ...]
     seed: tuple[int, ...]
@@ -34,7 +34,7 @@ class Window:
         return count_rows(self.groups) - self.start
 
     def name(self, row: int) -> str:
-        """Where a row is stored, by its number before they were shuffled."""
+        """The name of a row (file and position), by its number before shuffling."""
         for group in self.groups:
             if row < group.rows:
                 return group.name(row)
@@ -43,9 +43,9 @@ class Window:
 
 
 def sample_rows(groups: Sequence[Rows], count: int, size: int, columns: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """About `count` rows of evenly spread groups, or all there are, as `read_window` gives them, without the bad ones.
+    """About `count` rows from evenly spaced groups, or all rows, in the form of `read_window`, without bad rows.
 
-    Raises UserError where more than half of them hold no image: then the set is not what it was taken for.
+    Raises UserError if more than half of them hold no image, because then the set is probably not a set of images.
     """
     each = -(-count // min(len(groups), 8))
     chosen = [groups[i] for i in np.unique(np.linspace(0, len(groups) - 1, 8).astype(int))]
@@ -54,13 +54,13 @@ def sample_rows(groups: Sequence[Rows], count: int, size: int, columns: Sequence
     found = {name: np.concatenate([rows[name] for rows in blocks]) for name in ("image", *columns, "bad")}
     bad = [problem for problem in found.pop("bad") if problem]
     if 2 * len(bad) > some.rows:
-        raise UserError(f"{len(bad)} of {some.rows} rows that were looked at hold no image, such as {bad[0]}")
+        raise UserError(f"{len(bad)} of {some.rows} sampled rows hold no image, such as {bad[0]}")
     good = np.concatenate([rows["bad"] for rows in blocks]) == ""
     return {name: rows[good][:count] for name, rows in found.items()}
 
 
 def windows_of(groups: Sequence[Rows], seed: int, size: int = 2) -> Iterator[Window]:
-    """The endless sequence: in each epoch every row group once, in an order of its own, `size` in a window."""
+    """The endless sequence of windows of `size` row groups: in each epoch every row group once, in a new order."""
     for epoch in count():
         order = np.random.default_rng([seed, epoch]).permutation(len(groups))
         for i in range(0, len(groups), size):
@@ -83,18 +83,18 @@ def left_after(sequence: Iterator[Window], workers: int, rows: int) -> Iterator[
 def read_window(window: Window, size: int, columns: Sequence[str] = ()) -> Iterator[dict[str, np.ndarray]]:
     """The window's rows in order: `image` N×3×`size`×`size` uint8, N at most IMAGES_PER_BLOCK, and other columns.
 
-    A row that holds no image, or null in another column, is bad: the next good row of the window takes its place, so
-    that a window always has as many rows as its files say, and a resumed training finds its place by arithmetic.
-    `bad`, N texts, names such a row and what is wrong with it; empty for the others. Raises UserError where no row of
-    the window is good, OSError where the store fails.
+    A row without an image, or with null in another column, is bad. The next good row of the window replaces it, so that
+    the number of rows of a window depends only on its files, and a resumed training can compute its position.
+    `bad`, N texts, gives the name of each bad row and what is wrong with it; it is empty for good rows. Raises
+    UserError if the window has no good row, OSError if the store fails.
     """
     tables = [group.table(["image", *columns]) for group in window.groups]
     rows = pa.concat_tables(tables, promote_options="permissive")
     order = np.random.default_rng(window.seed).permutation(len(rows))
-    bad = dict[int, str]()  # by the place in the order
+    bad = dict[int, str]()  # by position in the order
 
     def image(place: int) -> np.ndarray | None:
-        """The image of the row at a place of the order; None where it is bad."""
+        """The image of the row at a position in the order; None if the row is bad."""
         row = int(order[place % len(order)])
         if place % len(order) in bad:
             return None
@@ -124,9 +124,9 @@ def read_window(window: Window, size: int, columns: Sequence[str] = ()) -> Itera
 
 
 def decode_row(content: bytes, size: int | None = None) -> np.ndarray:
-    """An encoded image as 3×`size`×`size` uint8, or 3×H×W as it is stored; as `images.photo` reads it.
+    """Decodes an image, like `images.photo`, to 3×`size`×`size` uint8, or to 3×H×W at its own size.
 
-    Raises ValueError with the reason where it is none, or of more than MAX_PIXELS.
+    Raises ValueError with the reason if it is not an image, or has more than MAX_PIXELS.
     """
     pixels, _ = photo(content, MAX_PIXELS)
     if size is not None and pixels.shape[:2] != (size, size):

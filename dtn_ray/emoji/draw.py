@@ -1,4 +1,5 @@
-"""Draws a target set t in DiceBear's styles: aligned avatars, each with the options it was drawn from. No Ray.
+"""Draws a target set t in DiceBear's styles: aligned avatars, each with the options it was drawn from. Does not import
+Ray.
 
 The paper's t are emoji of an online service, centred and scaled by the irides and the tip of the nose (Sec. 5.2). A
 style of DiceBear draws all its avatars over one figure, so one set of landmarks holds for the whole style.
@@ -74,12 +75,12 @@ def _style(name: str) -> tuple[Style, dict[str, Any]]:
 
 
 def licence(style: str) -> str:
-    """The style's terms, in its author's words. Raises UserError for an unknown style."""
+    """The style's licence terms, in its author's words. Raises UserError for an unknown style."""
     return _style(style)[1]["license"]["text"]
 
 
 def check(style: str, options: dict[str, Any]) -> None:
-    """Raises UserError naming each of a style's options that DiceBear does not know, or would leave out unsaid."""
+    """Raises UserError naming each of a style's options that DiceBear does not know, or would silently ignore."""
     known = {
         name: field.get("values")
         for name, field in OptionsDescriptor(_style(style)[0]).to_json().items()
@@ -130,7 +131,7 @@ def draw(style: str, seed: str, expression: Expression = "neutral", size: int = 
 
 
 def _aligned(svg: str, landmarks: Landmarks, size: int) -> str:
-    """A drawing of size×size that shows the part of an avatar's canvas which brings its landmarks to TEMPLATE.
+    """Crops an avatar's drawing to size×size so that its landmarks are at TEMPLATE.
 
     The avatar is aligned as a drawing: resampled once drawn, it would have to be drawn larger, which takes five times
     as long. Without `visible` the canvas is a mask, which takes half as long again.

@@ -28,12 +28,12 @@ from dtn_ray.storage import json_files
 from dtn_ray.storage.ownership import refuse_foreign
 
 EMOJI_PER_FILE = 1000
-EMOJI_PER_GROUP = 250  # small row groups, so that a stream shuffles well
+EMOJI_PER_GROUP = 250  # small row groups, so that a training's stream shuffles well
 SHEET = (6, 12)
 
 
 def make_emoji(job: EmojiSet) -> dict[str, Any]:
-    """Draws what is missing of a set, and returns what it is. Raises UserError for settings that cannot be."""
+    """Draws the missing avatars of a set, and returns facts about the set. Raises UserError for invalid settings."""
     if job.count < 1 or job.size < 16:
         raise UserError("--count must be at least 1 and --size at least 16")
     options = _options(job)
@@ -43,7 +43,7 @@ def make_emoji(job: EmojiSet) -> dict[str, Any]:
         "licence": licence(job.style),
         "drawn_with": {name: version(name) for name in ("dicebear-core", "dicebear-styles", "resvg-py")},
     }
-    # What is wrong with the settings is said here, not by every task.
+    # Checks the settings here, so that not every task reports the same error.
     draw(job.style, "0", job.expression, job.size, **options)
     numbers = range(-(-job.count // EMOJI_PER_FILE))
     refuse_foreign(job.out, "emoji.json", ("style", "licence"), ["sheet.png", *map(_name, numbers)])
@@ -96,7 +96,7 @@ def _count(job: EmojiSet, number: int) -> int:
 
 
 def _draw_file(job: EmojiSet, name: str, first: int, count: int, options: dict[str, Any]) -> int:
-    """Draws one file, and returns how many are in it."""
+    """Draws one file, and returns the number of avatars in it."""
     seeds = [f"{job.seed}-{i}" for i in range(first, first + count)]
     drawn = [draw(job.style, seed, job.expression, job.size, **options) for seed in seeds]
     table = pa.table(

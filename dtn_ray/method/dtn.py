@@ -1,4 +1,4 @@
-"""The Domain Transfer Network (Sec. 4): f, g, D, and one training step. Pure torch.
+"""The Domain Transfer Network (Sec. 4): f, g, D, and one training step. Only torch.
 
 G = g ∘ f
 L_G = L_GANG + α L_CONST + β L_TID + γ L_TV      minimised over g
@@ -22,15 +22,15 @@ from dtn_ray.method.options import LossConfig, OptimConfig
 from dtn_ray.method.precision import autocast
 from dtn_ray.models.layers import PerDomain
 
-R1_EVERY = 4  # updates of D; Karras et al. (2020) take it each 16th, in far longer trainings
+R1_EVERY = 4  # updates of D between penalties; Karras et al. (2020) use 16, in far longer trainings
 Wrap = Callable[[nn.Module], nn.Module]
 
 
 class DTN(nn.Module):
-    """The three networks (and D2 where d2 is a second GAN).
+    """The three networks (and D2 if d2 is a second GAN).
 
-    `with_f=False` is Table 1's "G does not contain f": g is then a network from images to images, and f serves
-    L_CONST alone. With `binary=True` D has the two classes of Eq. 1 and G(t) plays no part: the baseline of Sec. 3.
+    `with_f=False` is Table 1's "G does not contain f": g is then a network from images to images, and f is used only in
+    L_CONST. With `binary=True` D has the two classes of Eq. 1 and G(t) is not used: the baseline of Sec. 3.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class DTN(nn.Module):
     def as_drawn(t: Tensor, G_x: Tensor) -> Tensor:
         """Images of t N×C×H×W at the resolution of G's.
 
-        D sees them so, or resolution alone would give the real ones away, and L_TID compares with them so; f sees t as
-        it is.
+        They are the real images in D's input, because D could otherwise recognise them by their resolution, and L_TID
+        compares G(t) with them. The input of f is t at its own resolution.
         """
         return t if t.shape[-1] == G_x.shape[-1] else F.interpolate(t, G_x.shape[-2:], mode="area")
 
@@ -64,8 +64,8 @@ class DTN(nn.Module):
 class DTNTrainer:
     """The networks with their optimisers; `step` is one update of D and one of g.
 
-    `wrap` makes a network data-parallel (and moves it to its device); the default leaves it as it is. g and D are
-    called once per update each, with all the domains' batches, because data-parallel wrappers count calls.
+    `wrap` makes a network data-parallel (and moves it to its device); by default networks are not wrapped. g and D are
+    each called once per update, with the batches of all domains, because data-parallel wrappers count calls.
     """
 
     def __init__(
@@ -105,11 +105,11 @@ class DTNTrainer:
         self.ema = AveragedModel(dtn.g, avg_fn=ema_with_warm_up(optim.ema_decay)) if optim.ema_decay else None
 
     def step(self, s: Tensor, t: Tensor, step: int) -> dict[str, Tensor]:
-        """One update of D (Eq. 3) where it is due, then one of g (Eqs. 4-7).
+        """One update of D (Eq. 3), if it is due at this step, then one of g (Eqs. 4-7).
 
         `s`, `t`: float batches N×C×H×W in [-1, 1].
-        Returns every loss term before its weight, detached scalars on the device: reading them waits for the device,
-        so read them seldom.
+        Returns all loss terms without their weights, as detached scalars on the device. Reading them waits for the
+        device, so do not read them at every step.
         """
         s, t = self._to_device(s), self._to_device(t)
         for name, optimizer in self.optimizers.items():
@@ -117,7 +117,7 @@ class DTNTrainer:
             optimizer.param_groups[0]["lr"] = lr * self.optim.rate(step)
 
         warming_up = step < self.loss.warm_up
-        # G(x) for x in s and in t. The baseline has no use for G(t), nor has the warm-up for G(s).
+        # G(x) for x in s and in t. The baseline does not need G(t), and the warm-up does not need G(s).
         x = {False: s} if self.dtn.binary else {True: t} if warming_up else {False: s, True: t}
         with self._autocast():
             with torch.no_grad():
@@ -128,7 +128,7 @@ class DTNTrainer:
             return self._warm_up(G_x[0], t)
         metrics: dict[str, Tensor] = {}
 
-        # Update D on G's images as they are: no gradient reaches g.
+        # Update D on G's images, detached so that no gradient reaches g.
         if self.loss.gan and step % self.optim.D_every == 0:
             metrics |= self._update_D([image.detach() for image in G_x], t, step)
         if self.D2 is not None:
@@ -174,7 +174,7 @@ class DTNTrainer:
             self._minimise("D", L_d)
             return {"L_d": L_d.detach()}
         R_1 = losses.R_1(logits[-1], seen[-1])
-        # As often as it is left out, so much heavier it weighs.
+        # The weight compensates for the updates without the penalty.
         self._minimise("D", L_d + R1_EVERY * self.loss.r1 * R_1)
         return {"L_d": L_d.detach()}
 
@@ -221,11 +221,11 @@ class DTNTrainer:
 
 
 def ema_with_warm_up(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """Averaging rule for AveragedModel: after n updates the newest weights count 2/(n + 2), in the end 1 - `decay`.
+    """Averaging rule for AveragedModel: after n updates the newest weights count 2/(n + 2), later 1 - `decay`.
 
-    Until that end step i weighs in proportion to i (Shamir & Zhang 2013, η = 1): the random start soon counts for
-    nothing, and yet the average is as long as the run allows. That length matters: G changes whole classes from one
-    hundred steps to the next, and only an average over several hundred evens that out.
+    Before it reaches 1 - `decay`, step i has a weight proportional to i (Shamir & Zhang 2013, η = 1). The random start
+    is thus soon forgotten, while the average is as long as the run allows. A long average is needed because G changes
+    whole classes from one hundred steps to the next.
     """
 
     def average(ema: Tensor, weight: Tensor, n: Tensor | int) -> Tensor:
@@ -249,10 +249,10 @@ def frozen(network: nn.Module | None) -> Iterator[None]:
 
 @torch.no_grad()
 def recalibrate(g: nn.Module, inputs: Tensor, batch_size: int = 500) -> None:
-    """Sets g's batch norm statistics to those of `inputs` (f(x) for x in s) alone.
+    """Sets g's batch norm statistics to those of `inputs` (f(x) for x in s).
 
-    Trained on s and t in separate passes, g's running statistics are a mixture of both domains', while conversion sees
-    s only; and an average of g's weights has no statistics of its own at all.
+    After training on s and t in separate passes, g's running statistics are a mixture of both domains, but conversion
+    only has images of s. An average of g's weights has no statistics of its own.
     """
     mode = g.training
     update_bn(inputs.split(batch_size), g)
@@ -260,9 +260,9 @@ def recalibrate(g: nn.Module, inputs: Tensor, batch_size: int = 500) -> None:
 
 
 def collapse_warning(L_d: float, L_gan_g: float, rested: bool = False) -> str | None:
-    """A warning where both losses sit at chance (3 ln 3 and 2 ln 3), so that g learns nothing from D; else None.
+    """A warning if both losses are at chance (3 ln 3 and 2 ln 3), so that g learns nothing from D; otherwise None.
 
-    None too where D has `rested` until lately (`LossConfig.D_has_rested`): at chance is where it begins.
+    Also None if D has `rested` until recently (`LossConfig.D_has_rested`), because D begins at chance.
     """
     if rested:
         return None
@@ -270,6 +270,6 @@ def collapse_warning(L_d: float, L_gan_g: float, rested: bool = False) -> str | 
     if not at_chance:
         return None
     return (
-        f"D has collapsed: L_d {L_d:.3f} ≈ 3 ln 3 and L_gan_g {L_gan_g:.3f} ≈ 2 ln 3, as if it guessed. "
-        "Raise --lr-D or lower --lr-g, and check that s and t are what you meant."
+        f"D has collapsed: L_d {L_d:.3f} ≈ 3 ln 3 and L_gan_g {L_gan_g:.3f} ≈ 2 ln 3, which is chance. "
+        "Raise --lr-D or lower --lr-g, and check that s and t are the sets that you intended."
     )

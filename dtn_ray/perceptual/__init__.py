@@ -1,4 +1,4 @@
-"""The perceptual network f, and the judge: trained here, or brought along.
+"""The perceptual network f, and the judge: trained here, or imported.
 
 options    options of training one
 load       loads one from ONNX or a checkpoint

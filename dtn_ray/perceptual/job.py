@@ -1,4 +1,4 @@
-"""Ray Train: trains f, or the judge, as a classifier: of digits (Sec. 5.1), or of people (Sec. 5.2)."""
+"""Ray Train: trains f or the judge, as a classifier of digits (Sec. 5.1) or of people (Sec. 5.2)."""
 
 import numpy as np
 import ray
@@ -25,7 +25,7 @@ UNKNOWN = -1  # label of a test face whose person is not trained on
 
 
 def pretrain(config: Pretraining, run: Run) -> Finished:
-    """Trains a classifier of digits and reports its error on the test split; its checkpoint serves as f or as a judge.
+    """Trains a classifier of digits, to be used as f or as a judge, and reports its error on the test split.
 
     The same call continues where an earlier one stopped. Raises UserError for bad settings, files or resources.
     """
@@ -38,10 +38,10 @@ def pretrain(config: Pretraining, run: Run) -> Finished:
 
 
 def pretrain_faces(config: FacePretraining, run: Run) -> Finished:
-    """Trains DeepFace to tell people apart, from a stream of any length; its checkpoint serves as f of faces.
+    """Trains DeepFace to tell people apart, from a stream of any length; its checkpoint can be used as f of faces.
 
-    Reports `test_error`, of naming the test faces of people trained on, and `verification_auc`: how well the cosine of
-    f(x) tells pairs of one person from pairs of two, over all pairs of test faces (the area under the ROC curve).
+    Reports `test_error`, the classification error on test faces of people in the training set, and `verification_auc`:
+    the area under the ROC curve for deciding by the cosine of f(x) whether two test faces are of the same person.
     The same call continues where an earlier one stopped. Raises UserError for bad settings, files or resources.
     """
     run.check(config.batch_size)
@@ -62,7 +62,7 @@ def pretrain_faces(config: FacePretraining, run: Run) -> Finished:
 
 
 def _labelled(groups: list[Rows], count: int, people: list[str]) -> LabelledImages:
-    """About `count` faces of evenly spread groups, labels by `people`, or numbers below 0 for each of the others."""
+    """About `count` faces from evenly spaced groups. Labels are indices in `people`, or negative for other people."""
     found = sample_rows(groups, count, DeepFace.size, ["identity"])
     names = [str(name) for name in found["identity"]]
     numbers = {name: i for i, name in enumerate(people)}

@@ -1,4 +1,4 @@
-"""Loads f for faces, known networks and those brought along, with the region of a face that each sees."""
+"""Loads face networks, known and imported ones, each with its preprocessing."""
 
 import hashlib
 from typing import Any
@@ -23,7 +23,7 @@ from dtn_ray.storage import json_files
 
 
 def load_classifier(uri: str) -> tuple[DigitF, dict[str, Any]]:
-    """f or a judge with its manifest, in eval mode. Raises UserError where the checkpoint does not serve."""
+    """f or a judge with its manifest, in eval mode. Raises UserError if the checkpoint cannot be used."""
     with open_folder(uri) as folder:
         manifest = read_manifest(folder, "classifier")
         config = read_config(folder, Pretraining, manifest)
@@ -37,7 +37,7 @@ def load_classifier(uri: str) -> tuple[DigitF, dict[str, Any]]:
 def load_face_network(uri: str, option: str = "--f") -> tuple[ImportedF | DeepFace, dict[str, Any]]:
     """f of faces: any network as ONNX, or a checkpoint's DeepFace without its classifier.
 
-    With it, what a DTN's manifest keeps of it. `option` asked for it. Raises UserError where it does not serve.
+    Also returns its facts for a DTN's manifest. `option` is named in messages. Raises UserError if it cannot be used.
     """
     if uri.endswith(".onnx"):
         return load.load_imported(uri, option)
@@ -57,16 +57,16 @@ def load_face_network(uri: str, option: str = "--f") -> tuple[ImportedF | DeepFa
 
 
 def build_deepface(config: FacePretraining, people: int) -> DeepFace:
-    """The network that a pretraining on so many people trains, freshly initialised; as f, of 0 people."""
+    """A freshly initialised network for a pretraining on so many people; 0 people: without the classifier, as f."""
     return DeepFace(people, config.width, config.dropout, config.features)
 
 
 def build_classifier(config: Pretraining) -> DigitF:
-    """The network that a pretraining trains, freshly initialised."""
+    """A freshly initialised network for a pretraining."""
     return DigitF(width=config.width, dropout=config.dropout)
 
 
-# Name and eye, by the SHA-256 of the ONNX file. The crops are those that tell pairs of LFW apart best
+# Name and preprocessing, by the SHA-256 of the ONNX file. The crops are those with the best verification on LFW
 # (docs/reference/face-networks.md).
 KNOWN = {
     "0911f1b7ab9de5b83608b38af174aecc4fd345b3f0c7b78092ed2a3c4b09734a": (
@@ -81,10 +81,10 @@ KNOWN = {
 
 
 def load_imported(uri: str, option: str = "--f") -> tuple[ImportedF, dict[str, Any]]:
-    """A face network from ONNX, and what a checkpoint keeps of it besides its weights; `option` asked for it.
+    """A face network from ONNX, and its facts for a checkpoint's manifest; `option` is named in messages.
 
-    What it sees is known of the networks in KNOWN; of others, the file beside it tells, NETWORK.json with the fields of
-    `Eye`. Weights in files beside it are taken in.
+    The preprocessing of the networks in KNOWN is known; for others, NETWORK.json beside the network describes it, with
+    the fields of `Eye`. Weights in separate files are merged into the network.
 
     Raises UserError where a file is missing or damaged, or does not fit.
     """
@@ -99,45 +99,45 @@ def load_imported(uri: str, option: str = "--f") -> tuple[ImportedF, dict[str, A
 
 
 def build_imported(content: bytes, eye: Eye, uri: str) -> ImportedF:
-    """The network of an ONNX file's content. Raises UserError naming `uri` where it does not serve."""
+    """The network of an ONNX file's content. Raises UserError naming `uri` if it cannot be used."""
     try:
         return ImportedF(content, eye)
     except ImportError:
-        raise  # a fault of ours
-    except Exception as error:  # a network may raise anything where it is odd
+        raise  # our own mistake, not the network's
+    except Exception as error:  # a network from others can raise anything
         raise UserError(f"{uri}: {reason(error)}") from error
 
 
 @torch.no_grad()
 def check_features(f: Perceptual, size: int, uri: str) -> None:
-    """Raises UserError naming `uri` where f, or a judge, gives the same for all pictures, or no numbers.
+    """Raises UserError naming `uri` if the features of f, or a judge, are not finite, or the same for all pictures.
 
-    `size`: pixels of the side of the pictures.
+    `size`: width and height of the pictures, in pixels.
     """
     generator = torch.Generator().manual_seed(0)
-    # Spots of many sizes, and plain black and white: a small network may take any fine noise for the same.
+    # Noise at several scales, and plain black and white: for a small network, all fine noise may look the same.
     spots = [torch.rand(1, 3, side, side, generator=generator) * 2 - 1 for side in (2, 3, 5, 8, size)]
     plain = [torch.full((1, 3, 1, 1), value) for value in (-1.0, 1.0)]
     pictures = torch.cat([F.interpolate(each, size) for each in (*spots, *plain)])
     features = f.represent(pictures)
     if not features.isfinite().all():
-        raise UserError(f"{uri}: it gives numbers that are not finite; its training diverged")
+        raise UserError(f"{uri}: its features are not finite; its training diverged")
     if torch.equal(features, features[:1].expand_as(features)):
-        raise UserError(f"{uri}: it gives the same for every picture; train it anew")
+        raise UserError(f"{uri}: its features are the same for every picture; train it again")
 
 
 def eye_of(values: Any, uri: str) -> Eye:
-    """An eye from plain values. Raises UserError naming `uri` and each field that does not fit."""
+    """An Eye from plain values. Raises UserError naming `uri` and each field that does not fit."""
     try:
         return fit(Eye, values)
     except UserError as error:
-        raise UserError(f"{uri}: not what a network sees: {error}") from error
+        raise UserError(f"{uri}: not the preprocessing of a network: {error}") from error
 
 
 def _declared(uri: str) -> Eye:
     if not storage.exists(uri):
         raise UserError(
-            f"{uri}: missing; it must tell what the network beside it sees of an aligned face, as in "
+            f"{uri}: missing; it must describe how the network beside it expects an aligned face, such as "
             '{"size": 112, "crop": [0.1, 0.1, 0.8], "low": -1, "high": 1}'
         )
     return eye_of(json_files.read(uri), uri)

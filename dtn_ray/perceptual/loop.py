@@ -1,4 +1,4 @@
-"""What each worker of a classifier's training does."""
+"""One worker of a classifier's training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from dtn_ray.resumable.loop import Measured, Training, Worker, start_worker, tra
 
 @dataclass(frozen=True)
 class Inputs:
-    """What every worker of a classifier's training shares, as references into Ray's object store."""
+    """The data that all workers of a classifier's training share, as references into Ray's object store."""
 
     feed: ray.ObjectRef
     """InMemoryLabelled or StreamedPeople."""
@@ -36,7 +36,7 @@ class Inputs:
     """LabelledImages."""
     classes: int
     images: int
-    """In the feed."""
+    """Number of images in the feed."""
 
 
 def total_steps(config: Pretraining | FacePretraining, images: int) -> int:
@@ -45,7 +45,7 @@ def total_steps(config: Pretraining | FacePretraining, images: int) -> int:
 
 
 def loop(settings: dict[str, Any]) -> None:
-    """What Ray Train calls on each worker."""
+    """The function that Ray Train calls on each worker."""
     config: Pretraining | FacePretraining = settings["config"]
     worker = start_worker(config.seed)
     train_steps(ClassifierTraining(config, settings["inputs"], worker), worker, settings["run"])

@@ -1,4 +1,4 @@
-"""How good a classifier is: its error, and how well it tells people apart."""
+"""The measurements of a classifier: its error, and verification of people."""
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from dtn_ray.models.faces import DeepFace
 
 @torch.no_grad()
 def accuracy(network: nn.Module, images: np.ndarray, labels: np.ndarray, batch_size: int = 500) -> float:
-    """Share of uint8 images that a classifier labels right; puts it into eval mode."""
+    """The fraction of uint8 images that a network classifies correctly; switches it to eval mode."""
     network.eval()
     device = next(network.parameters()).device
     predicted = [
@@ -25,9 +25,9 @@ def accuracy(network: nn.Module, images: np.ndarray, labels: np.ndarray, batch_s
 
 @torch.no_grad()
 def verification_auc(network: DeepFace, faces: LabelledImages, batch_size: int = 100) -> float | None:
-    """Area under the ROC curve of cosines of f(x) over all pairs of faces; puts the network into eval mode.
+    """Area under the ROC curve of cosines of f(x) over all pairs of faces; switches the network to eval mode.
 
-    None where all pairs are of one kind.
+    None if all pairs are of the same person, or none is.
     """
     network.eval()
     device = next(network.parameters()).device
@@ -41,13 +41,13 @@ def verification_auc(network: DeepFace, faces: LabelledImages, batch_size: int =
     same = faces.labels[first] == faces.labels[second]
     if same.all() or not same.any():
         return None
-    from sklearn.metrics import roc_auc_score  # seconds to import, and for faces alone
+    from sklearn.metrics import roc_auc_score  # takes seconds to import, and only faces need it
 
     return float(roc_auc_score(same, (features @ features.T).numpy()[first, second]))
 
 
 def measure(network: DigitF | DeepFace, test: LabelledImages) -> dict[str, float | None]:
-    """`test_error`, over images whose class is trained on; of people also `verification_auc`. Of none, None."""
+    """`test_error`, over images of trained classes (None if there are none); for people also `verification_auc`."""
     known = test.labels >= 0
     error = 1 - accuracy(network, test.images[known], test.labels[known]) if known.any() else None
     if isinstance(network, DigitF):

@@ -1,4 +1,4 @@
-"""The digit domain of Sec. 5.1: SVHN → MNIST, or their embedded stand-ins."""
+"""The digit domain of Sec. 5.1: SVHN → MNIST, or the embedded datasets that replace them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +42,7 @@ def build(experiment: Experiment, f: FrozenF) -> DTN:
 
 
 class Encoder(nn.Module):
-    """An untrained network of f's shape at the bottom of g, where G does not contain f (Table 1)."""
+    """An untrained network with f's architecture as the first part of g, if G does not contain f (Table 1)."""
 
     def __init__(self, network: DigitF) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def read_f(folder: Path, _: Experiment, manifest: dict[str, Any]) -> DigitF:
 
 
 def prepare(experiment: Experiment, run: Run) -> Prepared:
-    """As `Domain.prepare`; f and the judge are trained first where no checkpoints of them are given."""
+    """As `Domain.prepare`; trains f and the judge first if no checkpoints of them are given."""
     from dtn_ray.resumable.run import check_folder
 
     s, t = load_domains(experiment)
@@ -96,7 +96,7 @@ def prepare(experiment: Experiment, run: Run) -> Prepared:
 
 
 def load_domains(experiment: Experiment) -> tuple[LabelledImages, LabelledImages]:
-    """s and t of an experiment, less the classes left out. Raises UserError for missing or damaged data."""
+    """s and t of an experiment, without the classes to leave out. Raises UserError for missing or damaged data."""
     chosen = experiment.data
     s = load.load(chosen.source, chosen.source_split, chosen.data_dir, download=chosen.download)
     t = load.load(chosen.target, chosen.target_split, chosen.data_dir, download=chosen.download)
@@ -104,7 +104,7 @@ def load_domains(experiment: Experiment) -> tuple[LabelledImages, LabelledImages
 
 
 def _pretrained(experiment: Experiment, run: Run, role: str) -> str:
-    """The checkpoint of f or of the judge, trained under this run's folder."""
+    """The checkpoint of f or of the judge, trained in this run's folder."""
     from dtn_ray.perceptual.job import pretrain
 
     chosen = experiment.data

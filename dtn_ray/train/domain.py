@@ -16,12 +16,12 @@ from dtn_ray.models.perceptual import Perceptual
 from dtn_ray.resumable.options import Run
 from dtn_ray.train.options import Experiment
 
-if TYPE_CHECKING:  # Ray, which a conversion need not import
+if TYPE_CHECKING:  # these import Ray, which a conversion does not need
     from dtn_ray.data.feed import InMemory
     from dtn_ray.data.streamed import Streamed
 
 
-SCALING = 4096  # images of s and of t by which f's features are scaled
+SCALING = 4096  # images of s and of t from which the normalization of f's features is computed
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Prepared:
     s: np.ndarray
     """A few thousand images of s, N×C×H×W uint8."""
     t: np.ndarray
-    """A few thousand images of t, likewise."""
+    """A few thousand images of t, N×C×H×W uint8."""
     validation: np.ndarray
     """Held-out images of s, N×C×H×W uint8."""
     labels: np.ndarray | None
@@ -52,13 +52,14 @@ class Domain:
     name: str
     """`kind` of ModelConfig."""
     of_faces: bool
-    """Whether x are faces, which have to be found in photos."""
+    """Whether x are faces, which must be found in photos."""
     batch_on_a_cpu: int
-    """Images that pass the networks at once where a conversion has no GPU."""
+    """Batch size of a conversion on CPUs."""
     build: Callable[[Experiment, FrozenF], DTN]
     """The networks around f, with g and D freshly initialised. Raises UserError for settings that do not fit."""
     read_f: Callable[[Path, Experiment, dict[str, Any]], Perceptual]
-    """f from a checkpoint's folder, settings and manifest: its weights unfilled, but those of a file brought along.
+    """Builds f from a checkpoint's folder, settings and manifest. Its weights are not loaded, except those of an ONNX
+    file.
 
     Raises UserError naming the file and what is wrong with it.
     """

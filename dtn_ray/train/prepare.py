@@ -27,8 +27,8 @@ from dtn_ray.train.measure import AT_ONCE, domain_features
 from dtn_ray.train.options import Experiment, ModelConfig
 from dtn_ray.train.presets import PRESETS
 
-CALIBRATION = 2048  # images of s that give g's batch norm its statistics for conversion
-VALIDATION_T = 1024  # images of t that G(s) is compared with
+CALIBRATION = 2048  # images of s for the statistics of g's batch norm in conversion
+VALIDATION_T = 1024  # images of t with which G(s) is compared
 
 
 @dataclass(frozen=True)
@@ -40,27 +40,27 @@ class Inputs:
     calibration: ray.ObjectRef
     """A few images of s, N×C×H×W uint8."""
     validation: ray.ObjectRef
-    """Images of s that are held out."""
+    """Held-out images of s."""
     labels: ray.ObjectRef
-    """Theirs, or None."""
+    """Labels of these images, or None."""
     f: ray.ObjectRef
     judge: ray.ObjectRef
-    """None where there are no labels to judge by."""
+    """None if there are no labels."""
     of_t: ray.ObjectRef
-    """What `domain_features` are of t, N×features."""
+    """`domain_features` of t, N×features."""
 
 
 @dataclass(frozen=True)
 class Ready:
-    """What trainings on the same data with the same f can share; they may differ in losses, rates and seeds."""
+    """Shared by trainings on the same data with the same f; they may differ in losses, learning rates and seeds."""
 
     name: str
-    """Of a run that has no --name."""
+    """Name of a run without --name."""
     inputs: Inputs
     facts: dict[str, Any]
-    """For the manifest."""
+    """Facts for the manifest."""
     spare: float
-    """CPUs that are left to reading."""
+    """CPUs to leave for readers of the data."""
 
 
 def prepare(experiment: Experiment, run: Run) -> Ready:
@@ -69,11 +69,11 @@ def prepare(experiment: Experiment, run: Run) -> Ready:
     run.check(optim.batch_size)
     if model.exaggeration != 1 and model.feature_scale not in ("per-domain", "transport"):
         raise UserError(
-            f"--exaggeration {model.exaggeration} of what? Features need a mean to be far from: choose --feature-scale "
-            "per-domain or transport"
+            f"--exaggeration {model.exaggeration} needs the mean of the features: choose --feature-scale per-domain or "
+            "transport"
         )
     if model.exaggeration <= 0:
-        raise UserError(f"--exaggeration {model.exaggeration} must be above 0; 1 exaggerates nothing")
+        raise UserError(f"--exaggeration {model.exaggeration} must be greater than 0; 1 means no exaggeration")
     if model.binary and (experiment.loss.beta or experiment.loss.d2 == "gan"):
         raise UserError("--binary is the baseline of Sec. 3, which has no L_TID: it needs --beta 0 and --d2 mse")
     check(experiment)
@@ -103,7 +103,9 @@ def _in_its_unit(prepared: Prepared, model: ModelConfig) -> FrozenF:
         parts = [images[i : i + AT_ONCE] for i in range(0, len(images), AT_ONCE)]
         found = moments(prepared.f, map(to_float, tqdm(parts, "measuring f", delay=5, mininterval=5)))
         if not 0 < found.scale < math.inf:
-            raise UserError(f"f gives the same for all images, or numbers that are not finite: {found.scale} apart")
+            raise UserError(
+                f"f's features are the same for all images, or not finite: their standard deviation is {found.scale}"
+            )
         return found
 
     if feature_scale == "unit":
@@ -116,7 +118,7 @@ def _in_its_unit(prepared: Prepared, model: ModelConfig) -> FrozenF:
 def experiment_of(uri: str) -> Experiment:
     """The experiment in a JSON file, such as a search's best.json. Raises UserError naming what is wrong with it."""
     if not storage.exists(uri):
-        raise UserError(f"{uri}: no such file, and no preset; presets are {', '.join(PRESETS)}")
+        raise UserError(f"{uri}: neither a file nor a preset; the presets are {', '.join(PRESETS)}")
     values = json_files.read(uri)
     try:
         return from_dict(Experiment, values)

@@ -13,14 +13,14 @@ def paper_digits() -> Experiment:
 
 
 def digits() -> Experiment:
-    """Sec. 5.1 with the changes that its score needed here (docs/results/digits.md): a faster g, few steps, an
-    average."""
+    """Sec. 5.1 with the changes that improved its score here (docs/results/digits.md): a higher learning rate for g,
+    few steps, an average of g."""
     paper = paper_digits()
     return replace(paper, optim=replace(paper.optim, steps=300, lr_g=1e-3, ema_decay=0.9995))
 
 
 def embedded() -> Experiment:
-    """Street-number digits → handwritten digits, both embedded, at a size that two CPU cores train in minutes."""
+    """Street-number digits → handwritten digits, both embedded, small enough to train in minutes on two CPU cores."""
     return Experiment(
         model=ModelConfig(width_g=0.25, width_D=0.25, width_f=0.5),
         loss=LossConfig(alpha=2.0),  # with 15, g draws patterns that only this f can read
@@ -38,9 +38,9 @@ def paper_faces() -> Experiment:
 
 
 def faces() -> Experiment:
-    """Sec. 5.2 with what emoji needed here (docs/results/faces.md), for a GPU: features in each domain's own unit and
-    exaggerated, g that draws t first, an α that grows, D without batch normalization that sees images changed, and
-    weighs less."""
+    """Sec. 5.2 with the changes that improved emoji here (docs/results/faces.md), for a GPU: features normalized per
+    domain and exaggerated, a warm-up with L_TID, an α that grows, a D without batch normalization and with random
+    changes to its inputs, and a weaker GAN."""
     paper = paper_faces()
     return replace(
         paper,
@@ -78,9 +78,9 @@ def faces() -> Experiment:
 
 
 def faces_small() -> Experiment:
-    """The same at a size that two CPU cores train in an hour or two: half of D's filters, small batches, a
-    smaller α, since D has seen less when it is reached, D at its full weight, which so few images need, and more
-    exaggeration."""
+    """`faces`, small enough to train in an hour or two on two CPU cores: half of D's filters; small batches; a smaller
+    α, because D has seen fewer images when α is reached; the GAN at its full weight, which is better for so few images;
+    and more exaggeration."""
     full = faces()
     return replace(
         full,
@@ -98,25 +98,25 @@ def faces_small() -> Experiment:
 
 
 PRESETS = {
-    "embedded": (embedded, "embedded digits: nothing to download, minutes on two CPU cores (the default)"),
+    "embedded": (embedded, "embedded digits (the default): nothing to download, trains in minutes on two CPU cores"),
     "digits": (digits, "the paper's digits (Sec. 5.1): SVHN to MNIST, read from --data-dir"),
-    "paper-digits": (paper_digits, "the paper's digits with nothing added: one rate for g and D, no average of g"),
+    "paper-digits": (paper_digits, "exactly the paper's digits: one learning rate for g and D, no average of g"),
     "faces": (
         faces,
         "faces to emoji (Sec. 5.2), for a GPU: --source and --target are Parquet files, --f a face network",
     ),
-    "faces-small": (faces_small, "faces to emoji, at a size that two CPU cores train in an hour or two"),
+    "faces-small": (faces_small, "faces to emoji, small enough to train in an hour or two on two CPU cores"),
     "paper-faces": (
         paper_faces,
-        "the paper's faces with nothing added: its weights, one rate for g and D, D of 152×152 pixels",
+        "exactly the paper's faces: its loss weights, one learning rate for g and D, D of 152×152 pixels",
     ),
 }
 
 
 def classifier_of(dataset: str, data: DataConfig, model: ModelConfig, seed: int, *, judge: bool) -> Pretraining:
-    """How a DTN run trains f (on s's dataset) or the judge (on t's) when no checkpoint of it is given.
+    """The settings with which a DTN run trains f (on s's dataset) or the judge (on t's) if no checkpoint is given.
 
-    The judge sees upright digits of t only, as g draws them, so its images are neither inverted nor discoloured.
+    The judge only has to classify digits like those of t and of g, so its images are not inverted or discoloured.
     """
     small = dataset == "handwritten-digits"
     shapes = Augment(rotation=10, scale=(0.9, 1.1), shift=0.06)

@@ -149,7 +149,7 @@ def test_a_classifier_that_gives_the_same_for_every_picture_is_refused(copy: Cal
     for kind, name in (("classifier", "classifier"), ("face_network", "face_network")):
         folder = copy(kind)
         resave(folder, name, lambda state: [value.zero_() for value in state.values()])
-        refused(kind, folder, f"^{folder}: it gives the same for every picture")
+        refused(kind, folder, f"^{folder}: its features are the same for every picture")
 
 
 @pytest.mark.parametrize("change", ["half", "integers", "more", "fewer", "renamed", "other shape"])
@@ -251,7 +251,7 @@ MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], Any], str]] = {
     "no such setting": ("dtn", _set("config", "loss", "delta", to=1), r"config: .*loss.delta: no such setting"),
     "kind of f": ("dtn", _set("config", "model", "kind", to="faces"), r"checkpoint.json: "),
     "no judge": ("dtn", _set("judge", to=3), r"judge: "),
-    "no eye": ("faces", lambda m: m["f"].pop("eye"), r"f.eye: not what a network sees"),
+    "no eye": ("faces", lambda m: m["f"].pop("eye"), r"f.eye: not the preprocessing of a network"),
     "NaN eye": ("faces", _set("f", "eye", "low", to=float("nan")), r"f.eye: .*low: nan"),
     "huge eye": ("faces", _set("f", "eye", "size", to=100_000), r"f.eye: .*size: .*1024"),
     "other f": ("faces", _set("f", "sha256", to="0" * 64), r"f.onnx: not the network .* but checkpoint.json says 000"),
@@ -442,5 +442,5 @@ def test_command_lines_end_with_one_line_and_exit_code_2(
 def test_the_eye_of_a_known_network_needs_no_file(tmp_path: Path) -> None:
     path = Path(write_face_network(tmp_path / "f.onnx", seed=0))
     path.with_suffix(".json").unlink()
-    with pytest.raises(UserError, match=r"f\.json: missing; it must tell what the network beside it sees"):
+    with pytest.raises(UserError, match=r"f\.json: missing; it must describe how the network beside it expects"):
         load_imported(str(path))

@@ -479,7 +479,9 @@ def test_worker_shares_make_up_the_batch(workers):
 
 
 def test_batch_that_does_not_divide_among_workers_is_refused():
-    with pytest.raises(ValueError, match="a batch of 10 does not divide among 4 workers: choose a multiple of 4"):
+    with pytest.raises(
+        ValueError, match="a batch of 10 cannot be divided evenly among 4 workers: choose a multiple of 4"
+    ):
         worker_slice(np.arange(10), 0, 4)
 
 

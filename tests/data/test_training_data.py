@@ -152,7 +152,7 @@ def test_a_damaged_row_group_is_bad_rows_and_a_file_that_is_gone_is_named(tmp_pa
 def test_a_set_of_which_most_rows_are_bad_is_refused(tmp_path) -> None:
     images = pa.array([*PLAIN[:9], *[b"text"] * 11])
     groups = find_groups(write(tmp_path / "set.parquet", images))
-    with pytest.raises(UserError, match=r"11 of 20 rows that were looked at hold no image, such as .*not an image"):
+    with pytest.raises(UserError, match=r"11 of 20 sampled rows hold no image, such as .*not an image"):
         sample_rows(groups, 20, 8)
     groups = find_groups(write(tmp_path / "none.parquet", pa.array([b"text"] * 5)))
     with pytest.raises(UserError, match="nor does any other of 5 rows around it hold an image"):

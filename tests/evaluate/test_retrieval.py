@@ -452,7 +452,7 @@ RUN = "evaluate retrieval {given}/dtn --probes {given}/probes --identity who --j
         (RUN + "--distractors {given}/gallery --judge {given}/gone.onnx", r"--judge .*gone\.onnx: no such file"),
         (RUN + "--distractors {given}/gallery --judge {given}/dtn", r"dtn: .*kind 'dtn'.*pretrain\.py faces"),
         (RUN + "--distractors {given}/gallery --judge {given}/probes", r"--judge .*: neither a face network as ONNX"),
-        (RUN + "--distractors {given}/gallery --judge {given}/blind.onnx", r"blind\.json: missing; it must tell"),
+        (RUN + "--distractors {given}/gallery --judge {given}/blind.onnx", r"blind\.json: missing; it must describe"),
         (RUN + "--distractors {given}/gallery --judge {given}/f.onnx", "--judge .* own f .*flatter.*another"),
         (RUN + "--distractors {given}/gallery --judge {given}/f-again.onnx", "--judge .* own f .*flatter"),
         (RUN.replace("{given}/dtn", "{made}/dtn") + "--distractors {given}/gallery", "DTN of digits"),

@@ -98,7 +98,7 @@ def test_asha_stops_the_worse_but_never_the_experiments_own_weights():
     ("line", "message"),
     [
         ("--space.alpha 10 1", "--space.alpha 10 1: LOW must be greater than 0, and HIGH at least LOW"),
-        ("--space.lr-g 0 1", "--space.lr-g 0 1: LOW must be above 0"),
+        ("--space.lr-g 0 1", "--space.lr-g 0 1: LOW must be greater than 0"),
         ("--beta 0", "--beta 0 has no default range; set one with --space.beta LOW HIGH"),
         ("--space.alpha 1 1 --space.beta 1 1 --space.gamma 1 1", "nothing to search"),
         ("--space.D-every 0 1", "--space.D-every 0 must be at least 1"),
@@ -177,7 +177,7 @@ def test_more_at_once_than_the_cluster_holds_are_refused_with_the_numbers(experi
 
 def test_a_file_that_is_no_experiment_is_named(call, tmp_path):
     (tmp_path / "best.json").write_text(json.dumps({"loss": {"alhpa": 1}}))
-    for name, message in (("best.json", "loss.alhpa: no such setting"), ("none.json", "no such file, and no preset")):
+    for name, message in (("best.json", "loss.alhpa: no such setting"), ("none.json", "neither a file nor a preset")):
         code, _, err = call(f"train {tmp_path}/{name}")
         assert code == 2 and message in err
 

@@ -253,7 +253,7 @@ def test_a_folder_without_images_is_refused(tmp_path, files, said):
 def test_settings_that_cannot_be_are_refused(changes, said):
     with pytest.raises(UserError, match=said):
         train_super_resolution(replace(SMALL, **changes), Run())
-    with pytest.raises(UserError, match="does not divide among --workers 3"):
+    with pytest.raises(UserError, match="cannot be divided evenly among --workers 3"):
         train_super_resolution(SMALL, Run(workers=3))
 
 

@@ -137,7 +137,7 @@ def test_a_filled_in_file_is_fine(check):
         ({"--region us-west-2": "--region us-east-1"}, "login is for region us-east-1, the registry is in us-west-2"),
         (
             {f"image: &image {REGISTRY}": "image: &image ghcr.io"},
-            f"login goes to {REGISTRY}, the image lies in ghcr.io",
+            f"login goes to {REGISTRY}, but the image is in ghcr.io",
         ),
         ({"ami-0123456789abcdef0": "ubuntu-24.04"}, "ImageId 'ubuntu-24.04' is not the ID of an AMI"),
         ({"MetadataOptions:": "MetaDataOptions:"}, 'Unknown parameter in input: "MetaDataOptions"'),

@@ -254,8 +254,8 @@ def test_a_job_on_ray_that_is_terminated_has_the_time_to_end(ray_cluster):
 @pytest.mark.parametrize(
     ("run", "problem"),
     [
-        (Run(workers=3), "--batch-size 16 does not divide among --workers 3"),
-        (Run(workers=4, min_workers=2), "--batch-size 16 does not divide among 3 workers"),
+        (Run(workers=3), "--batch-size 16 cannot be divided evenly among --workers 3"),
+        (Run(workers=4, min_workers=2), "--batch-size 16 cannot be divided evenly among 3 workers"),
         (Run(workers=2, min_workers=3), "--min-workers 3 must be between 1 and --workers 2"),
         (Run(workers=2, min_workers=0), "--min-workers 0 must be between 1 and --workers 2"),
     ],

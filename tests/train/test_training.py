@@ -145,7 +145,7 @@ def test_a_part_of_a_cpu_is_a_thread_too(ray_cluster):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"optim": {"batch_size": 15}}, "--batch-size 15 does not divide among --workers 2"),
+        ({"optim": {"batch_size": 15}}, "--batch-size 15 cannot be divided evenly among --workers 2"),
         ({"model": {"binary": True}}, "it needs --beta 0"),
         ({"data": {"source": "cats"}}, "unknown dataset 'cats'"),
         ({"data": {"t_without": tuple(range(10))}}, "no image is left"),

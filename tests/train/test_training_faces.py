@@ -87,8 +87,8 @@ def test_faces_train_from_streams_and_convert(faces, tmp_path, ray_cluster) -> N
         ("data", {"target": "nowhere"}, "nowhere: no Parquet files there"),
         ("data", {"validation": 0}, "no images to validate on"),
         ("model", {"with_f": False}, "are for digits only"),
-        ("model", {"feature_scale": "unit"}, "--exaggeration 1.5 of what?.* choose --feature-scale per-domain"),
-        ("model", {"exaggeration": 0.0}, "--exaggeration 0.0 must be above 0"),
+        ("model", {"feature_scale": "unit"}, "--exaggeration 1.5 needs the mean.* choose --feature-scale per-domain"),
+        ("model", {"exaggeration": 0.0}, "--exaggeration 0.0 must be greater than 0"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_starts(faces, tmp_path, part, values, message) -> None:

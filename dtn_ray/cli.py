@@ -33,7 +33,7 @@ def run(job: Callable[[], dict[str, Any] | None]) -> None:
         if not _output_closed():
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at exit
-        print("nothing reads the output any more; the same command goes on from what was saved", file=sys.stderr)
+        print("nothing reads the output any more; the same command continues from what was saved", file=sys.stderr)
         sys.exit(CUT_OFF)
 
 

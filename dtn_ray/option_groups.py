@@ -65,7 +65,7 @@ class Form(Generic[T]):
         return self.read(tyro.cli(self.kind, args=arguments, description=description, **self.given))
 
     def read(self, value: Any) -> T:
-        """The job that an instance of `kind` stands for."""
+        """The job that an instance of `kind` describes."""
         found = {
             option.path: getattr(getattr(value, _attribute(option.group)) if option.group else value, option.path[-1])
             for option in self.options

@@ -18,7 +18,7 @@ OTHERS = 0o077  # what a mode may allow to others than the owner
 
 
 def secret(option: str, given: str) -> str:
-    """The value that an option's env:NAME or file:PATH stands for, hidden from then on; anything else is itself.
+    """The value that an option's env:NAME or file:PATH refers to, hidden from then on; other text is returned as is.
 
     Raises UserError, without the value, for a variable or a file that is absent,
     empty, or of several lines.

@@ -29,14 +29,14 @@ def fit(cls: type[T], values: Any, *, finite: bool = True) -> T:
         if not math.isfinite(value):
             raise UserError(f"{line(name, SHOWN)}: {value} is not a finite number")
     try:
-        # As JSON, since arrays stand for tuples there, also where nothing is converted.
+        # As JSON, because its arrays also match fields that are tuples, even in strict mode.
         return TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         raise UserError(_problems(error)) from error
 
 
 def _numbers(values: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """All numbers with a fraction, and where they stand."""
+    """All floats, each after its path in the settings."""
     if isinstance(values, float):
         yield name, values
     elif isinstance(values, dict | list | tuple):

@@ -22,7 +22,7 @@ class BadRows:
         return len(self.found)
 
     def add(self, problems: Iterable[str]) -> None:
-        """Counts rows, each given as "NAME: what is wrong"; an empty text stands for a good row.
+        """Counts rows, each given as "NAME: what is wrong"; an empty text means a good row.
 
         Raises UserError for more than `limit`.
         """

@@ -273,7 +273,7 @@ def _entries(content: bytes) -> Iterator[tuple[int, int, int]]:
             where = int.from_bytes(raw, "little" if order == "<" else "big")
             raw = content[where : where + min(size, 64)]
         if total > len(content):
-            raise ValueError("damaged image: the directory of a TIFF tells of more data than the file has")
+            raise ValueError("damaged image: the directory of a TIFF lists more data than the file has")
         yield tag, count, _greatest(raw, kind, count, order)
 
 

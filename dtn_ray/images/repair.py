@@ -338,7 +338,7 @@ def _webp(content: bytes) -> tuple[bytes, Metadata]:
                 raise Truncated
             break
         if kind == b"VP8X":
-            body = memoryview(bytes([body[0] & ~0x2C, *body[1:]]))  # it tells of no profile, EXIF and XMP
+            body = memoryview(bytes([body[0] & ~0x2C, *body[1:]]))  # without the flags for a profile, EXIF and XMP
         if kind in (b"VP8X", b"ANIM", b"ANMF", b"ALPH", b"VP8 ", b"VP8L"):
             kept += [kind + struct.pack("<I", length), body, bytes(length % 2)]
             pictures += kind in (b"VP8 ", b"VP8L", b"ANMF")
@@ -463,7 +463,7 @@ def _check_bmp(content: bytes) -> None:
 
 
 def _check_boxes(content: bytes) -> None:
-    """Raises Truncated where a box of an ISO base media file (HEIF, AVIF) ends behind the file."""
+    """Raises Truncated where a box of an ISO base media file (HEIF, AVIF) ends beyond the end of the file."""
     place = 0
     while place + 8 <= len(content):
         length = int.from_bytes(content[place : place + 4])

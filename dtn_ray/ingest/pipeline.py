@@ -1,4 +1,4 @@
-"""The ingestion of one batch: finds and aligns faces in the photos that a pipeline fetches. Knows no Ray."""
+"""The ingestion of one batch: finds and aligns faces in the photos that a pipeline fetches. It does not use Ray."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ FACES_AT_ONCE = 64
 
 
 def identity(job: Ingestion) -> str:
-    """SHA-256 of all that decides the faces of a photo. Raises UserError for settings that cannot be meant."""
+    """SHA-256 of all that decides the faces of a photo. Raises UserError for impossible settings."""
     if not 16 <= job.size <= 2048:
         raise UserError(f"--size {job.size} must lie between 16 and 2048")
     if not 0 <= job.confidence <= 1:
@@ -30,7 +30,7 @@ def identity(job: Ingestion) -> str:
 
 
 class Ingester(FacePipeline):
-    """Holds a detector for each thread; makes photos aligned faces."""
+    """Turns photos into aligned faces, with one face detector per thread."""
 
     shards = "parquet"
     folder = "faces"
@@ -38,7 +38,7 @@ class Ingester(FacePipeline):
     def __init__(
         self, job: Ingestion, detector: bytes | None = None, scratch: str | None = None, cpus: int | None = None
     ) -> None:
-        """`detector`: YuNet's file, where it is at hand."""
+        """`detector`: the content of YuNet's file, if already loaded."""
         super().__init__(job, FACES_AT_ONCE, scratch, cpus)
         self.format, self.pattern = job.format, Pattern("--identity", job.identity) if job.identity else None
         self.finder = FaceFinder(

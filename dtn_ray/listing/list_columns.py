@@ -20,7 +20,7 @@ COLUMNS = {
 
 
 def column(name: str) -> str | None:
-    """The column of storage.LISTING (or of S3 Inventory's own) that a name stands for."""
+    """The column of storage.LISTING (or of S3 Inventory's own) that a name denotes."""
     return COLUMNS.get(re.sub(r"[\s_-]", "", name[:100]).lower())
 
 

@@ -28,19 +28,23 @@ class FrozenF(nn.Module):
     """f as the DTN uses it: fixed weights, always in eval mode, normalized features.
 
     Gradients flow through it to its input, never into its weights: L_CONST reaches g through f(G(x)), not f.
-    `scale` (a buffer, one number) sets the unit in which d measures: α means the same for any f once the features have
-    unit variance over s. The paper's α was tuned to the features of its own f, whose scale it does not tell.
+    `scale` (a buffer, one number) divides the features that d compares: once they have unit variance over s, the same α
+    has the same effect for any f. The paper's α was tuned to the features of its own f, and it does not give their
+    scale.
 
-    With `domains` (the moments of s and of t), each domain's features have its own mean taken off and are divided by
-    its own scale. It is the simplest "explicit domain adaptation step" of Sec. 6, which the paper found unnecessary for
-    its f, and which others need: where all of t lies on one side of s, as emoji do for a face network, L_CONST asks G
-    above all for what no image of t can give, and g sees of s nothing that it learned from t.
+    With `domains` (the moments of s and of t), each domain's own mean is subtracted from its features, and they are
+    divided by the domain's own scale. This is the simplest "explicit domain adaptation step" of Sec. 6. The paper found
+    it unnecessary for its f, but other networks need it: if all of t lies on one side of s (as emoji do for a face
+    network), L_CONST mostly demands features that no image of t can have, and g gets inputs from s that are unlike
+    everything it learned from t.
 
-    With `transport` (features×features) as well, s's features are also multiplied by it, and have t's covariance then:
-    for a t that differs in fewer ways than s, as drawn avatars do, g would meet directions that t never showed it.
+    With `transport` (features×features) as well, s's features are also multiplied by this matrix, which gives them t's
+    covariance. Without it, if t varies in fewer ways than s (as drawn avatars do), g would get inputs that vary in
+    directions it never saw in t.
 
-    With `domains` and an `exaggeration` above 1, s's features lie so many times as far from their mean, in g's input as
-    in L_CONST, as caricatures have it (Brennan 1985): what f(G(x)) has of x then outweighs what it has of no photo.
+    With `domains` and an `exaggeration` above 1, the distance of s's features from their mean is multiplied by it, both
+    in g's input and in L_CONST, as in caricatures (Brennan 1985): the part of f(G(x)) that is specific to x then
+    outweighs the part that is the same for all photos.
     """
 
     scale: Tensor

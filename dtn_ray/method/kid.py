@@ -6,11 +6,11 @@ from torch import Tensor
 def kid(features: Tensor, of_t: Tensor) -> float:
     """The kernel distance KID (Bińkowski et al. 2018) between two sets of features, N×features and M×features.
 
-    The unbiased estimate of MMD² for the kernel (x·y / features + 1)³, so about 0 (and a little below at times) where
-    both sets come from one distribution. The paper has no such measure: low L_CONST alone does not tell whether G(x)
-    looks like t. The features are a network's of ours, not Inception's, which knows neither digits nor emoji; their
-    unit is t's, so that the kernel means the same for any. (torchmetrics has it too, but waits for all ranks, of which
-    one validates.)
+    The unbiased estimate of MMD² for the kernel (x·y / features + 1)³: about 0, sometimes slightly negative, if both
+    sets come from one distribution. The paper has no such measure, but a low L_CONST alone does not show whether G(x)
+    looks like t. The features come from one of our own networks, because Inception was trained on neither digits nor
+    emoji. They are normalized by t's mean and scale, so that the kernel does not depend on the network's scale.
+    (torchmetrics has KID too, but it waits for all ranks, and only one rank validates.)
     """
     mean, scale = of_t.mean(0), of_t.var(dim=0).mean().sqrt().clamp_min(1e-12)
     x, y = (features - mean) / scale, (of_t - mean) / scale

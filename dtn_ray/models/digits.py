@@ -51,7 +51,7 @@ class DigitG(nn.Module):
 
     "Four blocks of deconvolution, batch-normalization, and ReLU, with a hyperbolic tangent terminal", shaped as in
     Radford et al. (2015): 1 → 4 → 8 → 16 → 32 pixels with 512-256-128 filters. As there, the last block gives the
-    image: the tanh stands in place of its batch norm and ReLU, which would bound it to [0, ∞).
+    image: the tanh replaces its batch norm and ReLU, which would bound it to [0, ∞).
     """
 
     filters = (512, 256, 128)

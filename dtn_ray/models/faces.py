@@ -48,12 +48,12 @@ class DeepFace(Perceptual):
 
     C1-M2-C3-L4-L5-L6-F7 as published: two convolutions, three locally connected layers, 4,096 units, ReLU after each.
     The 256 features are a linear bottleneck between F7 and the classifier, as in the same authors' "Web-scale training
-    for face identification" (2015), whose representation has that size; the DTN's paper gives the size alone. Left out
-    is the 3D frontalisation before the network: ours sees faces aligned by their landmarks.
+    for face identification" (2015), whose representation has that size; the DTN's paper gives only the size. The 3D
+    frontalisation before the network is left out: our inputs are faces aligned by their landmarks.
 
-    Weights begin as He et al. (2015) have them, instead of the publication's N(0, 0.01) with biases of 0.5. It matters:
-    under torch's default initialisation a feature's standard deviation over photos is 0.0004 after these eight layers
-    without normalisation, here 0.14, and a small set teaches the network next to nothing.
+    Weights are initialised as in He et al. (2015) instead of the publication's N(0, 0.01) with biases of 0.5. This
+    matters: after these eight layers without normalisation, a feature's standard deviation over photos is 0.14 with it,
+    but 0.0004 with torch's default initialisation, with which the network learns next to nothing from a small set.
     """
 
     size = 152
@@ -95,13 +95,14 @@ class FaceG(nn.Module):
     """g of Sec. 5.2: N×`features` to N×3×64×64 in [-1, 1].
 
     "5 blocks, each consisting of an upscaling convolution, batch-normalization and ReLU. Adding 1×1 convolution to each
-    block resulted in lower L_CONST training errors, and made g 9-layers deep": 1 → 4 → 8 → 16 → 32 → 64 pixels. Nine
-    are five upscaling convolutions and four of 1×1: after every block but the last, whose convolution gives the image
-    under a tanh, as in the digits' g.
+    block resulted in lower L_CONST training errors, and made g 9-layers deep": 1 → 4 → 8 → 16 → 32 → 64 pixels. The
+    nine layers are five upscaling convolutions and four 1×1 convolutions, one after every block except the last. The
+    last block's convolution returns the image, through a tanh, as in the digits' g.
 
-    Left open by the paper: the filters (512-256-128-64) and how to upscale. `transposed` is Radford et al.'s (2015)
-    convolution of 4×4, stride 2; `nearest` repeats pixels before a 3×3 convolution, which draws cleaner areas: a
-    transposed one leaves a fine chequered pattern (Odena et al. 2016) in which f reads what no one sees.
+    The paper does not give the filters (here 512-256-128-64) and how to upscale. `transposed` is the 4×4 convolution
+    with stride 2 of Radford et al. (2015). `nearest` repeats pixels before a 3×3 convolution and draws cleaner areas: a
+    transposed convolution leaves a fine chequered pattern (Odena et al. 2016), which changes f's features although
+    people do not notice it.
     """
 
     filters = (512, 256, 128, 64)
@@ -135,12 +136,13 @@ class FaceD(nn.Module):
 
     "Takes 152×152 RGB images (either natural or scaled-up emoji) and consists of 6 blocks, each containing a
     convolution with stride 2, batch normalization, and a leaky ReLU with a parameter of 0.2": 152 → 76 → 38 → 19 → 9
-    → 4 → 2 pixels. What it is given is scaled to `size`, real t like G(x): t comes at g's resolution, or resolution
-    alone would tell them apart. Left open: the filters (64-128-256-512-512-512 of 4×4) and the logits (a linear layer).
+    → 4 → 2 pixels. Its inputs are scaled to `size`, both real t and G(x). Real t must be given at g's resolution;
+    otherwise D could tell them apart by the resolution alone. The paper does not give the filters (here
+    64-128-256-512-512-512 of 4×4) and how to compute the logits (here a linear layer).
 
-    `norm` "none" leaves batch normalization out, which the paper has, and initialises as He et al. (2015): where each
-    domain is a batch of its own, it takes away what a blurred G(x) and a sharp t differ in, the size of a layer's
-    values, and D guesses for hundreds of steps (docs/results/faces.md).
+    With `norm` "none" there is no batch normalization, unlike in the paper, and weights are initialised as in He et al.
+    (2015). If each domain is a batch of its own, batch normalization removes the difference between a blurred G(x) and
+    a sharp t, the magnitude of a layer's values, and D only guesses for hundreds of steps (docs/results/faces.md).
 
     N×3×H×W in [-1, 1], H of any size, to N×`classes`. Raises ValueError for a `size` below 64.
     """

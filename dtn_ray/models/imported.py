@@ -72,14 +72,14 @@ class Eye:
 
 
 class ImportedF(Perceptual):
-    """A network from ONNX with its eye, in eval mode, its weights fixed; `represent` gives f(x), N×`features`.
+    """A network from ONNX with its preprocessing (`eye`), in eval mode with fixed weights.
 
-    How it wants its images (N×3×H×W or N×H×W×3, bytes or numbers, colour or grey, a batch or one at a time) is told
-    from its file and by trying. Its state is a digest of its weights alone: they are its file's, and no checkpoint
-    keeps them a second time.
+    `represent` returns f(x), N×`features`. The input format (N×3×H×W or N×H×W×3, bytes or floats, colour or grey, a
+    batch or one image at a time) is found from the file and by trials. The state dict contains only a digest of the
+    weights: they are in the ONNX file, so checkpoints don't store them again.
 
-    Raises ValueError, with the reason in one line, where the file is no ONNX network that can be read, does not give
-    one vector an image, gives what is not finite, or lets no gradient through.
+    Raises ValueError, with the reason in one line, if the file is not an ONNX network that can be read, if the network
+    does not return one vector per image or returns values that are not finite, or if no gradient reaches its input.
     """
 
     def __init__(self, content: bytes, eye: Eye) -> None:

@@ -1,10 +1,9 @@
 """Reads ONNX networks from any exporter as torch modules with gradients.
 
-Two libraries read them, and the first that succeeds counts:
+Two libraries read them; the first that succeeds is used:
 
 - onnx2torch (last release: August 2024) knows operations up to opset 17. It makes modules, which
-  dtn_ray/models/onnx_simplify.py makes fast, and the digests in checkpoints go by its names: what it can read, it
-  reads.
+  dtn_ray/models/onnx_simplify.py makes fast. It is tried first because the digests in checkpoints depend on its names.
 - onnx2fx (0.0.1, one author, Apache 2.0, 12,000 lines) reads the rest: opsets to 24, SAME padding, attention. It opens
   no file and runs no text as code. It is young, so it is pinned, the known differences from ONNX are refused
   (`refuse_differences`), names are replaced by numbers (it takes `a.b` and `a_b` for one), and each network is tried.
@@ -252,7 +251,7 @@ def _misfit(model: Any, declared: Declared, size: int, problems: list[str]) -> s
     if problems and not tried:
         return _reason(model, problems)
     if not tried and len(declared.outputs) > 1:
-        return f'gives {", ".join(declared.outputs)}, of which none is one vector an image: name one as "output"'
+        return f'gives {", ".join(declared.outputs)}, but none of them is one vector per image: name one as "output"'
     takes = "×".join("?" if each is None else str(each) for each in declared.input or ()) or "something else"
     kinds = [kind for kind in onnx_graph.operations(model) if kind in CONTROL_FLOW or "'s " in kind]
     why = f" by {kinds[0]}" if kinds else ""

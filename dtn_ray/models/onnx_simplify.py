@@ -1,10 +1,11 @@
-"""Makes networks from ONNX fast: values that depend on no pixel are computed once, the rest in few passes.
+"""Makes networks from ONNX fast: folds constants, and fuses other operations into the convolutions.
 
-Of what onnx2fx reads, whose operations are functions and not modules, only the former is done.
+Constants are all values that do not depend on pixels. In networks that onnx2fx reads, whose operations are functions
+and not modules, only constants are folded.
 
-Exported networks compute their padding from their input's shape in hundreds of small operations, which a GPU waits
-for, and keep beside convolutions what these could do. The tools that simplify ONNX files will not do: onnxslim and
-onnxsim 0.8 change what HSE's network gives, the latter in ONNX Runtime too.
+Exported networks compute their padding from their input's shape in hundreds of small operations, for which a GPU waits,
+and have separate operations after convolutions that the convolutions could do themselves. Tools that simplify ONNX
+files cannot be used: onnxslim and onnxsim 0.8 change the output of HSE's network, the latter in ONNX Runtime too.
 """
 
 import math
@@ -57,9 +58,9 @@ Node = Any  # fx.Node, whose arguments fx types as everything that they may be
 def simplify(network: fx.GraphModule, *shapes: tuple[int, ...]) -> fx.GraphModule:
     """Simplifies a network in place; its output stays the same, up to rounding.
 
-    `shapes`: of two inputs that differ in the batch's size, their first length, and it then serves for any; or of the
-    only input that it will be given. It may raise anything where the network has operations that were not met yet, and
-    should then be read anew.
+    `shapes`: the shapes of two inputs that differ in their first length, the batch size, and the result works for any
+    batch size; or the shape of the only input that it will get. For a network with unknown operations this may raise
+    any exception; read the network from its file again then.
     """
     of_shape = _fold(network, *shapes)
     network.graph.eliminate_dead_code()  # otherwise folded nodes still count as users of their inputs

@@ -1,6 +1,6 @@
 """Reads Parquet files from others within bounds, without trusting the footer.
 
-A few bytes of Parquet can stand for gigabytes: compressed pages, values that are stored once and repeated many times,
+A few bytes of Parquet can expand to gigabytes: compressed pages, values that are stored once and repeated many times,
 nulls that take no bytes. So each row group is checked before it is decoded: the headers of its pages give their
 unpacked sizes, and from these follows how many rows may be decoded together. The rows are then decoded in batches and
 counted as they come.
@@ -104,7 +104,7 @@ class Table:
 
     def _too_large(self, group: int) -> UserError:
         return UserError(
-            f"{self.uri}: row group {group} takes more than {GROUP_BYTES >> 20} MiB in memory; write the file anew "
+            f"{self.uri}: row group {group} takes more than {GROUP_BYTES >> 20} MiB in memory; write the file again "
             "with fewer rows in each row group (row_group_size of pyarrow)"
         )
 
@@ -233,12 +233,12 @@ class _Chunk:
     length: int
     """… and how many bytes all of them take, packed."""
     least: bytes | None
-    """No value is less, where the footer tells; of text, in the order of its bytes."""
+    """The smallest value, if the footer has it; text is compared by its bytes."""
     most: bytes | None
 
     @classmethod
     def of(cls, column: dict[int, Any]) -> "_Chunk":
-        """Raises ValueError where the footer does not tell all that reading needs."""
+        """Raises ValueError if the footer lacks something that reading needs."""
         about = column.get(3)
         if not isinstance(about, dict):
             raise ValueError("its footer is damaged: a column without a description")

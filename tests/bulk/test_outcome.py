@@ -136,7 +136,7 @@ def test_a_webhook_that_is_no_url_is_refused_before_the_run(made, photos, tmp_pa
     code, stdout, stderr = call(f"convert {made}/dtn {photos} {tmp_path}/out --webhook {webhook}")
     assert (code, stdout) == (2, "")
     advice = "nor env:NAME or file:PATH, which name a variable or a file that holds the URL"
-    assert stderr == f"error: --webhook: not a URL such as https://HOST/PATH; {advice}\n"
+    assert stderr == f"error: --webhook: not a URL such as https://HOST/PATH, {advice}\n"
 
 
 @pytest.mark.slow

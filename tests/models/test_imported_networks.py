@@ -338,7 +338,7 @@ def test_which_output_is_f_can_be_told(tmp_path: Path) -> None:
 
 def test_outputs_that_are_no_vector_are_asked_about() -> None:
     file = content(model([conv(), node("Relu", "c", "r")], results={"c": None, "r": None}, W=W, B=B))
-    with pytest.raises(ValueError, match='gives c, r, of which none is one vector an image: name one as "output"'):
+    with pytest.raises(ValueError, match='gives c, r, but none of them is one vector per image: name one as "output"'):
         ImportedF(file, Eye(SIZE))
     assert ImportedF(file, Eye(SIZE, output="r")).features == 16 * (SIZE // 2) ** 2
 

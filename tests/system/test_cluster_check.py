@@ -134,7 +134,10 @@ def test_a_filled_in_file_is_fine(check):
             {"--env=AWS_DEFAULT_REGION=us-west-2": "--env=AWS_DEFAULT_REGION=us-east-1"},
             "region-in-containers is us-east",
         ),
-        ({"--region us-west-2": "--region us-east-1"}, "login is for region us-east-1, the registry is in us-west-2"),
+        (
+            {"--region us-west-2": "--region us-east-1"},
+            "login is for region us-east-1, but the registry is in us-west-2",
+        ),
         (
             {f"image: &image {REGISTRY}": "image: &image ghcr.io"},
             f"login goes to {REGISTRY}, but the image is in ghcr.io",

@@ -45,13 +45,13 @@ def load(dataset: str, split: str, data_dir: str | None = None, *, download: boo
 
 
 def _download(dataset: str, split: str, data_dir: str) -> None:
-    """Fetches a dataset's files with torchvision into a local folder, where they are not there yet."""
+    """Fetches a dataset's files with torchvision into a local folder, unless they are there already."""
     if storage.is_s3(data_dir):
         raise UserError(f"--download writes to a local folder, not to {data_dir}")
     names = ("extra" if split == "largest" else split).split("+")
     if dataset == "svhn" and not {*names} <= {*svhn.SPLITS}:
-        return  # svhn.load says so
-    import torchvision  # seconds to import, and seldom needed
+        return  # svhn.load refuses the unknown split
+    import torchvision  # takes seconds to import, and is seldom needed
 
     place = storage.absolute(data_dir)
     try:

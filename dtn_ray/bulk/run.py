@@ -71,7 +71,7 @@ LEAST_PER_BLOCK = 64
 LEAST_PER_SHARD = 256  # each block becomes a shard
 FEW = LEAST_PER_BLOCK  # the driver processes so many in less time than an actor takes to start
 BLOCKS_TO_QUEUE = 16  # with more blocks per actor, the next block already waits at an actor while it works
-BLOCKS = 10_000  # more would burden the driver; of a hundred million images, each block has ten thousand
+BLOCKS = 10_000  # more would burden the driver; of a hundred million images, each block then has ten thousand
 
 # The driver collects outcomes and writes them as one part. If it is killed, the next run repeats what was not written.
 ROWS_PER_PART = 10_000

@@ -92,7 +92,7 @@ def find_groups(uri: str, columns: Sequence[str] = ("image",)) -> list[Group]:
 def find_people(uri: str) -> list[Rows]:
     """Faces of people: Parquet files with columns `image` and `identity`, or a folder with a subfolder for each person.
 
-    Files of a folder come in a random order, always the same. Raises UserError where there are none.
+    Files of a folder come in a random order, always the same. Raises UserError if there are none.
     """
     if uri.endswith(".parquet"):
         return [*find_groups(uri, WITH_IDENTITY)]

@@ -407,7 +407,7 @@ def _check_strips(content: bytes, entries: list[bytes], order: str) -> None:
 def _gif_parts(content: bytes) -> tuple[bytes, bytes, int]:
     """A GIF up to the end of its first picture's data, what follows (empty if cut short before), and its pixels.
 
-    Raises Truncated where the picture does not begin.
+    Raises Truncated if the picture does not begin.
     """
     if len(content) < 13:
         raise ValueError(NOTHING)
@@ -463,7 +463,7 @@ def _check_bmp(content: bytes) -> None:
 
 
 def _check_boxes(content: bytes) -> None:
-    """Raises Truncated where a box of an ISO base media file (HEIF, AVIF) ends beyond the end of the file."""
+    """Raises Truncated if a box of an ISO base media file (HEIF, AVIF) ends beyond the end of the file."""
     place = 0
     while place + 8 <= len(content):
         length = int.from_bytes(content[place : place + 4])

@@ -45,7 +45,7 @@ FEW_THREADS = {
 def read(uri: str, format: str) -> Iterator[pa.RecordBatch]:
     """Batches of the columns of a file (`format`: parquet or orc) that list_columns.py knows, under its names.
 
-    Text comes as large_binary. Raises UserError naming the file where it is damaged, has no column `key`, nested values
+    Text comes as large_binary. Raises UserError naming the file if it is damaged, has no column `key`, nested values
     in a column that is known, or needs more than MEMORY.
     """
     package = os.path.dirname(os.path.dirname(os.path.abspath(dtn_ray.__file__)))

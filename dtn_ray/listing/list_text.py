@@ -55,7 +55,7 @@ Rows = tuple[Sequence[int], list[list[str]]]
 def keys_alone(uri: str, local: bool, odd: Odd) -> Iterator[Page]:
     """The pages of a list with one key per line; they have only the column `key`.
 
-    `local`: keys may be in any encoding, and come as local_files.py escapes them. `odd` is told of what is left out.
+    `local`: keys may be in any encoding, and come as local_files.py escapes them. `odd` records what is left out.
     """
     for first, lines in _blocks(uri, "\n", odd):
         keys = [line.rstrip("\r\n") for line in lines]
@@ -75,7 +75,7 @@ def _is_quoted(key: str) -> bool:
 def table(uri: str, header: Sequence[str], local: bool, odd: Odd) -> Iterator[Page]:
     """The pages of a CSV file, whose columns are `header`, or its first line. As for `keys_alone`.
 
-    Raises UserError where none of its columns can be that of the keys.
+    Raises UserError if none of its columns can be the column of keys.
     """
     lines = _Lines(_blocks(uri, "", odd))
     names, delimiter = (list(header), ",") if header else _header(uri, lines)

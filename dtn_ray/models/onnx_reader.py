@@ -125,7 +125,7 @@ def read(content: bytes, images: Tensor, bgr: bool = False, output: str | int | 
     """Reads a network with one output vector per image, by trying it on `images`, 3×3×H×W or more of them.
 
     `output`: which of its outputs, by name or number; else the first that is one vector an image. Raises ValueError,
-    with the reason in one line, where there is no way to read it, or to give it those images.
+    with the reason in one line, if it cannot be read or cannot take those images.
     """
     model, declared = onnx_graph.prepare(onnx_graph.parse(content))
     problems: list[str] = []

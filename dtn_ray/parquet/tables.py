@@ -150,7 +150,7 @@ def _size(values: pa.Array) -> int:
 def opened(uri: str) -> Iterator[Table]:
     """An open Parquet file.
 
-    Raises Damaged for its footer, or for what is read within the block, FileNotFoundError where it is gone,
+    Raises Damaged for its footer, or for what is read within the block, FileNotFoundError if it is gone,
     OSError where the store fails.
     """
     filesystem, path = storage.resolve(uri)
@@ -285,7 +285,7 @@ PLAIN_DICTIONARY, DELTA_BYTE_ARRAY, RLE_DICTIONARY = 2, 7, 8
 
 
 def _pages(data: memoryview, values: int) -> Iterator[_Page]:
-    """Of a column chunk. Raises ValueError where its pages' headers are damaged."""
+    """Of a column chunk. Raises ValueError if its pages' headers are damaged."""
     place, dictionary, seen = 0, 0, 0
     for _ in range(PAGES):
         if place >= len(data) or seen >= values:

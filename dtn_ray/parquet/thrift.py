@@ -18,7 +18,7 @@ class Reader:
         self.data, self.place, self.left = data, place, STRUCTS
 
     def struct(self, depth: int = 0) -> dict[int, Any]:
-        """The fields of a struct by their numbers. Raises ValueError where it is damaged or too large."""
+        """The fields of a struct by their numbers. Raises ValueError if it is damaged or too large."""
         self.left -= 1
         if depth > DEEPEST or self.left < 0:
             raise ValueError("a header is damaged: it is too deep or too long")

@@ -86,7 +86,7 @@ def load_imported(uri: str, option: str = "--f") -> tuple[ImportedF, dict[str, A
     The preprocessing of the networks in KNOWN is known; for others, NETWORK.json beside the network describes it, with
     the fields of `Eye`. Weights in separate files are merged into the network.
 
-    Raises UserError where a file is missing or damaged, or does not fit.
+    Raises UserError if a file is missing or damaged, or does not fit.
     """
     if not uri.endswith(".onnx"):
         raise UserError(f"{option} {uri}: faces need a face network as ONNX (NETWORK.onnx)")

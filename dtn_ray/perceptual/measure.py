@@ -27,7 +27,7 @@ def accuracy(network: nn.Module, images: np.ndarray, labels: np.ndarray, batch_s
 def verification_auc(network: DeepFace, faces: LabelledImages, batch_size: int = 100) -> float | None:
     """Area under the ROC curve of cosines of f(x) over all pairs of faces; switches the network to eval mode.
 
-    None if all pairs are of the same person, or none is.
+    None if all pairs, or no pairs, show the same person.
     """
     network.eval()
     device = next(network.parameters()).device

@@ -22,7 +22,7 @@ DEPTH = 32
 def read(uri: str, cls: type[T] | None = None, *, finite: bool = True) -> Any:
     """The content of a JSON file (local or S3); with `cls` as an instance of that type, as `fit` makes it.
 
-    Raises UserError naming the file, and the field, where it is missing, cannot be read, is not JSON or does not fit.
+    Raises UserError, naming the file (and the field), if it is missing, unreadable, not JSON, or does not fit.
     """
     from dtn_ray import storage  # imports pyarrow, which a command line seldom needs
 

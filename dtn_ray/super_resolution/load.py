@@ -44,7 +44,7 @@ class SuperResolver:
     digest: str
     """SHA-256 of the weights, or of the ONNX file."""
     factors: tuple[int, ...]
-    """The factors by which it can enlarge, besides 1."""
+    """The factors by which it can enlarge, in addition to 1."""
     channels: int = 1
     """1: luminance as from `rgb_to_ycbcr`; 3: RGB."""
     enlarges: int = 1
@@ -54,11 +54,11 @@ class SuperResolver:
 def load_super_resolver(uri: str) -> SuperResolver:
     """A checkpoint (or finished run) of jobs/super_resolution.py, or NETWORK.onnx.
 
-    A network from ONNX takes luminance N×1×H×W (BT.601's studio range) or RGB N×3×H×W in [0, 1], of any N, H and W,
-    and gives as many channels, of the same size (it then sharpens what bicubic interpolation enlarged, by 2, 3 or 4)
-    or 2 to 4 times as large (it then serves for that factor alone); a trial run tells which.
+    A network from ONNX takes luminance N×1×H×W (BT.601's studio range) or RGB N×3×H×W in [0, 1], of any N, H and W, and
+    returns as many channels. Its output either has the same size (it then sharpens images that bicubic interpolation
+    enlarged by 2, 3 or 4) or is 2 to 4 times as large (it then works for that factor only); a trial run shows which.
 
-    Raises UserError where there is no such file, or it does not serve.
+    Raises UserError if the file is missing or cannot be used.
     """
     if not storage.exists(uri):
         raise UserError(f"{uri}: not there; give a checkpoint of jobs/super_resolution.py, or NETWORK.onnx")

@@ -21,7 +21,7 @@ from dtn_ray.models.layers import unfilled
 from dtn_ray.perceptual.load import build_classifier, load_classifier
 from dtn_ray.perceptual.options import Pretraining
 from dtn_ray.resumable.options import Run
-from dtn_ray.settings import fingerprint
+from dtn_ray.settings import fingerprint, from_dict
 from dtn_ray.train.domains import SCALING, Domain, Prepared
 from dtn_ray.train.options import Experiment
 from dtn_ray.train.presets import classifier_of
@@ -81,6 +81,8 @@ def prepare(experiment: Experiment, run: Run) -> Prepared:
         for role, uri in (("f", experiment.model.f), ("judge", experiment.model.judge))
         if uri
     }
+    if "f" in given:
+        _check_f_without(experiment, given["f"][1])
     f, f_manifest = given.get("f") or load_classifier(_pretrained(experiment, inner, "f"))
     judge, judge_manifest = given.get("judge") or load_classifier(_pretrained(experiment, inner, "judge"))
     facts = {
@@ -93,6 +95,29 @@ def prepare(experiment: Experiment, run: Run) -> Prepared:
     }
     some_s, some_t = s.images[:SCALING], t.images[:SCALING]
     return Prepared(name, InMemory(s, t), some_s, some_t, held.images, held.labels, f, judge, facts)
+
+
+def _check_f_without(experiment: Experiment, manifest: dict[str, Any]) -> None:
+    """Raises UserError where the record of the f that was given does not say what --f-without says.
+
+    `manifest`: that f's; its settings record which classes it was trained without. An f that lacks classes and comes
+    without --f-without is used, and a line says what it lacks.
+    """
+    said, uri = experiment.data.f_without, experiment.model.f
+    recorded = from_dict(Pretraining, manifest["config"]).without
+    if {*recorded} == {*said}:
+        return
+    left_out = " ".join(map(str, sorted({*recorded})))
+    if not said:
+        print(f"{uri}: this f was trained without the classes {left_out}", flush=True)
+        return
+    wanted = " ".join(map(str, sorted({*said})))
+    record = f"without the classes {left_out}" if recorded else "on all classes"
+    raise UserError(
+        f"--f-without {wanted}: by its record, --f {uri} was trained {record}. Choose an f that jobs/pretrain.py "
+        f"--without {wanted} trained; or leave out --f, and this run trains one; or "
+        + (f"say --f-without {left_out}" if recorded else "leave out --f-without")
+    )
 
 
 def load_domains(experiment: Experiment) -> tuple[LabelledImages, LabelledImages]:

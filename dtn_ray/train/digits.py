@@ -22,6 +22,7 @@ from dtn_ray.perceptual.load import build_classifier, load_classifier
 from dtn_ray.perceptual.options import Pretraining
 from dtn_ray.resumable.options import Run
 from dtn_ray.settings import fingerprint, from_dict
+from dtn_ray.storage import json_files
 from dtn_ray.train.domains import SCALING, Domain, Prepared
 from dtn_ray.train.options import Experiment
 from dtn_ray.train.presets import classifier_of
@@ -70,7 +71,9 @@ def prepare(experiment: Experiment, run: Run) -> Prepared:
     """As `Domain.prepare`; f and the judge are trained first where no checkpoints of them are given."""
     from dtn_ray.resumable.run import check_folder
 
-    s, t = load_domains(experiment)
+    s, t = _splits(experiment)
+    images = len(s)
+    s, t = _less_classes(experiment, s, t)
     s, held = s.split_off(experiment.data.validation, experiment.seed)
     if not len(held):
         raise UserError(
@@ -89,8 +92,8 @@ def prepare(experiment: Experiment, run: Run) -> Prepared:
     }
     if "f" in given:
         _check_f_without(experiment, given["f"][1])
-    f, f_manifest = given.get("f") or load_classifier(_pretrained(experiment, inner, "f"))
-    judge, judge_manifest = given.get("judge") or load_classifier(_pretrained(experiment, inner, "judge"))
+    f, f_manifest = given.get("f") or load_classifier(_pretrained(experiment, inner, "f", images))
+    judge, judge_manifest = given.get("judge") or load_classifier(_pretrained(experiment, inner, "judge", images))
     facts = {
         "s_images": len(s),
         "t_images": len(t),
@@ -128,19 +131,36 @@ def _check_f_without(experiment: Experiment, manifest: dict[str, Any]) -> None:
 
 def load_domains(experiment: Experiment) -> tuple[LabelledImages, LabelledImages]:
     """s and t of an experiment, less the classes left out. Raises UserError for missing or damaged data."""
+    return _less_classes(experiment, *_splits(experiment))
+
+
+def _splits(experiment: Experiment) -> tuple[LabelledImages, LabelledImages]:
     chosen = experiment.data
     s = load.load(chosen.source, chosen.source_split, chosen.data_dir, download=chosen.download)
     t = load.load(chosen.target, chosen.target_split, chosen.data_dir, download=chosen.download)
-    return s.without(chosen.s_without), t.without(chosen.t_without)
+    return s, t
 
 
-def _pretrained(experiment: Experiment, run: Run, role: str) -> str:
-    """The checkpoint of f or of the judge, trained under this run's folder."""
+def _less_classes(
+    experiment: Experiment, s: LabelledImages, t: LabelledImages
+) -> tuple[LabelledImages, LabelledImages]:
+    return s.without(experiment.data.s_without), t.without(experiment.data.t_without)
+
+
+def _pretrained(experiment: Experiment, run: Run, role: str, images: int) -> str:
+    """The checkpoint of f or of the judge, trained under this run's folder. `images`: those of s's whole split."""
     from dtn_ray.perceptual.job import pretrain
+    from dtn_ray.resumable.run import RECORD
 
     chosen = experiment.data
     dataset = chosen.source if role == "f" else chosen.target
-    config = classifier_of(dataset, chosen, experiment.model, experiment.seed, judge=role == "judge")
+    config = classifier_of(dataset, chosen, experiment.model, experiment.seed, images, judge=role == "judge")
+    record = storage.join(run.storage, role, RECORD)
+    if storage.exists(record):
+        # Earlier versions went by the name of the split. A training that they began goes on as it began.
+        before = json_files.read_object(record).get("config")
+        if isinstance(before, dict) and isinstance(before.get("epochs"), float):
+            config = replace(config, epochs=before["epochs"])
     return pretrain(config, replace(run, name=role)).checkpoint
 
 

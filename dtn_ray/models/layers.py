@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.overrides import TorchFunctionMode
+
+from dtn_ray.models.workers import place
 
 
 def scaled(filters: int, width: float) -> int:
@@ -87,9 +88,9 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
+        rank, workers = place()
+        if not self.training or workers == 1:
             return super().forward(x)
-        workers, rank = dist.get_world_size(), dist.get_rank()
         count = workers * x.numel() // x.shape[1]
         wide = x.float()
         # Each worker's own mean and variance, gathered by one sum: E[x²] - E[x]² would cancel where the mean is large.

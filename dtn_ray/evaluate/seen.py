@@ -5,7 +5,7 @@ where both are at hand. A file that holds some images of another one is not reco
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dtn_ray import storage
@@ -15,7 +15,7 @@ from dtn_ray.perceptual.options import Pretraining
 from dtn_ray.settings import from_dict
 from dtn_ray.train.trained import Trained
 
-BYTES_AT_ONCE = 16 << 20
+BYTES_AT_ONCE = 16 << 20  # of a file, to the digest
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,16 @@ def trained_on(trained: Trained) -> TrainedOn:
 def unseen(preferred: Sequence[Images], by: Images | None) -> Images:
     """The first of some splits that shares nothing with what a network was trained on; the first, if none is such."""
     return next((each for each in preferred if by is None or not each.shares_with(by)), preferred[0])
+
+
+def faces_trained_on(trained: Trained, uris: Iterable[str]) -> list[str]:
+    """Those of some files and folders of faces that are s of a faces DTN, lie in it, or hold it, by their paths."""
+
+    def folder(uri: str) -> str:
+        return f"{storage.absolute(uri).rstrip('/')}/"
+
+    s = folder(trained.experiment.data.source)
+    return [uri for uri in uris if s.startswith(folder(uri)) or folder(uri).startswith(s)]
 
 
 def warnings(seen: Mapping[str, Sequence[str]]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from files import SMALL, write_dtn, write_mat, write_mnist
 
 from dtn_ray.data.digits import load
 from dtn_ray.evaluate.digits import score_digits
-from dtn_ray.evaluate.seen import warnings
+from dtn_ray.evaluate.seen import faces_trained_on, warnings
 from dtn_ray.perceptual.measure import accuracy
 from dtn_ray.perceptual.options import Pretraining
 from dtn_ray.settings import to_dict
@@ -127,3 +127,13 @@ def test_evaluate_says_it(call, data, tmp_path):
     assert code == 0 and json.loads(out)["seen_in_training"].keys() == {*OF_G}
     assert "warning: accuracy, f_accuracy_on_G_s, L_const: not measured on unseen images: G was trained on" in err
     assert json.loads((tmp_path / "scores/scores.json").read_text())["seen_in_training"]["accuracy"]
+
+
+def test_faces_that_are_those_of_s_are_named(trained, monkeypatch, tmp_path):
+    dtn = trained(source=f"{tmp_path}/faces/shards")
+    monkeypatch.chdir(tmp_path)
+    same = ["faces/shards", f"{tmp_path}/faces/shards/", "faces/shards/a.parquet", "faces", "faces/../faces"]
+    others = ["faces/others", "faces/shards-2", "s3://bucket/faces/shards"]
+    assert faces_trained_on(dtn, [*same, *others]) == same
+    on_s3 = trained(source="s3://bucket/faces")
+    assert faces_trained_on(on_s3, [*same, *others]) == ["s3://bucket/faces/shards"]

@@ -122,7 +122,7 @@ def train(trainer: DTNTrainer, data: Data, steps: range, title: str) -> dict[str
     """The mean of each loss over the last tenth."""
     last = list[dict[str, torch.Tensor]]()
     for step in tqdm(steps, title, mininterval=10):
-        torch.manual_seed(step_seed(0, step, 0))
+        torch.manual_seed(step_seed(0, step))
         s, t = (some[torch.randint(len(some), (trainer.optim.batch_size,)).numpy()] for some in (data.s, data.t))
         terms = trainer.step(augment(to_float(s), data.augment_s), to_float(t), step)
         if step >= steps.stop - max(1, len(steps) // 10):

@@ -123,7 +123,7 @@ def batches(experiment: Experiment, s: LabelledImages, t: LabelledImages) -> Ite
     """The arguments of `DTNTrainer.step`, one step after the other, as the training loop makes them."""
     size, seed = experiment.optim.batch_size, experiment.seed
     for step in count():
-        torch.manual_seed(step_seed(seed, step, rank=0))
+        torch.manual_seed(step_seed(seed, step))
         s_batch = to_float(s.images[batch_indices(len(s), size, step, seed)])
         t_batch = to_float(t.images[batch_indices(len(t), size, step, seed + T_STREAM)])
         yield augment(s_batch, experiment.data.augment_s), t_batch, step
@@ -255,7 +255,7 @@ def watch(trainer: DTNTrainer, clock: Stopwatch) -> None:
 
     f_of_inputs = timed(trainer.f, "f forward, on s and t")
     f_of_G = timed(trainer.f, "update of g: f forward", backward="update of g: backward through f")
-    trainer.f = lambda x: (f_of_G if torch.is_grad_enabled() else f_of_inputs)(x)
+    trainer.f = lambda *arguments: (f_of_G if torch.is_grad_enabled() else f_of_inputs)(*arguments)
     trainer.g = timed(trainer.g, "g forward, on s and t", backward="update of g: backward through g")
     # D's own update goes on until its optimiser is called.
     trainer.D = timed(trainer.D, "update of D: forward and backward", after="update of D: forward and backward")

@@ -64,13 +64,19 @@ def score(job: Digits) -> dict:
     from dtn_ray import storage
     from dtn_ray.evaluate.digits import score_digits
     from dtn_ray.evaluate.figures import digit_figure
+    from dtn_ray.evaluate.seen import warnings
     from dtn_ray.storage.ownership import refuse_foreign
+    from dtn_ray.text.display import line
     from dtn_ray.train.trained import load_trained
 
     refuse_foreign(job.out, "scores.json", ("checkpoint", "weights"), ["scores.png"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     scores = score_digits(load_trained(job.checkpoint, job.weights), job.data_dir, job.source_file, device=device)
+    seen = scores.values["seen_in_training"]
+    for warning in warnings(seen):
+        print(f"warning: {line(warning)}", file=sys.stderr)
     title = f"accuracy {scores.values['accuracy']:.2%} on {scores.values['images']} images"
+    title += ", which training saw" if "accuracy" in seen else ""
     picture = io.BytesIO()
     digit_figure(scores.confusion, scores.source, scores.transferred, title).savefig(picture, format="png", dpi=100)
     values = {"checkpoint": job.checkpoint, "weights": job.weights, **scores.values}

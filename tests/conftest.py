@@ -17,6 +17,7 @@ import stores
 import torch
 from fault_proxy import FaultProxy, Plan
 from files import SMALL, encode, write_classifier, write_dtn, write_mat
+from hypothesis import settings
 from matplotlib import cbook
 from PIL import Image
 from seaweedfs import SeaweedFS, client
@@ -32,6 +33,10 @@ from dtn_ray.train.options import DataConfig, Experiment, ModelConfig
 
 JOBS = Path(__file__).parent.parent / "jobs"
 torch.set_num_threads(1)  # faster for small networks, and leaves the cores to Ray's workers
+
+# The same examples in every run, and no time limit for one of them: a busy machine would fail it.
+settings.register_profile("suite", deadline=None, derandomize=True, database=None)
+settings.load_profile("suite")
 
 
 TOGETHER = {"ceph_server": "ceph", "swift_server": "swift", "amazon": "amazon", "trained": "trained"}

@@ -41,10 +41,11 @@ def worker_slice(batch: np.ndarray, rank: int, workers: int) -> np.ndarray:
     return batch[rank * share : (rank + 1) * share]
 
 
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of everything random inside a step (augmentation, dropout, noise), on one worker.
+def step_seed(seed: int, step: int) -> int:
+    """Seed of everything random inside a step (augmentation, dropout, noise), the same on all workers.
 
-    The training loop seeds torch with it at every step. Random draws therefore depend only on the step, and a resumed
-    run makes the same ones as an uninterrupted run.
+    The training loop seeds torch with it at every step. The state of the random generator is thereby part of the
+    position in the data, and a resumed run draws what an uninterrupted one would. Workers draw alike for the whole
+    global batch, and each keeps what falls to its samples (dtn_ray/models/workers.py).
     """
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, step, 0]).generate_state(1, np.uint64)[0] >> 1)

@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from dtn_ray.data.bad_rows import BadRows
 from dtn_ray.data.feed import T_STREAM, Batches, Stages
 from dtn_ray.data.rows import Rows, count_rows
-from dtn_ray.data.windows import Window, left_after, read_window, windows_of
+from dtn_ray.data.windows import Part, parts_of, read_window, windows_of
 from dtn_ray.ray_cluster.connect import causes, quiet_ray_data
 
 # Rows that one execution of Ray Data reads, while the training uses the rows of the previous one: decoded at 152
@@ -54,12 +53,11 @@ class Share:
     columns: Sequence[str] = ()
     """Columns to read besides `image`."""
 
-    def windows(self) -> Iterator[Window]:
-        """The windows that this worker reads; endless."""
-        left = windows_of(self.groups, self.seed)
-        for workers, steps in self.done:
-            left = left_after(left, workers, steps * self.batch_size // workers)
-        return islice(left, self.rank, None, self.workers)
+    def parts(self) -> Iterator[Part]:
+        """What this worker reads of each window; endless."""
+        taken = self.batch_size * sum(steps for _, steps in self.done)
+        windows = windows_of(self.groups, self.seed, taken=taken)
+        return parts_of(windows, self.rank, self.workers, self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,10 @@ class Streamed:
     """The bad rows that this process found in either set."""
 
     def batches(self, done: Stages, rank: int, workers: int, batch_size: int, seed: int) -> Batches:
-        """As InMemory's. An epoch has every row exactly once, even if the number of workers changes during it."""
+        """As InMemory's. The global batches are the same for any number of workers, and wherever the training stopped.
+
+        Each epoch has every row exactly once.
+        """
         s, t = (
             batches(Share(groups, own_seed, done, rank, workers, batch_size, self.size), self.bad_rows)
             for groups, own_seed in ((self.s, seed), (self.t, seed + T_STREAM))
@@ -142,16 +143,16 @@ class Reader:
 
     def __init__(self, share: Share) -> None:
         batch_size = share.batch_size // share.workers
-        self.batches = _batches(share.windows(), batch_size, share.size, share.columns)
+        self.batches = _batches(share.parts(), batch_size, share.size, share.columns)
 
     def next(self) -> Columns:
         return next(self.batches)
 
 
-def _batches(windows: Iterator[Window], batch_size: int, size: int, columns: Sequence[str]) -> Iterator[Columns]:
-    """The rows of windows in endless batches."""
+def _batches(parts: Iterator[Part], batch_size: int, size: int, columns: Sequence[str]) -> Iterator[Columns]:
+    """The rows of one worker's parts in endless batches."""
     held: Columns = {}
-    for decoded in _one_ahead(_decoded(some, size, columns) for some in _together(windows)):
+    for decoded in _one_ahead(_decoded(some, size, columns) for some in _together(parts)):
         found: Columns
         for found in decoded.iter_batches(batch_size=None, prefetch_batches=0):  # type: ignore[assignment]
             held = {name: np.concatenate([held[name], rows]) if held else rows for name, rows in found.items()}
@@ -160,8 +161,8 @@ def _batches(windows: Iterator[Window], batch_size: int, size: int, columns: Seq
                 held = {name: rows[batch_size:] for name, rows in held.items()}
 
 
-def _decoded(windows: list[Window], size: int, columns: Sequence[str]) -> ray.data.Dataset:
-    """Reads the rows of some windows into the object store, with Ray Data."""
+def _decoded(parts: list[Part], size: int, columns: Sequence[str]) -> ray.data.Dataset:
+    """The rows of some parts, by Ray Data, in the object store."""
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.target_max_block_size = BLOCK
@@ -171,13 +172,11 @@ def _decoded(windows: list[Window], size: int, columns: Sequence[str]) -> ray.da
 
     def read(batch: dict[str, Any]) -> Iterator[Columns]:
         for i in batch["item"]:
-            yield from read_window(windows[i], size, columns)
+            yield from read_window(parts[i].window, size, columns, parts[i].places)
 
-    tasks = min(len(windows), -(-sum(window.rows for window in windows) // ROWS_PER_TASK))
-    numbers = ray.data.from_items(
-        [*range(len(windows))], override_num_blocks=tasks
-    )  # ray.data.range would take whole CPUs
-    with causes():  # here, because Ray drops the __cause__ of an exception between processes
+    tasks = min(len(parts), -(-sum(part.rows for part in parts) // ROWS_PER_TASK))
+    numbers = ray.data.from_items([*range(len(parts))], override_num_blocks=tasks)  # range's tasks take whole CPUs
+    with causes():  # here, since Ray does not carry an exception's own causes to another process
         return numbers.map_batches(read, batch_size=1, num_cpus=TASK_CPUS).materialize()  # type: ignore[arg-type]
 
 
@@ -193,16 +192,16 @@ def _one_ahead(items: Iterable[Item]) -> Iterator[Item]:
             del item  # otherwise three items would be held in memory
 
 
-def _together(windows: Iterator[Window]) -> Iterator[list[Window]]:
-    """Divides the endless sequence into parts of about ROWS_AT_FIRST rows, twice as many, …, up to ROWS_AT_ONCE.
+def _together(parts: Iterator[Part]) -> Iterator[list[Part]]:
+    """The endless sequence in lists of ROWS_AT_FIRST rows, twice as many, …, ROWS_AT_ONCE, or little more.
 
     A part has at most WINDOWS_AT_ONCE windows.
     """
     wanted = ROWS_AT_FIRST
     while True:
-        some, rows = list[Window](), 0
+        some, rows = list[Part](), 0
         while rows < wanted and len(some) < WINDOWS_AT_ONCE:
-            some.append(next(windows))
+            some.append(next(parts))
             rows += some[-1].rows
         yield some
         wanted = min(2 * wanted, ROWS_AT_ONCE)

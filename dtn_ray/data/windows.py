@@ -1,13 +1,14 @@
 """Windows of row groups, in an order computed from a seed, read and decoded.
 
-A stream is an endless sequence of windows, each a few row groups shuffled together. The order of the windows, the
-worker that reads each, and the remaining rows after a restart with another number of workers are pure functions of the
-seed and of the numbers of rows taken. Only these numbers are saved.
+A stream is an endless sequence of windows, each a few row groups shuffled together: one order of all rows, a pure
+function of the seed and of the sizes of the row groups. Global batches cut it one after the other, and each worker
+takes its share of every batch. So neither the number of workers nor a restart changes which rows a batch holds, and the
+number of rows taken is all that is ever saved.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, count
+from itertools import count
 
 import numpy as np
 import pyarrow as pa
@@ -59,34 +60,70 @@ def sample_rows(groups: Sequence[Rows], count: int, size: int, columns: Sequence
     return {name: rows[good][:count] for name, rows in found.items()}
 
 
-def windows_of(groups: Sequence[Rows], seed: int, size: int = 2) -> Iterator[Window]:
-    """The endless sequence of windows of `size` row groups: in each epoch every row group once, in a new order."""
-    for epoch in count():
+@dataclass(frozen=True)
+class Part:
+    """The rows of a window that one worker takes: its share of each global batch that the window is cut into."""
+
+    window: Window
+    at: int
+    """Place in its global batch of the first row that is left of the window."""
+    rank: int
+    workers: int
+    batch_size: int
+    """Of the global batch."""
+
+    @property
+    def places(self) -> np.ndarray:
+        """Places of its rows in the order of the window: int64, rising."""
+        left = np.arange(self.window.rows)
+        share = self.batch_size // self.workers
+        return self.window.start + left[(self.at + left) % self.batch_size // share == self.rank]
+
+    @property
+    def rows(self) -> int:
+        return len(self.places)
+
+
+def windows_of(groups: Sequence[Rows], seed: int, size: int = 2, taken: int = 0) -> Iterator[Window]:
+    """The endless sequence: in each epoch every row group once, in an order of its own, `size` in a window.
+
+    It begins after the first `taken` rows.
+    """
+    first, taken = divmod(taken, count_rows(groups))
+    for epoch in count(first):
         order = np.random.default_rng([seed, epoch]).permutation(len(groups))
         for i in range(0, len(groups), size):
-            yield Window(tuple(groups[j] for j in order[i : i + size]), (seed, epoch, i))
+            window = Window(tuple(groups[j] for j in order[i : i + size]), (seed, epoch, i))
+            if taken < window.rows:
+                yield replace(window, start=taken)
+            taken = max(0, taken - window.rows)
 
 
-def left_after(sequence: Iterator[Window], workers: int, rows: int) -> Iterator[Window]:
-    """The rest of a sequence after each of `workers` has taken `rows` rows of every `workers`-th window."""
-    wanted, left = [rows] * workers, list[Window]()
-    for i, window in enumerate(sequence if rows else ()):
-        taken = min(wanted[i % workers], window.rows)
-        wanted[i % workers] -= taken
-        if taken < window.rows:
-            left.append(replace(window, start=window.start + taken))
-        if not any(wanted):
-            break
-    return chain(left, sequence)
+def parts_of(windows: Iterable[Window], rank: int, workers: int, batch_size: int) -> Iterator[Part]:
+    """The parts of one worker of windows that are cut into global batches; the first window begins a batch.
+
+    Windows of which no row falls to the worker are left out.
+    """
+    at = 0
+    for window in windows:
+        part = Part(window, at, rank, workers, batch_size)
+        if part.rows:
+            yield part
+        at = (at + window.rows) % batch_size
 
 
-def read_window(window: Window, size: int, columns: Sequence[str] = ()) -> Iterator[dict[str, np.ndarray]]:
+def read_window(
+    window: Window, size: int, columns: Sequence[str] = (), places: np.ndarray | None = None
+) -> Iterator[dict[str, np.ndarray]]:
     """The window's rows in order: `image` N×3×`size`×`size` uint8, N at most IMAGES_PER_BLOCK, and other columns.
 
-    A row without an image, or with null in another column, is bad. The next good row of the window replaces it, so that
-    the number of rows of a window depends only on its files, and a resumed training can compute its position.
-    `bad`, N texts, gives the name of each bad row and what is wrong with it; it is empty for good rows. Raises
-    UserError if the window has no good row, OSError if the store fails.
+    `places`: those of the rows to read, in the window's order; by default all that are left of it.
+
+    A row that holds no image, or null in another column, is bad: the next good row of the window takes its place, so
+    that a window always has as many rows as its files say, and a resumed training finds its place by arithmetic. Which
+    row that is depends on the window alone, not on `places`.
+    `bad`, N texts, names such a row and what is wrong with it; empty for the others. Raises UserError where no row of
+    the window is good, OSError where the store fails.
     """
     tables = [group.table(["image", *columns]) for group in window.groups]
     rows = pa.concat_tables(tables, promote_options="permissive")
@@ -109,17 +146,19 @@ def read_window(window: Window, size: int, columns: Sequence[str] = ()) -> Itera
             bad[place % len(order)] = f"{window.name(row)}: {error}"
             return None
 
-    for start in range(window.start, len(order), IMAGES_PER_BLOCK):
-        places = list(range(start, min(start + IMAGES_PER_BLOCK, len(order))))
-        images = np.empty((len(places), 3, size, size), np.uint8)
-        for i, place in enumerate(places):
-            while (found := image(places[i])) is None:
-                places[i] += 1
-                if places[i] == place + len(order):
+    places = np.arange(window.start, len(order)) if places is None else places
+    for start in range(0, len(places), IMAGES_PER_BLOCK):
+        own: list[int] = places[start : start + IMAGES_PER_BLOCK].tolist()
+        taken = [*own]
+        images = np.empty((len(own), 3, size, size), np.uint8)
+        for i, place in enumerate(own):
+            while (found := image(taken[i])) is None:
+                taken[i] += 1
+                if taken[i] == place + len(order):
                     raise UserError(f"{bad[place]}; nor does any other of {len(order)} rows around it hold an image")
             images[i] = found
-        some = rows.select([*columns]).take(pa.array(order[np.array(places) % len(order)]))
-        problems = np.array([bad.get(place, "") for place in range(start, start + len(places))], object)
+        some = rows.select([*columns]).take(pa.array(order[np.array(taken) % len(order)]))
+        problems = np.array([bad.get(place, "") for place in own], object)
         yield {"image": images, "bad": problems} | {name: some[name].to_numpy() for name in columns}
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dtn_ray.data.digits import load
 from dtn_ray.errors import UserError
+from dtn_ray.evaluate.seen import Images, trained_on, unseen
 from dtn_ray.method import losses
 from dtn_ray.method.dtn import DTN
 from dtn_ray.method.pixels import to_float, to_uint8
@@ -49,8 +50,10 @@ def score_digits(
 ) -> DigitScores:
     """Scores a digit DTN on the test split of s, or on `source_file` (a .mat in SVHN's format).
 
-    `data_dir` replaces that of the checkpoint. L_TID is computed on the split of t that was not used in training.
-    Raises UserError if the checkpoint holds no judge, or the data is missing or damaged.
+    `data_dir` stands in for the checkpoint's. L_TID is taken on another split of t's dataset than G was trained on, and
+    the judge's accuracy on t, or on another split where the judge was trained on t. `scored_on` names the splits;
+    `seen_in_training` names each score that is taken on images which training saw, and why (dtn_ray/evaluate/seen.py).
+    Raises UserError where the checkpoint holds no judge, or the data is missing or damaged.
     """
     if trained.judge is None:
         raise UserError("this checkpoint holds no judge, so its accuracy cannot be measured: train with --judge")
@@ -60,9 +63,16 @@ def score_digits(
         raise UserError(f"--source-file reads SVHN's .mat files, but this DTN's s is {chosen.source}")
     if source_file is not None and not source_file.endswith(".mat"):
         raise UserError(f"--source-file {source_file}: not a .mat file")
-    s = load.load(chosen.source, source_file or "test", folder)
-    t = load.load(chosen.target, chosen.target_split, folder)
-    t_unseen = load.load(chosen.target, "train" if chosen.target_split == "test" else "test", folder)
+
+    # The images to score on.
+    known = trained_on(trained)
+    of_t = Images(chosen.target, chosen.target_split, folder)
+    others = [Images(chosen.target, split, folder) for split in ("train", "test")]
+    scored, judged = Images(chosen.source, source_file or "test", folder), unseen([of_t, *others], known.judge)
+    beside_t = unseen(others if chosen.target_split == "test" else others[::-1], known.t)
+    s, t, t_judged, t_unseen = (
+        load.load(each.dataset, each.split, folder) for each in (scored, of_t, judged, beside_t)
+    )
     dtn, judge = trained.dtn.to(device), trained.judge.to(device)
 
     def predict(network: Callable[[Tensor], Tensor], images: np.ndarray) -> np.ndarray:
@@ -80,7 +90,7 @@ def score_digits(
         "accuracy": correct / len(s),
         "accuracy_95": [interval.low, interval.high],
         "original_image_accuracy": _share(predict(judge, s.images), s.labels),
-        "judge_accuracy": _share(predict(judge, t.images), t.labels),
+        "judge_accuracy": _share(predict(judge, t_judged.images), t_judged.labels),
         "f_error_on_s": 1 - _share(predict(f_classifier, s.images), s.labels),
         "f_accuracy_on_t": _share(predict(f_classifier, t.images), t.labels),
         "f_accuracy_on_G_s": _share(predict(f_classifier, transferred), s.labels),
@@ -89,6 +99,8 @@ def score_digits(
         "per_class_accuracy": {str(digit): float(per_class[digit]) for digit in range(10) if confusion[digit].sum()},
         "confusion": confusion.tolist(),
         "images": len(s),
+        "scored_on": {"accuracy": scored.split, "judge_accuracy": judged.split, "L_tid": beside_t.split},
+        "seen_in_training": known.reasons(scored, of_t, judged, beside_t),
         "paper": PAPER if chosen.source == "svhn" and chosen.target == "mnist" else None,
     }
     return DigitScores(values, confusion, s.images, transferred)

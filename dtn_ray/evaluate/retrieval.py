@@ -31,6 +31,7 @@ from dtn_ray.evaluate.examiner import TOP, Found, Photo, RemoteExaminer, Seen, S
 from dtn_ray.evaluate.figures import Retrieved, retrieval_figure
 from dtn_ray.evaluate.options import Retrieval
 from dtn_ray.evaluate.ranking import Hit
+from dtn_ray.evaluate.seen import faces_trained_on
 from dtn_ray.images.encode import to_image
 from dtn_ray.models.faces import DeepFace
 from dtn_ray.models.imported import ImportedF
@@ -39,6 +40,7 @@ from dtn_ray.perceptual.load import load_face_network
 from dtn_ray.ray_cluster import actor_warning
 from dtn_ray.ray_cluster.connect import causes, connect, worker_resources
 from dtn_ray.storage.ownership import refuse_foreign
+from dtn_ray.text.display import line
 from dtn_ray.train.trained import Trained, load_trained
 
 T = TypeVar("T")
@@ -79,6 +81,9 @@ def retrieve(job: Retrieval) -> dict[str, Any]:
     if len({(group.uri, group.index) for group in gallery}) < len(gallery):
         raise UserError(f"--distractors {' '.join(job.distractors)}: the same file twice; its faces would count twice")
     probes = read_probes(job)
+    trained_on = faces_trained_on(trained, (job.probes, *job.distractors))
+    for uri in trained_on:
+        print(f"warning: {line(uri)}: G was trained on these faces (--source); the paper's gallery holds none of them")
 
     connect()
     blocks = split(gallery)
@@ -124,6 +129,7 @@ def retrieve(job: Retrieval) -> dict[str, Any]:
         "identity": job.identity,
         "pairs_per_person": job.pairs_per_person,
         "distractors": list(job.distractors),
+        "seen_in_training": trained_on,
         "faces": found.faces,
         "gallery": found.faces + 1,
         "seed": job.seed,

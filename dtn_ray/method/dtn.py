@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.optim.swa_utils import AveragedModel
 
 from dtn_ray.method import losses
 from dtn_ray.method.augment import augment
@@ -249,13 +249,27 @@ def frozen(network: nn.Module | None) -> Iterator[None]:
 
 @torch.no_grad()
 def recalibrate(g: nn.Module, inputs: Tensor, batch_size: int = 500) -> None:
-    """Sets g's batch norm statistics to those of `inputs` (f(x) for x in s).
+    """Sets g's batch norm statistics to those of `inputs` (f(x) for x in s) alone; each input counts the same.
 
-    After training on s and t in separate passes, g's running statistics are a mixture of both domains, but conversion
-    only has images of s. An average of g's weights has no statistics of its own.
+    Trained on s and t in separate passes, g's running statistics are a mixture of both domains', while conversion sees
+    s only; and an average of g's weights has no statistics of its own at all.
+
+    The inputs pass in batches of about equal size, at most `batch_size`. A batch counts in proportion to its size:
+    torch's `update_bn` counts all batches alike, so that an input of a small last batch would count many times.
     """
-    mode = g.training
-    update_bn(inputs.split(batch_size), g)
+    layers = [layer for layer in g.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    mode, momenta = g.training, [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+    g.train()
+    passed = 0
+    for batch in inputs.tensor_split(math.ceil(len(inputs) / batch_size)):
+        passed += len(batch)
+        for layer in layers:
+            layer.momentum = len(batch) / passed  # the running statistics are then the mean over all that passed
+        g(batch)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
     g.train(mode)
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dtn_ray.method.options import FeatureDistance, Reduction
+from dtn_ray.models.workers import next_samples, place
 
 # The paper's classes 1, 2, 3 of D as indices of its logits.
 G_OF_S, G_OF_T, REAL_T = 0, 1, 2
@@ -44,7 +45,8 @@ def feature_distance(a: Tensor, b: Tensor, d: FeatureDistance = "mse") -> Tensor
     `mse`, the paper's choice, is the mean over samples *and* features (the text says mean squared error). `cosine` is
     1 - cos. The paper names hinge and triplet losses without giving them: `hinge` adds max(0, 1 - ‖a_i - b_j‖) for a
     pair of different samples to the distance ‖a_i - b_i‖ of equal ones, `triplet` is
-    max(0, 1 + ‖a_i - b_i‖ - ‖a_i - b_j‖); j is the next sample of the batch, which must hold two.
+    max(0, 1 + ‖a_i - b_i‖ - ‖a_i - b_j‖); j is the next sample of the batch, over all workers,
+    which must hold two.
     Raises ValueError for an unknown d, or a batch of one where d needs two.
     """
     if d == "mse":
@@ -53,9 +55,9 @@ def feature_distance(a: Tensor, b: Tensor, d: FeatureDistance = "mse") -> Tensor
         return (1 - F.cosine_similarity(a, b)).mean()
     if d not in get_args(FeatureDistance):
         raise ValueError(f"unknown distance d {d!r}: choose one of {', '.join(get_args(FeatureDistance))}")
-    if len(a) < 2:
+    if len(a) * place()[1] < 2:
         raise ValueError(f"d={d!r} compares different samples: it needs a batch of at least 2, got {len(a)}")
-    other = b.roll(-1, 0)
+    other = next_samples(b)
     if d == "triplet":
         return F.triplet_margin_loss(a, b, other)
     near, far = F.pairwise_distance(a, b), F.pairwise_distance(a, other)

@@ -1,6 +1,7 @@
 """The networks f, g and D. Only torch: no files, no Ray.
 
 options                     how networks may be built
+workers                     what depends on the batch of all workers
 layers                      layers that they share
 perceptual                  the interface of f, and of a judge
 digits, faces               the networks of Secs. 5.1 and 5.2

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dtn_ray.models.layers import initialise, scaled
 from dtn_ray.models.perceptual import Perceptual
+from dtn_ray.models.workers import Dropout
 
 
 class DigitF(Perceptual):
@@ -33,7 +34,7 @@ class DigitF(Perceptual):
             layers += [nn.Conv2d(channels, scaled(filters, width), 3, padding=1), nn.MaxPool2d(pooling), nn.ReLU()]
             channels = scaled(filters, width)
         self.layers = nn.Sequential(*layers[:-1])
-        self.classifier = nn.Sequential(nn.ReLU(), nn.Dropout(dropout), nn.Linear(channels, classes))
+        self.classifier = nn.Sequential(nn.ReLU(), Dropout(dropout), nn.Linear(channels, classes))
         self.features = channels
 
     def represent(self, x: Tensor) -> Tensor:

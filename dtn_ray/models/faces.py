@@ -14,6 +14,7 @@ from dtn_ray.models.imported import Eye
 from dtn_ray.models.layers import initialise, scaled
 from dtn_ray.models.options import Norm, Upscaling
 from dtn_ray.models.perceptual import Perceptual
+from dtn_ray.models.workers import Dropout
 
 SLOPE = 0.2  # of D's leaky ReLU
 
@@ -70,7 +71,7 @@ class DeepFace(Perceptual):
             *(LocallyConnected(narrow, narrow, 63, 9), nn.ReLU()),  # 55
             *(LocallyConnected(narrow, narrow, 55, 7, 2), nn.ReLU()),  # 25
             *(LocallyConnected(narrow, narrow, 25, 5), nn.ReLU()),  # 21
-            *(nn.Flatten(), nn.Linear(narrow * 21 * 21, units), nn.ReLU(), nn.Dropout(dropout)),
+            *(nn.Flatten(), nn.Linear(narrow * 21 * 21, units), nn.ReLU(), Dropout(dropout)),
             nn.Linear(units, features),
         )
         self.classifier = nn.Linear(features, classes) if classes else None

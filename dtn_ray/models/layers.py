@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.overrides import TorchFunctionMode
+
+from dtn_ray.models.workers import place
 
 
 def scaled(filters: int, width: float) -> int:
@@ -30,6 +31,19 @@ def initialise(module: nn.Module) -> None:
         elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
             nn.init.normal_(layer.weight, 1.0, 0.02)
             nn.init.zeros_(layer.bias)
+
+
+def initialise_for_relu(module: nn.Module) -> None:
+    """He et al.'s (2015) initialisation of convolutions and linear layers: N(0, sqrt(2 / inputs)), biases 0.
+
+    It keeps the size of the values through layers with ReLU and without normalization. Under torch's default, the
+    differences between images shrink from layer to layer.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 class _NotFilled(TorchFunctionMode):
@@ -74,9 +88,9 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
+        rank, workers = place()
+        if not self.training or workers == 1:
             return super().forward(x)
-        workers, rank = dist.get_world_size(), dist.get_rank()
         count = workers * x.numel() // x.shape[1]
         wide = x.float()
         # Combines each worker's mean and variance in one sum; E[x²] - E[x]² would lose precision for large means.

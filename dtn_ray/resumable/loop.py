@@ -78,7 +78,9 @@ class Training(ABC):
     def step(self, batch: Any, step: int) -> dict[str, Tensor]:
         """One update with this worker's share of a global batch. `step` counts from 0.
 
-        Returns the losses, detached scalars on the device. Torch's random generator has been seeded for the step.
+        Returns the losses, detached scalars on the device. Torch's random generator is seeded for the step, on all
+        workers alike: what is random of a sample is drawn by `drawn_by_sample` (dtn_ray/models/workers.py), so that it
+        does not depend on the number of workers.
         """
 
     def shown(self, values: Mapping[str, float]) -> Mapping[str, float]:
@@ -120,7 +122,7 @@ def train_steps(training: Training, worker: Worker, run: Run, *, quiet: bool = F
     for step in range(start, training.steps):
         # Step.
         batch = next(batches)
-        torch.manual_seed(step_seed(training.seed, step, worker.rank))
+        torch.manual_seed(step_seed(training.seed, step))
         losses = training.step(batch, step)
         done = step + 1
 

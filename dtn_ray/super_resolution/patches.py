@@ -124,6 +124,6 @@ class Patches:
         shapes = np.array([pair.sharp.shape for pair in self.pairs])
         step = sum(steps for _, steps in done)
         while True:
-            patches = draw_patches(shapes, self.side, batch_size, step_seed(seed, step, 0))  # all workers draw alike
+            patches = draw_patches(shapes, self.side, batch_size, step_seed(seed, step))  # all workers draw alike
             yield cut(self.pairs, worker_slice(patches, rank, workers), self.side, self.margin)
             step += 1

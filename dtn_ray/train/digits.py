@@ -17,11 +17,12 @@ from dtn_ray.errors import UserError
 from dtn_ray.method.dtn import DTN
 from dtn_ray.method.features import FrozenF
 from dtn_ray.models.digits import DigitD, DigitF, DigitG
-from dtn_ray.models.layers import unfilled
+from dtn_ray.models.layers import initialise_for_relu, unfilled
 from dtn_ray.perceptual.load import build_classifier, load_classifier
 from dtn_ray.perceptual.options import Pretraining
 from dtn_ray.resumable.options import Run
-from dtn_ray.settings import fingerprint
+from dtn_ray.settings import fingerprint, from_dict
+from dtn_ray.storage import json_files
 from dtn_ray.train.domain import SCALING, Domain, Prepared
 from dtn_ray.train.options import Experiment
 from dtn_ray.train.presets import classifier_of
@@ -42,11 +43,17 @@ def build(experiment: Experiment, f: FrozenF) -> DTN:
 
 
 class Encoder(nn.Module):
-    """An untrained network with f's architecture as the first part of g, if G does not contain f (Table 1)."""
+    """An untrained network of f's shape at the bottom of g, where G does not contain f (Table 1).
+
+    The paper does not say how it is initialised. Under torch's default, which f itself is trained from, the encodings
+    of different images have a standard deviation of 0.01 and g could not tell them apart; with He et al.'s it is about
+    0.4, and that of f's scaled features, which g reads elsewhere, is 1.
+    """
 
     def __init__(self, network: DigitF) -> None:
         super().__init__()
         self.layers = network.layers
+        initialise_for_relu(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """N×3×32×32 or N×1×32×32 in [-1, 1] to N×features."""
@@ -64,7 +71,9 @@ def prepare(experiment: Experiment, run: Run) -> Prepared:
     """As `Domain.prepare`; trains f and the judge first if no checkpoints of them are given."""
     from dtn_ray.resumable.run import check_folder
 
-    s, t = load_domains(experiment)
+    s, t = _splits(experiment)
+    images = len(s)
+    s, t = _less_classes(experiment, s, t)
     s, held = s.split_off(experiment.data.validation, experiment.seed)
     if not len(held):
         raise UserError(
@@ -81,8 +90,10 @@ def prepare(experiment: Experiment, run: Run) -> Prepared:
         for role, uri in (("f", experiment.model.f), ("judge", experiment.model.judge))
         if uri
     }
-    f, f_manifest = given.get("f") or load_classifier(_pretrained(experiment, inner, "f"))
-    judge, judge_manifest = given.get("judge") or load_classifier(_pretrained(experiment, inner, "judge"))
+    if "f" in given:
+        _check_f_without(experiment, given["f"][1])
+    f, f_manifest = given.get("f") or load_classifier(_pretrained(experiment, inner, "f", images))
+    judge, judge_manifest = given.get("judge") or load_classifier(_pretrained(experiment, inner, "judge", images))
     facts = {
         "s_images": len(s),
         "t_images": len(t),
@@ -95,21 +106,61 @@ def prepare(experiment: Experiment, run: Run) -> Prepared:
     return Prepared(name, InMemory(s, t), some_s, some_t, held.images, held.labels, f, judge, facts)
 
 
+def _check_f_without(experiment: Experiment, manifest: dict[str, Any]) -> None:
+    """Raises UserError where the record of the f that was given does not say what --f-without says.
+
+    `manifest`: that f's; its settings record which classes it was trained without. An f that lacks classes and comes
+    without --f-without is used, and a line says what it lacks.
+    """
+    said, uri = experiment.data.f_without, experiment.model.f
+    recorded = from_dict(Pretraining, manifest["config"]).without
+    if {*recorded} == {*said}:
+        return
+    left_out = " ".join(map(str, sorted({*recorded})))
+    if not said:
+        print(f"{uri}: this f was trained without the classes {left_out}", flush=True)
+        return
+    wanted = " ".join(map(str, sorted({*said})))
+    record = f"without the classes {left_out}" if recorded else "on all classes"
+    raise UserError(
+        f"--f-without {wanted}: by its record, --f {uri} was trained {record}. Choose an f that jobs/pretrain.py "
+        f"--without {wanted} trained; or leave out --f, and this run trains one; or "
+        + (f"say --f-without {left_out}" if recorded else "leave out --f-without")
+    )
+
+
 def load_domains(experiment: Experiment) -> tuple[LabelledImages, LabelledImages]:
-    """s and t of an experiment, without the classes to leave out. Raises UserError for missing or damaged data."""
+    """s and t of an experiment, less the classes left out. Raises UserError for missing or damaged data."""
+    return _less_classes(experiment, *_splits(experiment))
+
+
+def _splits(experiment: Experiment) -> tuple[LabelledImages, LabelledImages]:
     chosen = experiment.data
     s = load.load(chosen.source, chosen.source_split, chosen.data_dir, download=chosen.download)
     t = load.load(chosen.target, chosen.target_split, chosen.data_dir, download=chosen.download)
-    return s.without(chosen.s_without), t.without(chosen.t_without)
+    return s, t
 
 
-def _pretrained(experiment: Experiment, run: Run, role: str) -> str:
-    """The checkpoint of f or of the judge, trained in this run's folder."""
+def _less_classes(
+    experiment: Experiment, s: LabelledImages, t: LabelledImages
+) -> tuple[LabelledImages, LabelledImages]:
+    return s.without(experiment.data.s_without), t.without(experiment.data.t_without)
+
+
+def _pretrained(experiment: Experiment, run: Run, role: str, images: int) -> str:
+    """The checkpoint of f or of the judge, trained under this run's folder. `images`: those of s's whole split."""
     from dtn_ray.perceptual.job import pretrain
+    from dtn_ray.resumable.run import RECORD
 
     chosen = experiment.data
     dataset = chosen.source if role == "f" else chosen.target
-    config = classifier_of(dataset, chosen, experiment.model, experiment.seed, judge=role == "judge")
+    config = classifier_of(dataset, chosen, experiment.model, experiment.seed, images, judge=role == "judge")
+    record = storage.join(run.storage, role, RECORD)
+    if storage.exists(record):
+        # Earlier versions went by the name of the split. A training that they began goes on as it began.
+        before = json_files.read_object(record).get("config")
+        if isinstance(before, dict) and isinstance(before.get("epochs"), float):
+            config = replace(config, epochs=before["epochs"])
     return pretrain(config, replace(run, name=role)).checkpoint
 
 

@@ -32,7 +32,7 @@ class DataConfig:
     t_without: tuple[int, ...] = ()
     """Classes left out of t (Sec. 5.1.1)."""
     f_without: tuple[int, ...] = ()
-    """Classes left out when this run trains f itself (Sec. 5.1.1)."""
+    """Classes left out when this run trains f itself (Sec. 5.1.1); with --f, the record of that f must say the same."""
     augment_s: Augment = field(default_factory=Augment)
     """Random changes to the training images of s. Not in the paper, whose s has half a million images."""
     validation: Count = 512

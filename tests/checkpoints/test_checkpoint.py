@@ -427,8 +427,8 @@ def test_settings_that_do_not_fit_are_named(cls, values, problem):
 
 def test_f_sees_inverted_colours_and_leaves_its_classes_out_but_the_judge_does_not():
     data = DataConfig(source="svhn", target="mnist", data_dir="d", source_split="train", f_without=(5,))
-    f = classifier_of("svhn", data, ModelConfig(width_f=0.5), seed=3, judge=False)
-    judge = classifier_of("mnist", data, ModelConfig(width_f=0.5), seed=3, judge=True)
+    f = classifier_of("svhn", data, ModelConfig(width_f=0.5), seed=3, images=7000, judge=False)
+    judge = classifier_of("mnist", data, ModelConfig(width_f=0.5), seed=3, images=7000, judge=True)
     assert (f.dataset, f.split, f.without, f.augment.invert) == ("svhn", "train", (5,), 0.5)
     assert (judge.dataset, judge.split, judge.without, judge.augment.invert) == ("mnist", "train", (), 0)
     assert (f.width, f.seed, f.data_dir) == (judge.width, judge.seed, judge.data_dir) == (0.5, 3, "d")

@@ -486,7 +486,7 @@ def test_batch_that_does_not_divide_among_workers_is_refused():
 
 
 def test_step_seeds_differ_and_suit_torch():
-    places = [(seed, step, rank) for seed in range(3) for step in range(20) for rank in range(4)]
+    places = [(seed, step) for seed in range(3) for step in range(80)]
     seeds = [step_seed(*place) for place in places]
     assert len(set(seeds)) == len(places) and all(0 <= seed < 2**63 for seed in seeds)
     assert seeds == [step_seed(*place) for place in places]

@@ -147,6 +147,20 @@ def test_recalibrated_batch_norm_has_the_statistics_of_its_inputs():
     torch.testing.assert_close(g.layers[1].running_mean, first.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
 
 
+def test_each_input_counts_the_same_in_the_recalibrated_statistics():
+    g = nn.Sequential(nn.BatchNorm1d(1, momentum=0.3))
+    inputs = torch.tensor([[0.0], [2.0], [4.0], [6.0], [8.0], [40.0], [44.0]])
+    recalibrate(g, inputs, batch_size=5)  # in batches of 4 and 3
+    # By hand: 104 / 7. Were the batches 5 and 2 and counted alike, as torch's update_bn does, it would be 23.
+    assert g[0].running_mean.item() == pytest.approx(104 / 7)
+    # The batches' variances are 20 / 3 and (22.667² + 9.333² + 13.333²) / 2 = 1168 / 3, weighed by 4 and 3.
+    assert g[0].running_var.item() == pytest.approx((4 * 20 / 3 + 3 * 1168 / 3) / 7)
+    assert g[0].momentum == 0.3 and g.training
+    g.eval()
+    recalibrate(g, inputs, batch_size=7)
+    assert g[0].running_mean.item() == pytest.approx(104 / 7) and not g.training
+
+
 def test_collapse_is_named_only_where_both_losses_sit_at_chance():
     assert "D has collapsed" in collapse_warning(3.296, 2.197)
     assert collapse_warning(0.5, 7.0) is None

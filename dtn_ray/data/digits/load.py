@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from dataclasses import dataclass
 
 from dtn_ray import storage
 from dtn_ray.data.digits import handwritten_digits, mnist, svhn
@@ -42,6 +43,25 @@ def load(dataset: str, split: str, data_dir: str | None = None, *, download: boo
     if dataset == "svhn":
         return svhn.load(data_dir or "", split)
     return mnist.load(data_dir or "", "train" if split == "largest" else split)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the files, or of the embedded sets, that a split is made of."""
+
+    name: str | None
+    """Its name as a split, such as `test`; None of a file that is given by its path."""
+    uri: str | None
+    """Where it lies; None where that is not known, and of other datasets than SVHN."""
+
+
+def parts(dataset: str, split: str, data_dir: str | None = None) -> list[Part]:
+    """What a split is made of, however it is spelled. Reads no file. As for `load`; raises nothing."""
+    if dataset != "svhn":
+        return [Part("train" if split == "largest" else split, None)]
+    if split.endswith(".mat"):
+        return [Part(None, split)]
+    return [Part(name, None if data_dir is None else svhn.path(data_dir, name)) for name in svhn.names(data_dir, split)]
 
 
 def _download(dataset: str, split: str, data_dir: str) -> None:

@@ -53,19 +53,25 @@ def load(data_dir: str, split: str) -> LabelledImages:
     """
     if split.endswith(".mat"):
         return read_mat(split)
-    if split == "largest":
-        split = "extra" if storage.exists(_path(data_dir, "extra")) else "train"
     parts = []
-    for name in split.split("+"):
+    for name in names(data_dir, split):
         if name not in SPLITS:
             raise UserError(f"svhn has no split {name!r}: choose {', '.join(SPLITS)}, train+extra, or a .mat file")
-        parts.append(read_mat(_path(data_dir, name)))
+        parts.append(read_mat(path(data_dir, name)))
     if len(parts) == 1:
         return parts[0]
     return LabelledImages(np.concatenate([p.images for p in parts]), np.concatenate([p.labels for p in parts]))
 
 
-def _path(data_dir: str, split: str) -> str:
+def names(data_dir: str | None, split: str) -> list[str]:
+    """The splits that one by name, such as train+extra or largest, is made of."""
+    if split == "largest":
+        return ["extra" if data_dir is not None and storage.exists(path(data_dir, "extra")) else "train"]
+    return split.split("+")
+
+
+def path(data_dir: str, split: str) -> str:
+    """Where the file of train, test or extra lies."""
     name = f"{split}_32x32.mat"
     nested = storage.join(data_dir, "svhn", name)
     flat = storage.join(data_dir, name)

@@ -21,14 +21,15 @@ def subspace_alignment(
     """Labels of M target vectors, by a classifier of N labelled source vectors that are aligned with them.
 
     `source` N×D and `target` M×D float, such as f(x) (`features`) or pixels; `labels` N; `dimensions` of both
-    subspaces, at most D, N and M. `classifier`: `svm` is a linear SVM (LIBLINEAR, C = 1), as in Ganin et al. (2016),
-    whose 59.32 % Table 2 quotes; `nearest` is 1-NN, as in Fernando et al.
+    subspaces, at most D, N and M. `classifier`: `svm` is a linear SVM (LIBLINEAR, C = 1 on coordinates of unit
+    variance), as in Ganin et al. (2016), whose 59.32 % Table 2 quotes; `nearest` is 1-NN, as in Fernando et al.
 
     Ganin et al. took the number of dimensions from 2..60 that was best on the labelled test images of the target. This
     function sees no label of the target: what the caller chooses by them is an upper bound.
     """
     of_source, of_target = align(source, target, dimensions)
-    return _classifier(classifier).fit(of_source, labels).predict(of_target)
+    unit = 1 / of_source.std()  # or C would mean less the longer the vectors are; 1-NN does not mind
+    return _classifier(classifier).fit(of_source * unit, labels).predict(of_target * unit)
 
 
 def align(source: np.ndarray, target: np.ndarray, dimensions: int) -> tuple[np.ndarray, np.ndarray]:

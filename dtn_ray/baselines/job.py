@@ -14,6 +14,7 @@ from dtn_ray.data.digits import load
 from dtn_ray.data.feed import InMemoryAdaptation
 from dtn_ray.data.labelled import LabelledImages
 from dtn_ray.errors import UserError
+from dtn_ray.models.digits import DigitF
 from dtn_ray.perceptual.load import load_classifier
 from dtn_ray.ray_cluster.connect import connect
 from dtn_ray.resumable.options import Run
@@ -33,6 +34,8 @@ def train_dann(options: DannOptions, run: Run) -> Finished:
     run.check(options.batch_size)
     check(options)
 
+    f = _to_begin_with(options)
+
     def read(dataset: str, split: str) -> LabelledImages:
         return load.load(dataset, split, options.data_dir, download=options.download)
 
@@ -40,10 +43,19 @@ def train_dann(options: DannOptions, run: Run) -> Finished:
     tests = read(options.source, options.source_test_split), read(options.target, options.test_split)
     connect(trains=True)
     # In the object store once per node: its workers share the arrays without copies.
-    inputs = Inputs(ray.put(InMemoryAdaptation(source, target.images)), *map(ray.put, tests))
+    inputs = Inputs(ray.put(InMemoryAdaptation(source, target.images)), *map(ray.put, (*tests, f)))
     name = run.name or f"dann-{options.source}-{options.target}-{fingerprint(options)}"
     settings = {"config": options, "run": run, "inputs": inputs}
     return run_training(loop, settings, run, name, {"kind": "dann", "config": options})
+
+
+def _to_begin_with(options: DannOptions) -> DigitF | None:
+    if options.f is None:
+        return None
+    f, manifest = load_classifier(options.f)
+    if (width := manifest["config"]["width"]) != options.width:
+        raise UserError(f"--f {options.f}: a network of --width {width}, where this one is of --width {options.width}")
+    return f
 
 
 def run_subspace_alignment(options: AlignmentOptions) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class Inputs:
     """LabelledImages."""
     target_test: ray.ObjectRef
     """LabelledImages."""
+    f: ray.ObjectRef
+    """The classifier to begin with, a DigitF, or None."""
 
 
 def loop(settings: dict[str, Any]) -> None:
@@ -59,7 +61,10 @@ class DannTraining(Training):
         self.target_test: LabelledImages = ray.get(inputs.target_test)
 
         # Networks and optimiser.
-        self.network = DANN(build_classifier(options.classifier), options.width)
+        f = build_classifier(options.classifier)
+        if (given := ray.get(inputs.f)) is not None:
+            f.load_state_dict(given.state_dict())
+        self.network = DANN(f, options.width)
         self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parallel: nn.Module = ray.train.torch.prepare_model(self.network)
         self.optimizer = torch.optim.SGD(

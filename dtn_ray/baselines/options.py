@@ -57,6 +57,9 @@ class DannOptions:
     """Folder or s3:// prefix with the files of svhn and mnist."""
     download: bool = False
     """Fetch missing files with torchvision into --data-dir."""
+    f: str | None = None
+    """Checkpoint of jobs/pretrain.py, trained on the source, to begin with; without one, training begins from random
+    weights, as published, and needs many more steps. Its width must be --width."""
     width: Width = 1.0
     """Filters of f and units of the domain classifier, relative to the published ones."""
     steps: Count = 4000

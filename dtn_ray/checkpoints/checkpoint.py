@@ -1,6 +1,6 @@
 """Checkpoints: a folder with `checkpoint.json` and one safetensors file per network. No pickle is ever read.
 
-kind `classifier`: a DigitF with its classifier (f or a judge).
+kind `classifier`: a DigitF with its classifier (f or a judge); from DANN, its domain classifier beside it.
 kind `dtn`: f, g (and its average), D, optimisers, the judge where there was one: all that resuming, scoring and
 converting need.
 kind `face_network`: a DeepFace with its classifier.

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from files import write_classifier
 from ray import cloudpickle
 from safetensors.torch import load_file
 
@@ -26,6 +27,7 @@ from dtn_ray.errors import UserError
 from dtn_ray.models.digits import DigitF
 from dtn_ray.perceptual.load import load_classifier
 from dtn_ray.perceptual.measure import accuracy
+from dtn_ray.perceptual.options import Pretraining
 from dtn_ray.resumable.loop import start_worker, train_steps
 from dtn_ray.resumable.options import Run
 
@@ -206,6 +208,14 @@ def test_a_training_that_lost_its_worker_ends_as_an_uninterrupted_one(whole, tmp
 
 
 @pytest.mark.slow
+def test_it_begins_with_the_classifier_that_is_given(whole, tmp_path):
+    begun = train_dann(replace(SMALL, f=whole.folder, steps=1, lr=1e-9), run(tmp_path))
+    assert begun.metrics["accuracy"] == whole.metrics["accuracy"]
+    for name, value in load_file(Path(begun.checkpoint, "classifier.safetensors")).items():
+        torch.testing.assert_close(value, weights(whole)[f"classifier.{name}"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
 def test_two_workers_equal_one(whole, tmp_path):
     two = train_dann(SMALL, run(tmp_path, workers=2))
     for name, value in weights(two).items():
@@ -229,10 +239,14 @@ def test_on_the_embedded_digits_the_features_mix_the_domains_and_keep_the_digits
         ({"momentum": 1.0}, "momentum"),
         ({"target": "nope"}, "unknown dataset 'nope'"),
         ({"target_split": "extra"}, "no split 'extra'"),
+        ({"f": "{tmp}/gone"}, "gone: no checkpoint here"),
+        ({"f": "{tmp}/f"}, r"--f .*/f: a network of --width 0\.25, where this one is of --width 0\.1"),
         ({"source": "svhn"}, "svhn is read from files: .*--data-dir"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tmp_path, values, message):
+    write_classifier(tmp_path / "f", Pretraining(dataset="handwritten-digits", width=0.25))
+    values = {name: value.format(tmp=tmp_path) if name == "f" else value for name, value in values.items()}
     with pytest.raises(UserError, match=message):
         train_dann(replace(SMALL, **values), run(tmp_path / "runs", workers=2))
     assert not (tmp_path / "runs").exists()

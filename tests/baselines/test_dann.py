@@ -21,9 +21,11 @@ from dtn_ray.baselines.loop import DannTraining
 from dtn_ray.baselines.options import AlignmentOptions, DannOptions
 from dtn_ray.checkpoints import checkpoint, optimizer_states
 from dtn_ray.data.digits import load
+from dtn_ray.data.digits.street_digits import street_digits
 from dtn_ray.data.feed import InMemoryAdaptation
 from dtn_ray.data.labelled import LabelledImages
 from dtn_ray.errors import UserError
+from dtn_ray.method.pixels import to_float
 from dtn_ray.models.digits import DigitF
 from dtn_ray.perceptual.load import load_classifier
 from dtn_ray.perceptual.measure import accuracy
@@ -123,6 +125,26 @@ def test_grayscale_and_colour_give_the_same():
         assert torch.equal(first, second)
 
 
+def test_the_domain_classifier_tells_the_domains_apart_unless_its_gradient_is_reversed():
+    images, labels = street_digits(256, seed=5)
+    s, of_s = to_float(images), torch.from_numpy(labels)
+    t = to_float(load.load("handwritten-digits", "train").images[:256])
+
+    def domain_loss(gamma: float) -> float:
+        torch.manual_seed(0)
+        dann = DANN(DigitF(width=0.1), width=0.05)
+        optimizer = torch.optim.SGD(dann.parameters(), 0.05, 0.9)
+        for step in range(120):
+            i, j = torch.randint(256, (2, 32))
+            optimizer.zero_grad()
+            sum(losses(*dann(s[i], t[j], adaptation_weight(step / 120, gamma)), of_s[i])).backward()
+            optimizer.step()
+        with torch.no_grad():
+            return losses(*dann(s, t, 1.0), of_s)[1].item()
+
+    assert domain_loss(0.0) < 0.5 < 0.65 < domain_loss(10.0)  # ln 2 = 0.69: a guess
+
+
 # Data
 
 
@@ -220,15 +242,6 @@ def test_two_workers_equal_one(whole, tmp_path):
     two = train_dann(SMALL, run(tmp_path, workers=2))
     for name, value in weights(two).items():
         torch.testing.assert_close(value, weights(whole)[name], rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.slow
-def test_on_the_embedded_digits_the_features_mix_the_domains_and_keep_the_digits(ray_cluster, tmp_path):
-    options = DannOptions(width=0.25, steps=300, lr=0.05)
-    outcome = train_dann(options, run(tmp_path, cpus_per_worker=2, log_every=100))
-    without = train_dann(replace(options, gamma=0.0), run(tmp_path, name="source", cpus_per_worker=2, log_every=100))
-    assert outcome.metrics["L_d"] > without.metrics["L_d"] + 0.2  # ln 2 = 0.69: the domains cannot be told apart
-    assert outcome.metrics["accuracy"] > 0.3 and without.metrics["lambda"] == 0.0
 
 
 @pytest.mark.parametrize(

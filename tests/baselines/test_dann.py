@@ -345,7 +345,7 @@ def test_the_command_runs_sa_and_prints_its_accuracy(call, tmp_path):
         ("baseline dann --bogus 3", "--bogus"),
         ("baseline sa --classifier best", "best"),
         ("baseline dann --source svhn", "svhn is read from files"),
-        ("baseline sa --target mnist", "mnist is read from files"),
+        ("baseline sa --source handwritten-digits --target mnist", "mnist is read from files"),
     ],
 )
 def test_bad_command_lines_exit_2(call, line, message):

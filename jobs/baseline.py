@@ -11,12 +11,10 @@ import sys
 from dataclasses import dataclass, field
 from typing import Annotated
 
-import tyro
-
 from dtn_ray import cli
 from dtn_ray.baselines.options import AlignmentOptions, DannOptions
+from dtn_ray.option_groups import Form, Group, parse_one_of
 from dtn_ray.resumable.options import Run
-from dtn_ray.settings import Unprefixed
 
 DANN = """DANN (Ganin et al. 2016): trains f's architecture by gradient reversal on labels of the source and unlabelled
 images of both domains. The same command goes on where it stopped. The checkpoint loads wherever a classifier does."""
@@ -24,18 +22,19 @@ images of both domains. The same command goes on where it stopped. The checkpoin
 SA = """SA (Fernando et al. 2013): aligns the principal subspace of the source's f(x) with the target's, and classifies
 by the aligned source. Writes scores.json."""
 
+FIRST = ("f", "source", "target", "data_dir", "steps", "lr", "dimensions", "out", "bf16", "seed", "name", "storage")
+
 
 @dataclass(frozen=True)
 class Dann:
-    config: Annotated[DannOptions, Unprefixed] = field(default_factory=DannOptions)
-    run: Annotated[Run, Unprefixed] = field(default_factory=Run)
+    config: Annotated[DannOptions, Group("training")] = field(default_factory=DannOptions)
+    run: Annotated[Run, Group("run")] = field(default_factory=Run)
 
 
 def parse(arguments: list[str]) -> Dann | AlignmentOptions:
     """The command line."""
-    dann = Annotated[Dann, tyro.conf.subcommand("dann", description=DANN)]
-    sa = Annotated[AlignmentOptions, tyro.conf.subcommand("sa", description=SA)]
-    return tyro.cli(dann | sa, args=arguments, description=__doc__)  # type: ignore[operator]
+    forms = {"dann": Form(Dann, FIRST), "sa": Form(AlignmentOptions, FIRST)}
+    return parse_one_of(forms, {"dann": DANN, "sa": SA}, __doc__, arguments)
 
 
 def main(job: Dann | AlignmentOptions) -> dict:

@@ -24,6 +24,7 @@ JOBS = (
     "pretrain",
     "tune",
     "evaluate",
+    "baseline",
     "convert",
     "ingest",
     "make_emoji",

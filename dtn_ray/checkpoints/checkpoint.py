@@ -1,6 +1,6 @@
 """Checkpoints: a folder with `checkpoint.json` and one safetensors file per network. No pickle is ever read.
 
-kind `classifier`: a DigitF with its classifier (f or a judge).
+kind `classifier`: a DigitF with its classifier (f or a judge); from DANN, also its domain classifier.
 kind `dtn`: f, g (and its average), D, optimisers, and the judge if there is one: everything that is needed to resume,
 to score and to convert.
 kind `face_network`: a DeepFace with its classifier.

@@ -11,19 +11,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from dtn_ray.errors import UserError, reason
 
 LARGEST = 8 << 30
 """Largest file, in bytes: twice that of a network."""
 OF_ADAM = {"step", "exp_avg", "exp_avg_sq"}
+OF_SGD = {"momentum_buffer"}
 SCHEDULED = {"lr", "betas", "params"}
 """Entries of a group that change from step to step, or are checked separately."""
 
 
 def read(path: Path, optimizers: dict[str, Optimizer]) -> dict[str, dict[str, Any]]:
-    """The states of these optimisers (Adam or AdamW), by their names.
+    """The states of these optimisers (Adam, AdamW or SGD), by their names.
 
     Raises UserError, saying what to do, if the file is missing, damaged, or holds anything else.
     """
@@ -75,10 +76,11 @@ def _problems(state: Any, optimizer: Optimizer) -> Iterator[str]:
         lr, betas = group.get("lr"), group.get("betas")
         if not (isinstance(lr, float | int) and math.isfinite(lr) and lr >= 0):
             yield "lr is not a learning rate"
-        if not (
+        if "betas" in mine and not (
             isinstance(betas, tuple) and len(betas) == 2 and all(isinstance(b, float) and 0 <= b < 1 for b in betas)
         ):
             yield "betas are not two numbers from 0 to 1"
+    needed = OF_SGD if isinstance(optimizer, SGD) else OF_ADAM
     numbers = [number for group in own for number in group["params"]]
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     if not isinstance(values, dict) or not values.keys() <= {*numbers}:
@@ -86,12 +88,12 @@ def _problems(state: Any, optimizer: Optimizer) -> Iterator[str]:
         return
     for number, weight in zip(numbers, weights, strict=True):
         if number in values:
-            yield from _of_one(values[number], weight, f"parameter {number}")
+            yield from _of_one(values[number], weight, needed, f"parameter {number}")
 
 
-def _of_one(state: Any, weight: Tensor, name: str) -> Iterator[str]:
-    if not isinstance(state, dict) or state.keys() != OF_ADAM:
-        yield f"{name}: needs {', '.join(sorted(OF_ADAM))}"
+def _of_one(state: Any, weight: Tensor, needed: set[str], name: str) -> Iterator[str]:
+    if not isinstance(state, dict) or state.keys() != needed:
+        yield f"{name}: needs {', '.join(sorted(needed))}"
         return
     for key, value in state.items():
         shape = torch.Size() if key == "step" else weight.shape
@@ -99,7 +101,7 @@ def _of_one(state: Any, weight: Tensor, name: str) -> Iterator[str]:
             yield f"{name}: {key} must be a tensor of shape {tuple(shape)}"
         elif not value.isfinite().all():
             yield f"{name}: {key} has numbers that are not finite; the training diverged"
-        elif key != "exp_avg" and (value < 0).any():
+        elif key in ("step", "exp_avg_sq") and (value < 0).any():
             yield f"{name}: {key} is negative"
 
 

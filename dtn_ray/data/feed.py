@@ -68,3 +68,27 @@ class InMemoryLabelled:
             indices = worker_slice(batch_indices(len(self.train), batch_size, step, seed), rank, workers)
             yield self.train.images[indices], self.train.labels[indices]
             step += 1
+
+
+@dataclass(frozen=True)
+class InMemoryAdaptation:
+    """A labelled and an unlabelled set that every worker holds whole, for a classifier that is adapted from one to the
+    other: the digits."""
+
+    source: LabelledImages
+    target: np.ndarray
+    bad_rows = None
+
+    def batches(
+        self, done: Stages, rank: int, workers: int, batch_size: int, seed: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """This worker's shares of the global batches after what is done; endless.
+
+        Images and labels of the source, N×C×H×W uint8 and N int64, and as many images of the target.
+        """
+        step = sum(steps for _, steps in done)
+        while True:
+            s = worker_slice(batch_indices(len(self.source), batch_size, step, seed), rank, workers)
+            t = worker_slice(batch_indices(len(self.target), batch_size, step, seed + T_STREAM), rank, workers)
+            yield self.source.images[s], self.source.labels[s], self.target[t]
+            step += 1

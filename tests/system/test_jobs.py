@@ -247,7 +247,7 @@ except SystemExit as stop:
 """
 LINES = [path.stem for path in sorted(JOBS.glob("*.py"))]
 LINES += [f"{job} {name}" for job in ("train", "tune") for name in ("digits", "faces")]
-LINES += ["pretrain faces", "evaluate retrieval"]
+LINES += ["pretrain faces", "evaluate retrieval", "baseline dann", "baseline sa"]
 
 
 @pytest.mark.parametrize("line", LINES)

@@ -23,8 +23,9 @@ Name = Literal["table1", "table2", "table3", "figure3", "figure10-digits", "dist
 @dataclass(frozen=True)
 class Job:
     name: Annotated[tyro.conf.Positional[Name], tyro.conf.arg(metavar="NAME")]
-    """table1 (what each part of the method contributes), table2 (domain adaptation), table3 (an unseen digit), figure3
-    (its images), figure10-digits (the other direction), distances (d and d2), or presets (paper-digits beside ours)."""
+    """table1: what each part of the method contributes. table2: domain adaptation. table3: a digit that was not seen;
+    figure3: its images. figure10-digits: the other direction. distances: d and d2. presets: paper-digits beside
+    ours."""
     options: Annotated[Options, Unprefixed]
 
 

@@ -23,7 +23,7 @@ OURS, PAPER = "C0", "C3"
 
 def rows(table: Table, found: Results) -> bytes:
     """The rows as points beside the paper's, and where there are pictures, G(x) of each row for the same x."""
-    samples = [_sample(row, found, "G_x") for row in table.rows]
+    samples = [_sample(row, found, row.picture) for row in table.rows]
     x = next((each for row in table.rows if (each := _sample(row, found, "x")) is not None), None)
     height = 0.62 * (len(table.rows) + 1) + 1.0
     wide = x is not None
@@ -106,7 +106,7 @@ def png(figure: plt.Figure) -> bytes:
 
 
 def _sample(row: Row, found: Results, name: str) -> np.ndarray | None:
-    """A picture of the row's first cell that is measured; None where there is none, and of a row that shows no G(x)."""
+    """A picture of the row's first cell that is measured; None where there is none."""
     cell = next((cell for cell in row.cells if cell.key in found.values), None)
     if cell is None or not storage.is_file(found.picture(cell, name)):
         return None

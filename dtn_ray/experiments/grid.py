@@ -138,6 +138,8 @@ class Row:
     """The paper's number, if it has one."""
     read: Callable[[Mapping[str, Any]], Rate] = accuracy
     """What of a cell's values the row shows."""
+    picture: str = "G_x"
+    """Which of the first cell's pictures stands for the row, if it has this one."""
 
 
 @dataclass(frozen=True)

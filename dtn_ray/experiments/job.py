@@ -51,7 +51,7 @@ def make(table: Table, options: Options) -> dict[str, Any]:
     """Trains and measures what is missing of a table, and writes NAME.md, NAME.json and NAME.png into `options.out`.
 
     The same call goes on where an earlier one stopped. NAME.md and NAME.json are written after each cell. Returns the
-    values of NAME.json.
+    rows' numbers and the files.
 
     Raises UserError for bad settings or files, and where a cell failed; the table is written all the same.
     """
@@ -83,7 +83,9 @@ def make(table: Table, options: Options) -> dict[str, Any]:
             f"{storage.join(options.out, table.name)}.md: {len(failed)} of {len(table.cells)} cells failed: "
             f"{'; '.join(dict.fromkeys(failed))}. The same command tries them again"
         )
-    return written
+    files = [storage.join(options.out, f"{table.name}.{kind}") for kind in ("md", "json", "png")]
+    shown = [{name: row[name] for name in ("title", "mean", "standard_deviation", "paper")} for row in written["rows"]]
+    return {"rows": shown, "files": files}
 
 
 def _write(out: str, name: str, content: bytes) -> None:

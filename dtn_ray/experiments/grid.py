@@ -60,6 +60,9 @@ class Training(ABC):
         """How long it takes, compared with others of its kind, such as its number of steps."""
         return 1.0
 
+    def check(self, run: Run) -> None:  # noqa: B027 (few need it)
+        """Called before anything is trained. Raises UserError for settings that cannot be meant."""
+
     @property
     def shares(self) -> str | None:
         """Trainings with the same value share what `prepare` makes; None where there is nothing to prepare."""

@@ -24,6 +24,7 @@ from dtn_ray.errors import UserError, reason
 from dtn_ray.experiments.grid import Cell, Training, closure
 from dtn_ray.experiments.progress import Part, Times, Told, line, start_board
 from dtn_ray.experiments.trainings import Given
+from dtn_ray.ray_cluster import ray_train_console
 from dtn_ray.ray_cluster.connect import causes, connect, trainings_at_once
 from dtn_ray.resumable.options import Run
 from dtn_ray.resumable.report import use_assigned_cpus
@@ -58,8 +59,8 @@ class Runner:
     def __call__(self, cells: Sequence[Cell], told: Callable[[Mapping[str, Outcome]], object]) -> dict[str, Outcome]:
         """The outcomes of all cells by key; `told` is called with those there are, at first and after each.
 
-        A training that fails ends the cells that need it, and no others. Raises UserError where the cluster has no
-        room for one training, or a cell's file is damaged.
+        A training that fails ends the cells that need it, and no others. Raises UserError before anything starts where
+        settings cannot be meant, a cell's file is damaged, or the cluster has no room for one training.
         """
         self.outcomes = {cell.key: found for cell in cells if (found := self._earlier(cell)) is not None}
         told(self.outcomes)
@@ -67,6 +68,8 @@ class Runner:
         if not left:
             return self.outcomes
         trainings = self._missing(closure([each for cell in left if isinstance(cell, Cell) for each in cell.of]))
+        for training in trainings:
+            training.check(self.run)
         left = [*trainings, *left]
         connect(trains=True)
         self.times = Times(trainings_at_once(1, self.run.cpus_per_worker, self.run.gpu, self.concurrent))
@@ -123,8 +126,7 @@ class Runner:
         return 0 if isinstance(each, Cell) else 1 if each.shares in self.prepared else 2
 
     def _launch(self, each: Training | Cell) -> None:
-        # Of two Rays on a machine, Ray Train would look for the other too (see search/tuner.py).
-        address = {"env_vars": {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}}
+        address = {"env_vars": ray_train_console.addresses()}
         if isinstance(each, Cell):
             measure = ray.remote(_measure).options(num_cpus=1, num_gpus=int(self.run.gpu), runtime_env=address)
             self.running[measure.remote(each, [self.checkpoints[need.key] for need in each.of], self.out)] = each

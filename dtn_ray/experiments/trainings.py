@@ -57,9 +57,7 @@ class Classifier(Training):
     def train(self, checkpoints: Checkpoints, run: Run, prepared: Any, callbacks: "Sequence[UserCallback]") -> str:
         from dtn_ray.perceptual.job import pretrain
 
-        # Its test set may be large: it is validated less often than a DTN.
-        run = replace(run, checkpoint_every=max(run.checkpoint_every, Run.checkpoint_every))
-        return pretrain(self.config, run, callbacks).checkpoint
+        return pretrain(self.config, _seldom_validated(run), callbacks).checkpoint
 
     def done(self, metrics: Mapping[str, Any]) -> float:
         return _done(self.config, metrics)
@@ -96,6 +94,11 @@ class Transfer(Training):
         made = {role: checkpoints[each.key] for role in ("f", "judge") if (each := getattr(self, role)) is not None}
         return self.experiment.changed(**made)
 
+    def check(self, run: Run) -> None:
+        from dtn_ray.train.prepare import check_settings
+
+        check_settings(self.experiment, run)
+
     def prepare(self, checkpoints: Checkpoints, run: Run) -> Any:
         from dtn_ray.train.prepare import prepare
 
@@ -103,11 +106,8 @@ class Transfer(Training):
 
     def train(self, checkpoints: Checkpoints, run: Run, prepared: Any, callbacks: "Sequence[UserCallback]") -> str:
         from dtn_ray.train.job import fit
-        from dtn_ray.train.prepare import check_settings
 
-        experiment = self.filled(checkpoints)
-        check_settings(experiment, run)
-        return fit(experiment, run, prepared, callbacks).checkpoint
+        return fit(self.filled(checkpoints), run, prepared, callbacks).checkpoint
 
     def done(self, metrics: Mapping[str, Any]) -> float:
         return metrics.get("step", 0) / max(self.experiment.optim.steps, 1)
@@ -137,7 +137,7 @@ class Adaptation(Training):
         data = self.dtn.experiment.data
         images = transferred(checkpoints[self.dtn.key], data.source, data.source_split, data.data_dir)
         config = replace(self.config, split=f"G({data.source} {data.source_split}) of {self.dtn.name}")
-        return pretrain(config, run, callbacks, images).checkpoint
+        return pretrain(config, _seldom_validated(run), callbacks, images).checkpoint
 
     def done(self, metrics: Mapping[str, Any]) -> float:
         return _done(self.config, metrics)
@@ -154,10 +154,14 @@ class Dann(Training):
     def label(self) -> str:
         return readable(f"{self.options.source}-{self.options.target}-seed{self.options.seed}")
 
+    @property
+    def size(self) -> float:
+        return self.options.steps
+
     def train(self, checkpoints: Checkpoints, run: Run, prepared: Any, callbacks: "Sequence[UserCallback]") -> str:
         from dtn_ray.baselines.job import train_dann
 
-        return train_dann(self.options, run).checkpoint
+        return train_dann(self.options, _seldom_validated(run)).checkpoint
 
 
 def given(uri: str) -> Given:
@@ -167,6 +171,11 @@ def given(uri: str) -> Given:
     with open_folder(uri) as folder:
         manifest = read_manifest(folder, "classifier")
     return Given(manifest["networks"]["classifier"], (storage.absolute(uri),))
+
+
+def _seldom_validated(run: Run) -> Run:
+    """Of a classifier, whose whole test set is read each time."""
+    return replace(run, checkpoint_every=max(run.checkpoint_every, Run.checkpoint_every))
 
 
 def _done(config: Pretraining, metrics: Mapping[str, Any]) -> float:

@@ -24,6 +24,7 @@ JOBS = (
     "pretrain",
     "tune",
     "evaluate",
+    "experiment",
     "convert",
     "ingest",
     "make_emoji",

@@ -46,8 +46,8 @@ def caption(digits: "Digits", *presets: str) -> list[str]:
         f"{data.source}'s split {options.test_split}. The paper: SVHN's extra split of 531,131 images, MNIST's test "
         "split, scored on SVHN's 26,032 test images.",
         f"Widths: g {model.width_g:g}, D {model.width_D:g}, f and the judge {model.width_f:g} of the paper's.",
-        f"Seeds of the DTN: {', '.join(seeds)}. f and the judge are the same for all of them: f {_made(digits.f)}; "
-        f"judge {_made(digits.judge)}.",
+        f"Seeds of the DTN: {', '.join(seeds)}. f and the judge are the same for all of them: f {made(digits.f)}; "
+        f"judge {made(digits.judge)}.",
     ]
     for name in names:
         lines.append(f"Preset {name}: {_differences(name)} {CHOSEN[name]}")
@@ -69,7 +69,8 @@ def _differences(preset: str) -> str:
     return f"differs from paper-digits in {', '.join(found)}." if found else "α = β = 15, γ = 0, nothing added."
 
 
-def _made(training: Any) -> str:
+def made(training: Any) -> str:
+    """How a classifier was made."""
     if isinstance(training, Given):
         return f"given, SHA-256 {training.digest[:12]}"
     assert isinstance(training, Classifier)

@@ -5,6 +5,7 @@ from typing import Any
 
 from dtn_ray import storage
 from dtn_ray.baselines.options import DannOptions
+from dtn_ray.data.digits.load import load
 from dtn_ray.errors import UserError
 from dtn_ray.experiments import measures
 from dtn_ray.experiments.grid import Cell, Row, Training
@@ -33,9 +34,18 @@ class Digits:
                 "digits: --embedded"
             )
         self.base = self.of_preset(self.preset)
+        if options.download:
+            self._download()
         self.seeds = range(options.first_seed, options.first_seed + options.seeds)
         self.f: Training = given(options.f) if options.f else self.f_without()
         self.judge: Training = given(options.judge) if options.judge else self.judge_of(self.base.data.target)
+
+    def _download(self) -> None:
+        """Fetches what is missing, once and for all rows: where files come from is no part of a training's name."""
+        data = self.base.data
+        for dataset, splits in ((data.source, (data.source_split, "train", "test")), (data.target, ("train", "test"))):
+            for split in dict.fromkeys(splits):
+                load(dataset, split, data.data_dir, download=True)
 
     def of_preset(self, name: str) -> Experiment:
         """A preset's experiment on this experiment's data, with the options that the user gave."""
@@ -57,7 +67,6 @@ class Digits:
             target=target,
             data_dir=folder,
             source_split=storage.absolute(split) if split.endswith(".mat") else split,
-            download=options.download,
             bf16=options.bf16,
             **chosen,
         )
@@ -122,7 +131,6 @@ class Digits:
             source_test_split=self.test_split,
             target=data.target,
             data_dir=data.data_dir,
-            download=data.download,
             width=self.base.model.width_f,
             bf16=options.bf16,
             seed=seed,

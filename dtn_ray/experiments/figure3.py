@@ -4,7 +4,7 @@ from dtn_ray.experiments import figures, measures
 from dtn_ray.experiments.caption import caption
 from dtn_ray.experiments.digits import Digits
 from dtn_ray.experiments.grid import Cell, Row, Table
-from dtn_ray.experiments.table3 import UNSEEN, VARIANTS
+from dtn_ray.experiments.table3 import UNSEEN, VARIANTS, without
 
 
 def figure3(digits: Digits) -> Table:
@@ -19,5 +19,6 @@ def figure3(digits: Digits) -> Table:
         "In all panels the images keep their places; they are sorted by the probability of a '3' that the judge gives "
         "to the DTN's results, panel (b). The accuracies are of all '3's of the test split, for one seed.",
         *caption(digits),
+        without(digits),
     )
     return Table("figure3", title, rows, own, draw=figures.panels)

@@ -192,7 +192,7 @@ def _measure(cell: Cell, checkpoints: Sequence[str], out: str) -> dict[str, Any]
     measured = cell.measure(*checkpoints, **cell.settings)
     place = storage.join(out, CELLS, cell.name)
     for name, pixels in measured.pictures.items():
-        storage.write_bytes(f"{place}-{name}.png", _png(pixels), "image/png")
+        storage.write_bytes(f"{place}-{name}.png", _png(pixels), "image/png", root=out)
     record = {
         "cell": cell.name,
         "measure": cell.measure.__name__,
@@ -202,7 +202,7 @@ def _measure(cell: Cell, checkpoints: Sequence[str], out: str) -> dict[str, Any]
         "seconds": round(time.monotonic() - began, 1),
     }
     content = json.dumps(record, indent=2).encode()
-    storage.write_bytes(f"{place}.json", content, "application/json")
+    storage.write_bytes(f"{place}.json", content, "application/json", root=out)
     return json.loads(content)["values"]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from dtn_ray.experiments.caption import caption
+from dtn_ray.experiments.caption import caption, made
 from dtn_ray.experiments.digits import Digits
 from dtn_ray.experiments.grid import Rate, Row, Table
 
@@ -28,7 +28,12 @@ def table3(digits: Digits) -> Table:
         Row(title, digits.row(title, **changes).cells, paper, of_unseen) for title, (changes, paper) in VARIANTS.items()
     ]
     title = f"Table 3: accuracy of the judge on G(x), x a '3' of s's test split, {digits.names}"
-    return Table("table3", title, rows, caption(digits))
+    return Table("table3", title, rows, (*caption(digits), without(digits)))
+
+
+def without(digits: Digits) -> str:
+    """The line of a caption about the f that never saw the digit."""
+    return f"The f that was not shown a '{UNSEEN}': {made(digits.f_without(UNSEEN))}."
 
 
 def of_unseen(values: Mapping[str, Any]) -> Rate:

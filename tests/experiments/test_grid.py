@@ -1,6 +1,9 @@
 """Trainings, cells and tables as values: what is the same is trained and measured once."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -217,3 +220,30 @@ def test_figure_3_shows_one_seed_of_each_row_of_table_3(digits):
     table = figure3(digits)
     assert [row.cells[0].of[0].key for row in table.rows] == [row.cells[0].of[0].key for row in table3(digits).rows]
     assert all(len(row.cells) == 1 for row in table.rows)
+
+
+def test_download_fetches_once_and_is_no_part_of_a_name(monkeypatch):
+    fetched = []
+    monkeypatch.setattr(
+        "dtn_ray.experiments.digits.load", lambda dataset, split, folder, download: fetched.append((dataset, split))
+    )
+    with_download = Digits(Options(data_dir="there", download=True))
+    expected = [("svhn", "largest"), ("svhn", "train"), ("svhn", "test"), ("mnist", "train"), ("mnist", "test")]
+    assert fetched == expected
+    assert with_download.transfer(3).key == Digits(Options(data_dir="there")).transfer(3).key
+    assert fetched == expected
+
+
+def test_the_command_line_has_all_experiments(job):
+    assert set(get_args(job("experiment").Name)) == set(TABLES)
+
+
+def test_the_example_in_the_guide_makes_a_table(monkeypatch):
+    page = (Path(__file__).parents[2] / "docs/how-to/experiments.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    made = []
+    monkeypatch.setattr("dtn_ray.experiments.job.make", lambda table, options: made.append((table, options)))
+    exec(example, {})
+    [(table, options)] = made
+    assert [row.cells[0].of[0].experiment.loss.alpha for row in table.rows] == [1.0, 2.0, 5.0]
+    assert len(table.cells) == 9 and options.out == "runs/alphas"

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_settings_that_cannot_be_meant_end_all_before_anything_is_trained(tables
     [dtn] = cell.of
     bad = replace(dtn, experiment=dtn.experiment.changed(binary=True))  # whose β is not 0
     table = Table("bad", "Bad", [tables[1].rows[0], Row("bad", (replace(cell, of=(bad,)),))])
-    with pytest.raises(UserError, match="--binary is the baseline of Sec. 3, which has no L_TID: it needs --beta 0"):
+    with pytest.raises(UserError, match=r"--binary is the baseline of Sec\. 3, which has no L_TID: it needs --beta 0"):
         make(table, Options(out=str(tmp_path)))
     assert not list(tmp_path.glob("*/*"))
 

@@ -13,6 +13,7 @@ import pytest
 from conftest import JOBS
 from PIL import Image
 
+from dtn_ray import storage
 from dtn_ray.data.digits.load import load
 from dtn_ray.errors import UserError
 from dtn_ray.experiments import measures, runner
@@ -154,6 +155,15 @@ def test_files_of_others_are_not_overwritten(made_tables, tables, tmp_path):
     assert (tmp_path / "good.md").read_text() == "mine"
 
 
+def test_a_table_may_lie_in_a_bucket(tables, bucket):
+    row = tables[1].rows[1]
+    table = Table("f", "f", [row])
+    made = make(table, Options(out=f"{bucket}/experiments"))
+    keys = sorted(storage.list_keys(f"{bucket}/experiments"))
+    assert keys == [f"cells/{row.cells[0].name}.json", "f.json", "f.md", "f.png"]
+    assert json.loads(storage.read_bytes(f"{bucket}/experiments/f.json"))["rows"][0]["mean"] == made["rows"][0]["mean"]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -212,6 +222,25 @@ def test_an_experiment_whose_driver_was_killed_goes_on_and_trains_nothing_twice(
     assert f"distances: {5 - len(before)} trainings and" in again.stdout
     rows = json.loads((tmp_path / "out/distances.json").read_text())["rows"]
     assert all(row["images"] == 2000 and row["mean"] is not None for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_every_row_of_table_2_is_measured(classifier, tmp_path):
+    line = command("table2", classifier, tmp_path, *("--steps", "20", "--epochs", "0.5", "--dann-steps", "20"))
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [*line, "--width-f", "0.15", "--dimensions", "10"],
+        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=1400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "out/table2.json").read_text())["rows"]
+    assert len(rows) == 6 and all(row["images"] == 898 and 0 <= row["mean"] <= 1 for row in rows)
+    [adapted] = (tmp_path / "out/trainings").glob("adaptation-*")
+    _, manifest = load_classifier(str(adapted))
+    dtn = next((tmp_path / "out/trainings").glob("dtn-*")).name
+    assert manifest["config"]["split"] == f"G(street-digits largest) of {dtn}"
+    assert manifest["metrics"]["train_images"] == 12_000
 
 
 @pytest.mark.slow

@@ -8,16 +8,30 @@ The same command goes on where it stopped. What one experiment has trained, the 
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import tyro
 
 from dtn_ray import cli
 from dtn_ray.experiments.options import Options
-from dtn_ray.settings import Unprefixed
+from dtn_ray.option_groups import Form, Group
 
 Name = Literal["table1", "table2", "table3", "figure3", "figure10-digits", "distances", "presets"]
+FIRST = (
+    "data_dir",
+    "embedded",
+    "seeds",
+    "preset",
+    "f",
+    "judge",
+    "width_g",
+    "width_D",
+    "bf16",
+    "out",
+    "concurrent",
+    "gpu",
+)
 
 
 @dataclass(frozen=True)
@@ -26,11 +40,12 @@ class Job:
     """table1: what each part of the method contributes. table2: domain adaptation. table3: a digit that was not seen;
     figure3: its images. figure10-digits: the other direction. distances: d and d2. presets: paper-digits beside
     ours."""
-    options: Annotated[Options, Unprefixed]
+    options: Annotated[Options, Group("row")] = field(default_factory=Options)
 
 
 def parse(arguments: list[str]) -> Job:
-    return tyro.cli(Job, args=arguments, description=__doc__)
+    """The command line."""
+    return Form(Job, FIRST).parse(__doc__, arguments)
 
 
 def main(job: Job) -> dict:

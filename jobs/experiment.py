@@ -4,7 +4,7 @@ python jobs/experiment.py table1 --embedded             the embedded digits: not
 
 python jobs/experiment.py table1 --data-dir DIR         SVHN and MNIST
 
-The same command goes on where it stopped. What one experiment has trained, the others use, if they share --out.
+The same command continues where it stopped. What one experiment has trained, the others use, if they share --out.
 """
 
 import sys

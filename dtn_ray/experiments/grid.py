@@ -74,7 +74,7 @@ class Training(ABC):
 
     @abstractmethod
     def train(self, checkpoints: Checkpoints, run: Run, prepared: Any, callbacks: "Sequence[UserCallback]") -> str:
-        """Trains it in the folder `run.storage`/`run.name`, or goes on with it; returns the checkpoint's URI.
+        """Trains it in the folder `run.storage`/`run.name`, or continues it; returns the checkpoint's URI.
 
         Raises UserError for bad settings, files or resources, or where the training fails for good.
         """

@@ -50,7 +50,7 @@ def experiment(name: str, options: Options) -> dict[str, Any]:
 def make(table: Table, options: Options) -> dict[str, Any]:
     """Trains and measures what is missing of a table, and writes NAME.md, NAME.json and NAME.png into `options.out`.
 
-    The same call goes on where an earlier one stopped. NAME.md and NAME.json are written after each cell. Returns the
+    The same call continues where an earlier one stopped. NAME.md and NAME.json are written after each cell. Returns the
     rows' numbers and the files.
 
     Raises UserError for bad settings or files, and where a cell failed; the table is written all the same.

@@ -1,10 +1,13 @@
 """What of an experiment is the paper's and what is ours, for the lines below a table."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dtn_ray.errors import changes
+from dtn_ray.experiments.grid import Training
 from dtn_ray.experiments.trainings import Classifier, Given
 from dtn_ray.settings import to_dict
+from dtn_ray.train.options import Experiment
 from dtn_ray.train.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -36,18 +39,28 @@ CHOSEN = {
 """By preset, what its settings were chosen by (docs/results/digits.md)."""
 
 
-def caption(digits: "Digits", *presets: str) -> list[str]:
-    """The lines below a table of digits. `presets`: those of its rows, where they are not the experiment's."""
-    options, data, model = digits.options, digits.base.data, digits.base.model
+def caption(
+    digits: "Digits",
+    presets: Sequence[str] = (),
+    base: Experiment | None = None,
+    judge: Training | None = None,
+    test_split: str | None = None,
+) -> list[str]:
+    """The lines below a table of digits; arguments tell where its rows do not follow the options.
+
+    `presets`: those of its rows; `base`: the experiment that they vary; `judge`: theirs; `test_split`: of s.
+    """
+    base, judge, test_split = base or digits.base, judge or digits.judge, test_split or digits.test_split
+    options, data, model = digits.options, base.data, base.model
     names = presets or (digits.preset,)
     seeds = [str(seed) for seed in digits.seeds]
     lines = [
         f"s: {data.source}, split {data.source_split}. t: {data.target}, split {data.target_split}. Scored on "
-        f"{data.source}'s split {options.test_split}. The paper: SVHN's extra split of 531,131 images, MNIST's test "
+        f"{data.source}'s split {test_split}. The paper: SVHN's extra split of 531,131 images, MNIST's test "
         "split, scored on SVHN's 26,032 test images.",
         f"Widths: g {model.width_g:g}, D {model.width_D:g}, f and the judge {model.width_f:g} of the paper's.",
         f"Seeds of the DTN: {', '.join(seeds)}. f and the judge are the same for all of them: f {made(digits.f)}; "
-        f"judge {made(digits.judge)}.",
+        f"judge {made(judge)}.",
     ]
     for name in names:
         lines.append(f"Preset {name}: {_differences(name)} {CHOSEN[name]}")
@@ -69,7 +82,7 @@ def _differences(preset: str) -> str:
     return f"differs from paper-digits in {', '.join(found)}." if found else "α = β = 15, γ = 0, nothing added."
 
 
-def made(training: Any) -> str:
+def made(training: Training) -> str:
     """How a classifier was made."""
     if isinstance(training, Given):
         return f"given, SHA-256 {training.digest[:12]}"

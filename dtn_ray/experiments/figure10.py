@@ -15,9 +15,8 @@ def figure10_digits(digits: Digits) -> Table:
     dtns = [Transfer(reverse.changed(seed=seed), digits.f, judge) for seed in digits.seeds]
     row = Row(f"{source} → {target}", tuple(digits.scored(dtn, "test") for dtn in dtns))
     own = (
-        f"s: {source}'s train split; t: {target}'s; scored on {source}'s test split. f is the one of the other "
-        f"direction, trained on {target}. The judge is another network of its architecture, trained on {target}'s "
-        "train split by another seed. The paper reports no number.",
-        *caption(digits),
+        f"f is the one of the other direction, trained on {target}. The judge is another network of its architecture, "
+        f"trained on {target}'s train split by another seed. The paper reports no number.",
+        *caption(digits, base=reverse, judge=judge, test_split="test"),
     )
     return Table("figure10-digits", f"Fig. 10a: {source} → {target}, the same f", [row], own, draw=figures.pairs)

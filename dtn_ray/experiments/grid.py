@@ -60,6 +60,11 @@ class Training(ABC):
         """How long it takes, compared with others of its kind, such as its number of steps."""
         return 1.0
 
+    @property
+    def spare(self) -> float:
+        """CPUs that it leaves to tasks that its worker waits for."""
+        return 0.0
+
     def check(self, run: Run) -> None:  # noqa: B027 (few need it)
         """Called before anything is trained. Raises UserError for settings that cannot be meant."""
 

@@ -10,4 +10,4 @@ def presets(digits: Digits) -> Table:
     names = ("paper-digits", "digits", *(["embedded"] if digits.options.embedded else []))
     width_f = digits.base.model.width_f  # of the f that all rows share
     rows = [digits.row(name, 0.9066, digits.of_preset(name), width_f=width_f) for name in names]
-    return Table("presets", f"Presets, {digits.names}", rows, caption(digits, *names))
+    return Table("presets", f"Presets, {digits.names}", rows, caption(digits, names))

@@ -72,7 +72,9 @@ class Runner:
             training.check(self.run)
         left = [*trainings, *left]
         connect(trains=True)
-        self.times = Times(trainings_at_once(1, self.run.cpus_per_worker, self.run.gpu, self.concurrent))
+        spare = max((training.spare for training in trainings), default=0.0)
+        at_once = trainings_at_once(1, self.run.cpus_per_worker, self.run.gpu, self.concurrent, spare)
+        self.times = Times(at_once)
         self.board, self.total = start_board(), len(left)
         print(f"{self.title}: {len(trainings)} trainings and {len(left) - len(trainings)} measurements to do, "
               f"{self.times.at_once} at once", flush=True)  # fmt: skip

@@ -94,6 +94,13 @@ class Transfer(Training):
         made = {role: checkpoints[each.key] for role in ("f", "judge") if (each := getattr(self, role)) is not None}
         return self.experiment.changed(**made)
 
+    @property
+    def spare(self) -> float:
+        from dtn_ray.data.streamed import CPUS_TO_READ
+        from dtn_ray.train.domains import domain_of
+
+        return CPUS_TO_READ if domain_of(self.experiment).of_faces else 0.0
+
     def check(self, run: Run) -> None:
         from dtn_ray.train.prepare import check_settings
 

@@ -148,6 +148,9 @@ def test_the_other_direction_keeps_f_and_has_a_judge_of_its_target(digits):
     judge = dtn.judge.config
     assert (judge.dataset, judge.split, judge.augment.invert) == ("street-digits", "train", 0.0)
     assert judge.seed != dtn.f.config.seed, "or it would be f"
+    text = "\n".join(figure10_digits(digits).caption)
+    assert "s: handwritten-digits, split train. t: street-digits, split train." in text
+    assert "judge trained on street-digits train" in text and "f trained on street-digits largest" in text
 
 
 def test_a_table_lists_each_cell_once_and_all_rows_of_a_seed_before_the_next(digits):

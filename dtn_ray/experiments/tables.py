@@ -19,6 +19,8 @@ class Line:
     images: int
     failures: Sequence[str]
     """Why cells are missing, for those that failed."""
+    seen: Sequence[str] = ()
+    """Why the accuracy is not one of images that training did not see."""
 
     @property
     def mean(self) -> float | None:
@@ -56,7 +58,13 @@ def results(table: Table, values: Mapping[str, Mapping[str, Any]], failures: Map
     for row in table.rows:
         rates = [row.read(values[cell.key]) for cell in row.cells if cell.key in values]
         why = [failures[cell.key] for cell in row.cells if cell.key in failures]
-        lines.append(Line(row, [rate.value for rate in rates], rates[0].images if rates else 0, why))
+        seen = [
+            reason
+            for cell in row.cells
+            for reason in values.get(cell.key, {}).get("seen_in_training", {}).get("accuracy", [])
+        ]
+        images = rates[0].images if rates else 0
+        lines.append(Line(row, [rate.value for rate in rates], images, why, list(dict.fromkeys(seen))))
     return Results(lines, values, cells)
 
 
@@ -65,10 +73,11 @@ def markdown(table: Table, found: Results) -> str:
     parts = [f"# {table.title}", ""]
     parts += ["| | accuracy, mean ± standard deviation | each seed | images | 95 % interval | the paper |"]
     parts += ["|---|---|---|---|---|---|", *map(_line, found.lines), ""]
+    notes = []
     for line in found.lines:
-        parts += [f"- {line.row.title}: failed: {_escaped(why)}" for why in dict.fromkeys(line.failures)]
-    if any(line.failures for line in found.lines):
-        parts.append("")
+        notes += [f"- {line.row.title}: failed: {_escaped(why)}" for why in dict.fromkeys(line.failures)]
+        notes += [f"- {line.row.title}: not measured on unseen images: {_escaped(why)}" for why in line.seen]
+    parts += [*notes, ""] if notes else []
     parts += [f"![{table.title}]({table.name}.png)", "", *(f"- {text}" for text in table.caption), ""]
     return "\n".join(parts)
 
@@ -105,6 +114,7 @@ def as_json(table: Table, found: Results, facts: Mapping[str, Any]) -> dict[str,
                 "interval_95": line.interval and list(line.interval),
                 "paper": line.row.paper,
                 "failures": list(line.failures),
+                "seen_in_training": list(line.seen),
                 "cells": [
                     {
                         "file": f"cells/{cell.name}.json",

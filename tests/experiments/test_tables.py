@@ -64,6 +64,13 @@ def test_json_names_the_file_of_each_cell(found):
     assert rows[2]["failures"] == ["no such file"]
 
 
+def test_an_accuracy_on_images_that_training_saw_is_said_to_be_one():
+    values = {cell.key: {"accuracy": 0.5, "images": 10, "seen_in_training": {"accuracy": ["f saw them"]}} for cell in A}
+    seen = results(TABLE, values, {}, "cells")
+    assert markdown(TABLE, seen).count("- a | b: not measured on unseen images: f saw them") == 1
+    assert [row["seen_in_training"] for row in as_json(TABLE, seen, {})["rows"]] == [["f saw them"], [], []]
+
+
 def images(*levels: int) -> np.ndarray:
     """N×1×32×32 uint8 of even gray."""
     return np.broadcast_to(np.array(levels, np.uint8)[:, None, None, None], (len(levels), 1, 32, 32)).copy()

@@ -74,7 +74,7 @@ class Digits:
     def f_without(self, *classes: int) -> Classifier:
         """f, trained on s's labels without some classes."""
         data = replace(self.base.data, f_without=classes)
-        return self._classifier(classifier_of(data.source, data, self.base.model, self.options.f_seed, judge=False))
+        return Classifier(self._recipe(data.source, data, self.options.f_seed))
 
     def judge_of(self, dataset: str) -> Classifier:
         """The judge of G(x) for a target: trained on its train split.
@@ -82,16 +82,17 @@ class Digits:
         One of photographed digits is trained as f is, by another seed and without inverted colours, because the few
         passes that MNIST's judge needs are not enough for them.
         """
-        data, model, seed = replace(self.base.data, f_without=()), self.base.model, self.options.f_seed
+        data, seed = replace(self.base.data, f_without=()), self.options.f_seed
         if dataset in WRITTEN:
-            return self._classifier(classifier_of(dataset, data, model, seed, judge=True))
-        data = replace(data, source_split="train")
-        config = classifier_of(dataset, data, model, seed + 1, judge=False)
-        return self._classifier(replace(config, augment=replace(config.augment, invert=0.0)))
+            return Classifier(self._recipe(dataset, data, seed, judge=True))
+        config = self._recipe(dataset, replace(data, source_split="train"), seed + 1)
+        return Classifier(replace(config, augment=replace(config.augment, invert=0.0)))
 
-    def _classifier(self, config: Pretraining) -> Classifier:
+    def _recipe(self, dataset: str, data: DataConfig, seed: int, *, judge: bool = False) -> Pretraining:
+        """How `train.py` would train f, or the judge, with this experiment's options."""
+        config = classifier_of(dataset, data, self.base.model, seed, judge=judge)
         epochs = config.epochs if self.options.epochs is None else self.options.epochs
-        return Classifier(replace(config, epochs=epochs, bf16=self.options.bf16))
+        return replace(config, epochs=epochs, bf16=self.options.bf16)
 
     def transfer(self, seed: int, base: Experiment | None = None, **changes: Any) -> Transfer:
         """A DTN of one seed: the preset's, or `base`, with other values of settings named as on the command line.
@@ -117,10 +118,9 @@ class Digits:
     def adaptation(self, transfer: Transfer) -> Adaptation:
         """A classifier trained on G(s), as the judge is but for its number of passes and smoothed labels."""
         data = self.base.data
-        config = classifier_of(data.target, data, self.base.model, transfer.experiment.seed, judge=True)
+        config = self._recipe(data.target, data, transfer.experiment.seed, judge=True)
         epochs = EPOCHS_ON_G if self.options.epochs is None else self.options.epochs
-        smoothing = Pretraining.label_smoothing
-        return Adaptation(transfer, replace(config, epochs=epochs, label_smoothing=smoothing, bf16=self.options.bf16))
+        return Adaptation(transfer, replace(config, epochs=epochs, label_smoothing=Pretraining.label_smoothing))
 
     def dann(self, seed: int) -> Dann:
         """DANN as published, on f's architecture and width: unlabelled images of t's train split."""

@@ -191,7 +191,7 @@ def test_options_are_in_all_rows_and_in_the_caption():
 
 def test_a_caption_says_what_the_preset_adds_to_the_papers_settings():
     paper, ours = (
-        "\n".join(table1(Digits(Options(data_dir="there", preset=preset))).caption)
+        "\n".join(table1(Digits(Options(data_dir="there", preset=preset, epochs=1))).caption)
         for preset in ("paper-digits", "digits")
     )
     assert "Preset paper-digits: α = β = 15, γ = 0, nothing added." in paper
@@ -230,10 +230,10 @@ def test_download_fetches_once_and_is_no_part_of_a_name(monkeypatch):
     monkeypatch.setattr(
         "dtn_ray.experiments.digits.load", lambda dataset, split, folder, download: fetched.append((dataset, split))
     )
-    with_download = Digits(Options(data_dir="there", download=True))
+    with_download = Digits(Options(data_dir="there", download=True, epochs=1))
     expected = [("svhn", "largest"), ("svhn", "train"), ("svhn", "test"), ("mnist", "train"), ("mnist", "test")]
     assert fetched == expected
-    assert with_download.transfer(3).key == Digits(Options(data_dir="there")).transfer(3).key
+    assert with_download.transfer(3).key == Digits(Options(data_dir="there", epochs=1)).transfer(3).key
     assert fetched == expected
 
 

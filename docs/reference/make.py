@@ -25,6 +25,7 @@ JOBS = (
     "tune",
     "evaluate",
     "baseline",
+    "experiment",
     "convert",
     "ingest",
     "make_emoji",

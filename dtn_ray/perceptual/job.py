@@ -1,9 +1,12 @@
 """Ray Train: trains f or the judge, as a classifier of digits (Sec. 5.1) or of people (Sec. 5.2)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import ray
 import ray.train
 import ray.train.torch
+from ray.train import UserCallback
 
 from dtn_ray.data.bad_rows import BadRows
 from dtn_ray.data.digits import load
@@ -24,17 +27,27 @@ from dtn_ray.settings import check, fingerprint
 UNKNOWN = -1  # label of a test face whose person is not trained on
 
 
-def pretrain(config: Pretraining, run: Run) -> Finished:
-    """Trains a classifier of digits, to be used as f or as a judge, and reports its error on the test split.
+def pretrain(
+    config: Pretraining,
+    run: Run,
+    callbacks: Sequence[UserCallback] = (),
+    train: LabelledImages | None = None,
+) -> Finished:
+    """Trains a classifier of digits and reports its error on the test split; its checkpoint serves as f or as a judge.
+
+    `callbacks`: Ray Train's, told of each report; the training then prints no progress. `train`: images to train on in
+    place of the config's split, of which `config.split` then only tells what they are.
 
     The same call continues where an earlier one stopped. Raises UserError for bad settings, files or resources.
     """
     run.check(config.batch_size)
     check(config)
-    train = load.load(config.dataset, config.split, config.data_dir, download=config.download).without(config.without)
+    if train is None:
+        train = load.load(config.dataset, config.split, config.data_dir, download=config.download)
+    train = train.without(config.without)
     test = load.load(config.dataset, config.test_split, config.data_dir, download=config.download)
     name = run.name or f"classifier-{config.dataset}-{fingerprint(config)}"
-    return _run(config, run, name, "classifier", InMemoryLabelled(train), test, 10)
+    return _run(config, run, name, "classifier", InMemoryLabelled(train), test, 10, callbacks)
 
 
 def pretrain_faces(config: FacePretraining, run: Run) -> Finished:
@@ -79,10 +92,11 @@ def _run(
     feed: InMemoryLabelled | StreamedPeople,
     test: LabelledImages,
     classes: int,
+    callbacks: Sequence[UserCallback] = (),
 ) -> Finished:
     connect(trains=True)
     # In the object store once per node: its workers share the arrays without copies.
     inputs = Inputs(ray.put(feed), ray.put(test), classes, len(feed))
-    settings = {"config": config, "run": run, "inputs": inputs}
+    settings = {"config": config, "run": run, "inputs": inputs, "quiet": bool(callbacks)}
     spare = CPUS_TO_READ if isinstance(feed, StreamedPeople) else 0
-    return run_training(loop, settings, run, name, {"kind": kind, "config": config}, spare)
+    return run_training(loop, settings, run, name, {"kind": kind, "config": config}, spare, callbacks)

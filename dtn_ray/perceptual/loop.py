@@ -48,7 +48,8 @@ def loop(settings: dict[str, Any]) -> None:
     """The function that Ray Train calls on each worker."""
     config: Pretraining | FacePretraining = settings["config"]
     worker = start_worker(config.seed)
-    train_steps(ClassifierTraining(config, settings["inputs"], worker), worker, settings["run"])
+    training = ClassifierTraining(config, settings["inputs"], worker)
+    train_steps(training, worker, settings["run"], quiet=settings["quiet"])
 
 
 class ClassifierTraining(Training):

@@ -205,6 +205,24 @@ def worker_resources(
     return each
 
 
+def trainings_at_once(
+    workers: int, cpus: float | None, gpus: float, concurrent: int | None = None, spare: float = 0
+) -> int:
+    """Trainings that the cluster has room for at once, each of so many workers with `cpus` CPUs and `gpus` GPUs.
+
+    `concurrent`: the number that a user asked for by --concurrent. `spare`: CPUs that each training leaves to tasks
+    that its workers wait for. Raises UserError where there is no room for one, or not for `concurrent`.
+    """
+    each = worker_resources(workers, cpus, gpus, spare=spare)
+    if concurrent is not None:
+        worker_resources(concurrent * workers, cpus, gpus, "concurrent", spare=concurrent * spare)
+        return concurrent
+    total = ray.cluster_resources()
+    needed = {name: workers * amount for name, amount in each.items()}
+    needed["CPU"] += spare
+    return max(1, int(min(total.get(name, 0) // amount for name, amount in needed.items() if amount)))
+
+
 def _nodes() -> list[dict[str, float]]:
     """The resources of each node that is alive."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -28,12 +28,33 @@ def prepare() -> None:
         ray.get(get_or_create_autoscaling_coordinator().__ray_ready__.remote(), timeout=COORDINATOR_SECONDS)
     with suppress(ImportError, AttributeError):
         from ray._private.ray_constants import RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE as ADDRESS
-        from ray._private.worker import get_dashboard_url
         from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 
-        if url := get_dashboard_url():
-            os.environ.setdefault(ADDRESS, f"http://{url}")
+        if url := _dashboard():
+            os.environ.setdefault(ADDRESS, url)
             ENV_VARS_TO_PROPAGATE.add(ADDRESS)
+
+
+def addresses() -> dict[str, str]:
+    """Environment variables for tasks that lead trainings, in the driver's terms: which Ray they belong to.
+
+    Ray Train's monitor of each training would otherwise look for the controller in all Rays of the machine, and give
+    up, or warn each second, where there are two.
+    """
+    found = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    with suppress(ImportError, AttributeError):
+        from ray._private.ray_constants import RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE as ADDRESS
+
+        if url := _dashboard():
+            found[ADDRESS] = url
+    return found
+
+
+def _dashboard() -> str | None:
+    from ray._private.worker import get_dashboard_url
+
+    url = get_dashboard_url()
+    return f"http://{url}" if url else None
 
 
 def quiet_reports() -> None:

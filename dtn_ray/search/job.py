@@ -26,13 +26,13 @@ from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
 from dtn_ray import storage
 from dtn_ray.errors import UserError
 from dtn_ray.method.pixels import to_uint8
-from dtn_ray.ray_cluster.connect import causes, worker_resources
+from dtn_ray.ray_cluster.connect import causes, trainings_at_once
 from dtn_ray.ray_cluster.deaths import death
 from dtn_ray.resumable.options import Run
 from dtn_ray.resumable.run import Finished, claim, earlier, finish
 from dtn_ray.search.figures import samples_figure, search_figure
 from dtn_ray.search.options import Search
-from dtn_ray.search.space import changed, parameter_space, value_of
+from dtn_ray.search.space import parameter_space, value_of
 from dtn_ray.search.tuner import DRIVER, OBJECTIVE, RUNGS, run_trial, short, tune_trials
 from dtn_ray.search.worth import Found, front, worth
 from dtn_ray.settings import fingerprint, to_dict
@@ -67,7 +67,7 @@ def search(search: Search, experiment: Experiment, run: Run, concurrent: int | N
     choosing, judging = (_half(ready, part) for part in (0, 1))
     KID_of_s = max(ready.facts["KID_of_s"], KID_NOISE)
     limit = search.domain_limit * KID_of_s
-    at_once = _at_once(run, ready, concurrent)
+    at_once = trainings_at_once(run.workers, run.cpus_per_worker, run.gpu, concurrent, spare=ready.spare)
 
     own = {parameter: value_of(experiment, parameter) for parameter in space}
     trial = tune.with_parameters(
@@ -108,19 +108,6 @@ def _half(ready: Ready, part: int) -> Ready:
     validation, labels = (ray.get(ref) for ref in (ready.inputs.validation, ready.inputs.labels))
     half = ray.put(validation[part::2]), ray.put(None if labels is None else labels[part::2])
     return replace(ready, inputs=replace(ready.inputs, validation=half[0], labels=half[1]))
-
-
-def _at_once(run: Run, ready: Ready, concurrent: int | None) -> int:
-    """The number of trials that fit on the cluster. Raises UserError if not even one fits, or not `concurrent`."""
-    each = worker_resources(run.workers, run.cpus_per_worker, run.gpu, spare=ready.spare)
-    if concurrent is not None:
-        together = concurrent * run.workers, concurrent * ready.spare
-        worker_resources(together[0], run.cpus_per_worker, run.gpu, "concurrent", spare=together[1])
-        return concurrent
-    total = ray.cluster_resources()
-    needed = {name: run.workers * amount for name, amount in each.items()}
-    needed["CPU"] += ready.spare
-    return max(1, int(min(total.get(name, 0) // amount for name, amount in needed.items() if amount)))
 
 
 # ── Outcome ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -179,7 +166,7 @@ def _report(
     with causes():
         held_out = dict(zip(scored, ray.get(list(scored.values())), strict=True))
 
-    chosen = changed(experiment, best.weights)
+    chosen = experiment.changed(**best.weights)
     storage.write_bytes(storage.join(folder, "best.json"), json.dumps(to_dict(chosen), indent=2).encode())
     table = sorted(trials, key=lambda each: (each.state != "complete", each.objective))
     _write_table(folder, table, [each.name for each in unbeaten])

@@ -1,7 +1,7 @@
 """The search space, in Ray Tune's terms."""
 
 import math
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 from ray import tune
@@ -22,7 +22,7 @@ def parameter_space(space: Space, experiment: Experiment) -> tuple[dict[str, Any
             if len(set(chosen)) > 1:
                 sampled[name] = tune.choice(sorted(set(chosen)))
             elif chosen:
-                experiment = changed(experiment, {name: chosen[0]})
+                experiment = experiment.changed(**{name: chosen[0]})
             continue
         if chosen is None and name in ("alpha", "beta", "gamma"):
             middle = value_of(experiment, name) or (PAPER_GAMMA if name == "gamma" else 0.0)
@@ -35,7 +35,7 @@ def parameter_space(space: Space, experiment: Experiment) -> tuple[dict[str, Any
         if not 0 < low <= high < math.inf:
             raise UserError(f"{option} {low:g} {high:g}: LOW must be greater than 0, and HIGH at least LOW")
         if low == high:
-            experiment = changed(experiment, {name: low})
+            experiment = experiment.changed(**{name: low})
         else:
             sampled[name] = tune.loguniform(low, high)
     if not sampled:
@@ -46,10 +46,3 @@ def parameter_space(space: Space, experiment: Experiment) -> tuple[dict[str, Any
 def value_of(experiment: Experiment, parameter: str) -> Any:
     part = experiment.loss if hasattr(experiment.loss, parameter) else experiment.optim
     return getattr(part, parameter)
-
-
-def changed(experiment: Experiment, weights: dict[str, Any]) -> Experiment:
-    """The experiment with other values of the searched parameters."""
-    loss = {name: value for name, value in weights.items() if hasattr(experiment.loss, name)}
-    optim = {name: value for name, value in weights.items() if name not in loss}
-    return replace(experiment, loss=replace(experiment.loss, **loss), optim=replace(experiment.optim, **optim))

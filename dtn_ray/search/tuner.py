@@ -22,7 +22,6 @@ from tqdm import tqdm
 from dtn_ray import storage
 from dtn_ray.resumable.options import Run
 from dtn_ray.search.options import Search
-from dtn_ray.search.space import changed
 from dtn_ray.search.worth import worth
 from dtn_ray.text.redact import SECRETS
 from dtn_ray.train.job import fit
@@ -88,8 +87,8 @@ class Report(TuneReportCallback):
 
 def run_trial(weights: dict[str, Any], experiment: Experiment, run: Run, ready: Ready, limit: float) -> None:
     name = tune.get_context().get_trial_id()
-    finished = fit(changed(experiment, weights), replace(run, name=name), ready, [Report(limit)])
-    if finished.resumed:  # it finished before Tune recorded it, so nothing was reported in this call
+    finished = fit(experiment.changed(**weights), replace(run, name=name), ready, [Report(limit)])
+    if finished.resumed:  # before Tune knew of it: nothing was reported now
         found = {OBJECTIVE: worth(finished.metrics, limit), CHECKPOINT_PATH_KEY: finished.checkpoint}
         tune.report(finished.metrics | found)
 

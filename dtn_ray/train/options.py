@@ -1,12 +1,13 @@
 """The options of a DTN training that decide its result."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
 import tyro
 from pydantic import Field
 
 from dtn_ray.bounds import Count, Pixels, Seed, Width
+from dtn_ray.errors import UserError
 from dtn_ray.method.options import Augment, LossConfig, OptimConfig
 from dtn_ray.models.options import Norm, Upscaling
 from dtn_ray.option_groups import Group
@@ -99,3 +100,24 @@ class Experiment:
     def preprocessing(self) -> dict[str, Any]:
         """The networks' input, for the manifest (dtn_ray/checkpoints/checkpoint.py)."""
         return {"size": self.data.size if self.model.kind == "faces" else 32, "range": [-1, 1], "layout": "NCHW"}
+
+    def changed(self, **settings: Any) -> "Experiment":
+        """The experiment with other values of some settings, named as on the command line: `changed(beta=0, seed=1)`.
+
+        Raises UserError for a name that no setting has.
+        """
+        parts: dict[str, dict[str, Any]] = {}
+        own = {}
+        for name, value in settings.items():
+            if name == "seed":
+                own[name] = value
+                continue
+            holder = next((part for part in PARTS if name in {each.name for each in fields(getattr(self, part))}), None)
+            if holder is None:
+                raise UserError(f"{name}: no such setting of an experiment")
+            parts.setdefault(holder, {})[name] = value
+        return replace(self, **own, **{part: replace(getattr(self, part), **new) for part, new in parts.items()})
+
+
+PARTS = ("data", "model", "loss", "optim")
+"""The fields of an Experiment that hold settings; no two hold one of the same name."""

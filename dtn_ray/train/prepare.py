@@ -63,8 +63,8 @@ class Ready:
     """CPUs to leave for readers of the data."""
 
 
-def prepare(experiment: Experiment, run: Run) -> Ready:
-    """Checks the settings, reads the data, makes f and measures it. Raises UserError for bad settings or files."""
+def check_settings(experiment: Experiment, run: Run) -> None:
+    """Raises UserError for settings that are out of their bounds or do not fit each other."""
     optim, model = experiment.optim, experiment.model
     run.check(optim.batch_size)
     if model.exaggeration != 1 and model.feature_scale not in ("per-domain", "transport"):
@@ -77,8 +77,13 @@ def prepare(experiment: Experiment, run: Run) -> Ready:
     if model.binary and (experiment.loss.beta or experiment.loss.d2 == "gan"):
         raise UserError("--binary is the baseline of Sec. 3, which has no L_TID: it needs --beta 0 and --d2 mse")
     check(experiment)
+
+
+def prepare(experiment: Experiment, run: Run) -> Ready:
+    """Checks the settings, reads the data, makes f and measures it. Raises UserError for bad settings or files."""
+    check_settings(experiment, run)
     prepared = domain_of(experiment).prepare(experiment, run)
-    f = _in_its_unit(prepared, model)
+    f = _in_its_unit(prepared, experiment.model)
     of_t, of_s = (
         domain_features(f, prepared.judge, images) for images in (prepared.t[:VALIDATION_T], prepared.validation)
     )

@@ -24,7 +24,6 @@ from dtn_ray.method.kid import kid
 from dtn_ray.resumable.options import Run
 from dtn_ray.search.job import search
 from dtn_ray.search.options import Search, Space
-from dtn_ray.search.space import changed
 from dtn_ray.search.tuner import SpareOwn
 from dtn_ray.search.worth import Found, front, worth
 from dtn_ray.train.trained import load_trained
@@ -73,7 +72,7 @@ def test_the_pareto_front_holds_what_no_other_beats_in_both():
 
 
 def test_weights_go_to_the_losses_and_rates_to_the_optimisers(experiment):
-    other = changed(experiment, {"alpha": 3.0, "lr_g": 1e-4, "D_every": 2, "tv_reduction": "sum"})
+    other = experiment.changed(alpha=3.0, lr_g=1e-4, D_every=2, tv_reduction="sum")
     assert (other.loss.alpha, other.loss.tv_reduction) == (3.0, "sum")
     assert (other.optim.lr_g, other.optim.D_every) == (1e-4, 2)
     assert other.data == experiment.data

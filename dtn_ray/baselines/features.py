@@ -12,7 +12,10 @@ def features(f: Perceptual, images: np.ndarray, *, batch_size: int = 500) -> np.
     """f(x) of images N×C×H×W uint8, as N×features float32; puts f into eval mode."""
     f.eval()
     device = next(f.parameters()).device
-    batches = (to_float(images[i : i + batch_size]).to(device) for i in range(0, len(images), batch_size))
+    batches = (
+        to_float(images[i : i + batch_size]).to(device, memory_format=torch.channels_last)
+        for i in range(0, len(images), batch_size)
+    )
     return torch.cat([f.represent(x).float().cpu() for x in batches]).numpy()
 
 

@@ -91,10 +91,11 @@ class Digits:
 
     def _recipe(self, dataset: str, data: DataConfig, seed: int, *, judge: bool = False) -> Pretraining:
         """How `train.py` would train f, or the judge, with this experiment's options."""
-        images = _images(dataset, "train" if judge else data.source_split, data.data_dir, data.download)
+        epochs = self.options.epochs
+        # The epochs of SVHN's f depend on the number of images, and reading them takes a while.
+        images = _images(data.source_split, data.data_dir) if epochs is None and dataset == "svhn" else 0
         config = classifier_of(dataset, data, self.base.model, seed, images, judge=judge)
-        epochs = config.epochs if self.options.epochs is None else self.options.epochs
-        return replace(config, epochs=epochs, bf16=self.options.bf16)
+        return replace(config, epochs=config.epochs if epochs is None else epochs, bf16=self.options.bf16)
 
     def transfer(self, seed: int, base: Experiment | None = None, **changes: Any) -> Transfer:
         """A DTN of one seed: the preset's, or `base`, with other values of settings named as on the command line.
@@ -150,5 +151,6 @@ class Digits:
 
 
 @cache
-def _images(dataset: str, split: str, data_dir: str | None, download: bool) -> int:
-    return len(load(dataset, split, data_dir, download=download))
+def _images(split: str, data_dir: str | None) -> int:
+    """Of SVHN."""
+    return len(load("svhn", split, data_dir))

@@ -250,3 +250,13 @@ def test_the_example_in_the_guide_makes_a_table(monkeypatch):
     [(table, options)] = made
     assert [row.cells[0].of[0].experiment.loss.alpha for row in table.rows] == [1.0, 2.0, 5.0]
     assert len(table.cells) == 9 and options.out == "runs/alphas"
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(99_999, 40.0), (100_000, 5.0)])
+def test_f_learns_as_long_as_train_py_would_let_it(monkeypatch, images, epochs):
+    seen = []
+    monkeypatch.setattr("dtn_ray.experiments.digits._images", lambda *asked: seen.append(asked) or images)
+    digits = Digits(Options(data_dir="/there", source_split="extra"))
+    assert digits.f.config.epochs == digits.f_without(3).config.epochs == epochs
+    assert set(seen) == {("extra", "/there")}
+    assert digits.judge.config.epochs == 5.0

@@ -55,7 +55,7 @@ def _to_begin_with(options: DannOptions) -> DigitF | None:
         return None
     f, manifest = load_classifier(options.f)
     if (width := manifest["config"]["width"]) != options.width:
-        raise UserError(f"--f {options.f}: a network of --width {width}, where this one is of --width {options.width}")
+        raise UserError(f"--f {options.f}: a network of --width {width}, but --width {options.width} is given")
     return f
 
 
@@ -83,7 +83,7 @@ def run_subspace_alignment(options: AlignmentOptions) -> dict[str, Any]:
         vectors, more = (pixels(source.images), pixels(target.images)), {}
     most = min(*vectors[0].shape, len(target))
     if too_many := [each for each in options.dimensions if each > most]:
-        raise UserError(f"--dimensions {too_many[0]}: these vectors have room for {most} at most")
+        raise UserError(f"--dimensions {too_many[0]}: these vectors allow at most {most}")
 
     found = {}
     for dimensions in options.dimensions:

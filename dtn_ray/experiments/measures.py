@@ -47,7 +47,7 @@ def digit(dtn: str, digit: int, test_split: str) -> Measured:
     """
     trained = load_trained(dtn)
     if trained.judge is None:
-        raise UserError(f"{dtn}: this checkpoint holds no judge, so its accuracy cannot be told")
+        raise UserError(f"{dtn}: this checkpoint holds no judge, so its accuracy cannot be measured")
     data = trained.experiment.data
     s = load(data.source, test_split, data.data_dir)
     images = s.images[s.labels == digit]

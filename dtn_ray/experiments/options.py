@@ -47,7 +47,7 @@ class Options:
     bf16: Annotated[bool, ROWS] = False
     """Compute in bfloat16 where that is safe (autocast)."""
     source_split: Annotated[str, DATA] = "largest"
-    """Split of s: train, test, extra, train+extra, a .mat file; largest is extra (the paper's) where it is there."""
+    """Split of s: train, test, extra, train+extra, a .mat file; largest is extra (the paper's) if it is there."""
     test_split: Annotated[str, DATA] = "test"
     """Split of s that is scored: test, or a .mat file of SVHN's layout."""
     download: Annotated[bool, DATA] = False

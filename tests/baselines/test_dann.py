@@ -253,7 +253,7 @@ def test_two_workers_equal_one(whole, tmp_path):
         ({"target": "nope"}, "unknown dataset 'nope'"),
         ({"target_split": "extra"}, "no split 'extra'"),
         ({"f": "{tmp}/gone"}, "gone: no checkpoint here"),
-        ({"f": "{tmp}/f"}, r"--f .*/f: a network of --width 0\.25, where this one is of --width 0\.1"),
+        ({"f": "{tmp}/f"}, r"--f .*/f: a network of --width 0\.25, but --width 0\.1 is given"),
         ({"source": "svhn"}, "svhn is read from files: .*--data-dir"),
     ],
 )

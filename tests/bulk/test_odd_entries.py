@@ -356,5 +356,5 @@ def test_a_source_that_is_a_link_to_itself_or_an_out_that_is_no_utf8_is_told_in_
     with pytest.raises(UserError, match=r"in: cannot be read: Too many levels of symbolic links$"):
         run()
     put(tmp_path / "real", "a.png")
-    with pytest.raises(UserError, match="not in UTF-8"):
+    with pytest.raises(UserError, match="not valid UTF-8"):
         convert(Conversion(f"{made}/dtn", f"{tmp_path}/real", os.fsdecode(os.fsencode(tmp_path) + b"/out-\x83")))

@@ -248,7 +248,7 @@ def test_two_workers_equal_one(whole, tmp_path):
     ("values", "message"),
     [
         ({"steps": 0}, "--steps must be at least 1"),
-        ({"batch_size": 15}, "--batch-size 15 does not divide among --workers 2"),
+        ({"batch_size": 15}, "--batch-size 15 cannot be divided evenly among --workers 2"),
         ({"momentum": 1.0}, "momentum"),
         ({"target": "nope"}, "unknown dataset 'nope'"),
         ({"target_split": "extra"}, "no split 'extra'"),

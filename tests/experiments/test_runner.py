@@ -150,7 +150,7 @@ def test_a_damaged_cell_is_named(made_tables, tables):
 
 def test_files_of_others_are_not_overwritten(made_tables, tables, tmp_path):
     (tmp_path / "good.md").write_text("mine")
-    with pytest.raises(UserError, match=r"good\.md: this is there already, and dtn-ray did not write it"):
+    with pytest.raises(UserError, match=r"good\.md: this exists, and dtn-ray did not write it"):
         make(tables[1], Options(out=str(tmp_path)))
     assert (tmp_path / "good.md").read_text() == "mine"
 

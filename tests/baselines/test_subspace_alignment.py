@@ -123,7 +123,7 @@ def test_the_job_takes_pixels_and_one_number_of_dimensions(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"dimensions": (2, 5000)}, "--dimensions 5000: .* 898 at most"),
+        ({"dimensions": (2, 5000)}, "--dimensions 5000: .*at most 898"),
         ({"dimensions": ()}, "--dimensions: needs one"),
         ({"dimensions": (0,)}, "dimensions"),
         ({"source": "nope"}, "unknown dataset 'nope'"),

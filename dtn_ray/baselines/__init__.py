@@ -8,5 +8,4 @@ subspace_alignment    SA (Fernando et al. 2013)
 dann                  DANN (Ganin et al. 2016): its networks, reversed gradient and schedules
 loop                  what each worker of its training does
 job                   runs each method by itself
-scores                accuracy and its interval
 """

@@ -10,13 +10,13 @@ from dtn_ray import storage
 from dtn_ray.baselines.features import features, pixels
 from dtn_ray.baselines.loop import Inputs, loop
 from dtn_ray.baselines.options import AlignmentOptions, DannOptions
-from dtn_ray.baselines.scores import score
 from dtn_ray.data.digits import load
 from dtn_ray.data.feed import InMemoryAdaptation
 from dtn_ray.data.labelled import LabelledImages
 from dtn_ray.errors import UserError
 from dtn_ray.models.digits import DigitF
 from dtn_ray.perceptual.load import load_classifier
+from dtn_ray.perceptual.measure import score
 from dtn_ray.ray_cluster.connect import connect
 from dtn_ray.resumable.options import Run
 from dtn_ray.resumable.run import Finished, run_training

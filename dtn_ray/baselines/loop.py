@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from dtn_ray.baselines.dann import DANN, adaptation_weight, annealed, losses
 from dtn_ray.baselines.options import DannOptions
-from dtn_ray.baselines.scores import predict, score
 from dtn_ray.checkpoints import checkpoint
 from dtn_ray.data.feed import InMemoryAdaptation, Stages
 from dtn_ray.data.labelled import LabelledImages
@@ -21,6 +20,7 @@ from dtn_ray.method.augment import augment
 from dtn_ray.method.pixels import to_float
 from dtn_ray.method.precision import autocast
 from dtn_ray.perceptual.load import build_classifier
+from dtn_ray.perceptual.measure import predict, score
 from dtn_ray.resumable.loop import Measured, Training, Worker, start_worker, train_steps
 from dtn_ray.settings import to_dict
 

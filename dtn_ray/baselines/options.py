@@ -10,24 +10,30 @@ from dtn_ray.perceptual.options import Pretraining
 Classifier = Literal["svm", "nearest"]
 
 
-@dataclass(frozen=True)
-class AlignmentOptions:
-    """Subspace alignment (SA) of f(x), or of pixels."""
+@dataclass(frozen=True, kw_only=True)
+class SourceAndTarget:
+    """The labelled source and the unlabelled target."""
 
-    f: str | None = None
-    """Checkpoint of jobs/pretrain.py, trained on the source, whose f(x) is aligned; without one, the pixels are."""
     source: str = "street-digits"
     """Dataset of the source, whose labels are used: street-digits (embedded) or svhn."""
     source_split: str = "largest"
     """Split of the source: train, test, extra, train+extra, a .mat file; largest is extra if it is there."""
     target: str = "handwritten-digits"
     """Dataset of the target: handwritten-digits (embedded) or mnist."""
-    target_split: str = "test"
-    """Split of the target that is aligned, and then classified; its labels serve for the accuracy."""
     data_dir: str | None = None
     """Folder or s3:// prefix with the files of svhn and mnist."""
     download: bool = False
     """Fetch missing files with torchvision into --data-dir."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentOptions(SourceAndTarget):
+    """Subspace alignment (SA) of f(x), or of pixels."""
+
+    f: str | None = None
+    """Checkpoint of jobs/pretrain.py, trained on the source, whose f(x) is aligned; without one, the pixels are."""
+    target_split: str = "test"
+    """Split of the target that is aligned, and then classified; its labels are used only for the accuracy."""
     dimensions: tuple[AtLeastOne, ...] = tuple(range(2, 61))
     """Dimensions of the subspaces. Of several, the one that is best on the target's labels is reported, as Ganin et al.
     did with 2 to 60: then the accuracy is an upper bound."""
@@ -37,26 +43,16 @@ class AlignmentOptions:
     """Folder or s3:// prefix for scores.json."""
 
 
-@dataclass(frozen=True)
-class DannOptions:
+@dataclass(frozen=True, kw_only=True)
+class DannOptions(SourceAndTarget):
     """One training of DANN on f's architecture: labels of the source, unlabelled images of both domains."""
 
-    source: str = "street-digits"
-    """Dataset of the source, whose labels are used: street-digits (embedded) or svhn."""
-    source_split: str = "largest"
-    """Split of the source: train, test, extra, train+extra, a .mat file; largest is extra if it is there."""
     source_test_split: str = "test"
     """Split of the source whose error is reported: the labels that settings may be chosen by."""
-    target: str = "handwritten-digits"
-    """Dataset of the target: handwritten-digits (embedded) or mnist."""
     target_split: str = "train"
     """Split of the target that is learned from, without its labels."""
     test_split: str = "test"
     """Split of the target whose accuracy is reported; nothing is chosen by it."""
-    data_dir: str | None = None
-    """Folder or s3:// prefix with the files of svhn and mnist."""
-    download: bool = False
-    """Fetch missing files with torchvision into --data-dir."""
     f: str | None = None
     """Checkpoint of jobs/pretrain.py, trained on the source, to begin with; without one, training begins from random
     weights, as published, and needs many more steps. Its width must be --width."""

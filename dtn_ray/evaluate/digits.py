@@ -1,12 +1,10 @@
 """The measurements of Sec. 5.1 for a digit DTN, mainly Table 1: the judge's accuracy on G(x), for x in s's test set."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
@@ -15,7 +13,8 @@ from dtn_ray.errors import UserError
 from dtn_ray.evaluate.seen import Images, trained_on, unseen
 from dtn_ray.method import losses
 from dtn_ray.method.dtn import DTN
-from dtn_ray.method.pixels import to_float, to_uint8
+from dtn_ray.method.pixels import in_batches, to_uint8
+from dtn_ray.perceptual.measure import accuracy, predict, score
 from dtn_ray.train.trained import Trained
 
 # The paper's values, reported beside our measurements.
@@ -75,30 +74,22 @@ def score_digits(
     )
     dtn, judge = trained.dtn.to(device), trained.judge.to(device)
 
-    def predict(network: Callable[[Tensor], Tensor], images: np.ndarray) -> np.ndarray:
-        return _in_batches(lambda x: network(x).argmax(1), images, batch_size, device).numpy()
-
-    transferred = to_uint8(_in_batches(dtn.G, s.images, batch_size, device)).numpy()
-    predicted = predict(judge, transferred)
-    correct = int((predicted == s.labels).sum())
-    # Wilson's interval is also valid near 100 %; the normal approximation is not.
-    interval = binomtest(correct, len(s)).proportion_ci(0.95, method="wilson")
+    transferred = to_uint8(in_batches(dtn.G, s.images, batch_size, device)).numpy()
+    predicted = predict(judge, transferred, batch_size)
     confusion = confusion_matrix(s.labels, predicted, labels=range(10))
     per_class = confusion.diagonal() / np.maximum(confusion.sum(1), 1)
     f_classifier = dtn.f.network
     values = {
-        "accuracy": correct / len(s),
-        "accuracy_95": [interval.low, interval.high],
-        "original_image_accuracy": _share(predict(judge, s.images), s.labels),
-        "judge_accuracy": _share(predict(judge, t_judged.images), t_judged.labels),
-        "f_error_on_s": 1 - _share(predict(f_classifier, s.images), s.labels),
-        "f_accuracy_on_t": _share(predict(f_classifier, t.images), t.labels),
-        "f_accuracy_on_G_s": _share(predict(f_classifier, transferred), s.labels),
+        **score(predicted, s.labels),
+        "original_image_accuracy": accuracy(judge, s.images, s.labels, batch_size),
+        "judge_accuracy": accuracy(judge, t_judged.images, t_judged.labels, batch_size),
+        "f_error_on_s": 1 - accuracy(f_classifier, s.images, s.labels, batch_size),
+        "f_accuracy_on_t": accuracy(f_classifier, t.images, t.labels, batch_size),
+        "f_accuracy_on_G_s": accuracy(f_classifier, transferred, s.labels, batch_size),
         "L_const": _l_const(dtn, s.images, batch_size, device),
         "L_tid": _l_tid(dtn, t_unseen.images[:2000], batch_size, device),
         "per_class_accuracy": {str(digit): float(per_class[digit]) for digit in range(10) if confusion[digit].sum()},
         "confusion": confusion.tolist(),
-        "images": len(s),
         "scored_on": {"accuracy": scored.split, "judge_accuracy": judged.split, "L_tid": beside_t.split},
         "seen_in_training": known.reasons(scored, of_t, judged, beside_t),
         "paper": PAPER if chosen.source == "svhn" and chosen.target == "mnist" else None,
@@ -106,25 +97,15 @@ def score_digits(
     return DigitScores(values, confusion, s.images, transferred)
 
 
-def _share(predicted: np.ndarray, labels: np.ndarray) -> float:
-    return float((predicted == labels).mean())
-
-
-@torch.no_grad()
-def _in_batches(function: Callable[[Tensor], Tensor], images: np.ndarray, batch_size: int, device: str) -> Tensor:
-    parts = [function(to_float(images[i : i + batch_size]).to(device)).cpu() for i in range(0, len(images), batch_size)]
-    return torch.cat(parts)
-
-
 def _l_const(dtn: DTN, images: np.ndarray, batch_size: int, device: str) -> float:
     def per_image(x: Tensor) -> Tensor:
         return (dtn.f(x) - dtn.f(dtn.G(x), True)).square().mean(1)
 
-    return _in_batches(per_image, images, batch_size, device).mean().item()
+    return in_batches(per_image, images, batch_size, device).mean().item()
 
 
 def _l_tid(dtn: DTN, images: np.ndarray, batch_size: int, device: str) -> float:
     def per_image(x: Tensor) -> Tensor:
         return torch.stack([losses.L_tid(image, other) for image, other in zip(x, dtn.G(x, True), strict=True)])
 
-    return _in_batches(per_image, images, batch_size, device).mean().item()
+    return in_batches(per_image, images, batch_size, device).mean().item()

@@ -123,10 +123,15 @@ class Digits:
         data = self.base.data
         config = self._recipe(data.target, data, transfer.experiment.seed, judge=True)
         epochs = EPOCHS_ON_G if self.options.epochs is None else self.options.epochs
-        return Adaptation(transfer, replace(config, epochs=epochs, label_smoothing=Pretraining.label_smoothing))
+        config = replace(config, epochs=epochs, label_smoothing=Pretraining.label_smoothing)
+        return Adaptation(config, transfer)
 
     def dann(self, seed: int) -> Dann:
-        """DANN as published, on f's architecture and width: unlabelled images of t's train split."""
+        """DANN on f's architecture and width, with unlabelled images of t's train split.
+
+        It begins with f and has f's augmentation. As published it begins with random weights; with 7,000 images of s it
+        then did not learn in anything tried.
+        """
         data, options = self.base.data, self.options
         chosen = DannOptions(
             source=data.source,
@@ -135,10 +140,11 @@ class Digits:
             target=data.target,
             data_dir=data.data_dir,
             width=self.base.model.width_f,
+            augment=Pretraining().augment,
             bf16=options.bf16,
             seed=seed,
         )
-        return Dann(chosen if options.dann_steps is None else replace(chosen, steps=options.dann_steps))
+        return Dann(chosen if options.dann_steps is None else replace(chosen, steps=options.dann_steps), self.f)
 
     @property
     def names(self) -> str:

@@ -49,6 +49,13 @@ class Training(ABC):
         """Of its folder."""
         return f"{self.kind}-{self.label}-{self.key}"
 
+    def trained(self, folder: str) -> str | None:
+        """The URI of its checkpoint if it is trained already, in its `folder`; else None."""
+        from dtn_ray import storage
+        from dtn_ray.checkpoints import run_result
+
+        return run_result.read(folder)[0] if storage.exists(storage.join(folder, run_result.NAME)) else None
+
     @property
     def needs(self) -> "tuple[Training, ...]":
         """The trainings whose checkpoints it needs."""

@@ -1,27 +1,21 @@
 """Measurements of the cells: from URIs of checkpoints to numbers and pictures. Each runs in a task of Ray's."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import torch
-from torch import Tensor
 
 from dtn_ray.data.digits.load import load
 from dtn_ray.data.labelled import LabelledImages
 from dtn_ray.errors import UserError
 from dtn_ray.evaluate.digits import score_digits
 from dtn_ray.experiments.grid import Measured
-from dtn_ray.method.pixels import to_float, to_uint8
-from dtn_ray.models.perceptual import Perceptual
+from dtn_ray.method.pixels import in_batches, to_uint8
 from dtn_ray.perceptual.load import load_classifier
-from dtn_ray.perceptual.measure import accuracy
+from dtn_ray.perceptual.measure import predict, score
 from dtn_ray.train.trained import Trained, load_trained
 
 SAMPLES = 16  # images in a row's sample
 SHOWN = 84  # of a digit, in a panel of Fig. 3
 PAIRS = 80  # in Fig. 10
-AT_ONCE = 500
 
 
 def transfer(dtn: str, test_split: str) -> Measured:
@@ -54,7 +48,7 @@ def digit(dtn: str, digit: int, test_split: str) -> Measured:
     if not len(images):
         raise UserError(f"{data.source} {test_split}: holds no image of the digit {digit}")
     G_x = _transferred(trained, images)
-    logits = _in_batches(trained.judge, G_x)
+    logits = in_batches(trained.judge.to(_device()), G_x, device=_device())
     chosen = _drawn(len(images), SHOWN)
     return Measured(
         {
@@ -70,8 +64,7 @@ def classifier(checkpoint: str, dataset: str, split: str, data_dir: str | None) 
     """The `accuracy` of a classifier on a split of a dataset."""
     network, _ = load_classifier(checkpoint)
     images = load(dataset, split, data_dir)
-    found = accuracy(network.to(_device()), images.images, images.labels)
-    return Measured({"accuracy": found, "images": len(images)})
+    return Measured(score(predict(network.to(_device()), images.images), images.labels))
 
 
 def neighbours(
@@ -89,7 +82,7 @@ def neighbours(
     gallery = transferred(dtn, source, source_split, source_data_dir)
     queries = load(dataset, split, data_dir)
     predicted = nearest_neighbour(gallery.images, gallery.labels, queries.images)
-    return Measured({**_scored(predicted, queries.labels), "gallery": len(gallery)})
+    return Measured({**score(predicted, queries.labels), "gallery": len(gallery)})
 
 
 def aligned(
@@ -103,13 +96,14 @@ def aligned(
     dimensions: int,
 ) -> Measured:
     """The `accuracy` of SA on f's features, from s's labels to a split of t's dataset, whose labels take no part."""
+    from dtn_ray.baselines.features import features
     from dtn_ray.baselines.subspace_alignment import subspace_alignment
 
     network, _ = load_classifier(f)
     s, t = load(source, source_split, source_data_dir), load(dataset, split, data_dir)
-    of_s, of_t = (_in_batches(network, each.images, represent=True).numpy() for each in (s, t))
+    of_s, of_t = (features(network.to(_device()), each.images) for each in (s, t))
     predicted = subspace_alignment(of_s, s.labels, of_t, dimensions=dimensions)
-    return Measured({**_scored(predicted, t.labels), "dimensions": dimensions, "source_images": len(s)})
+    return Measured({**score(predicted, t.labels), "dimensions": dimensions, "source_images": len(s)})
 
 
 def transferred(dtn: str, source: str, split: str, data_dir: str | None) -> LabelledImages:
@@ -124,10 +118,6 @@ def strip(images: np.ndarray) -> np.ndarray:
     return np.concatenate(list(colour), axis=2)
 
 
-def _scored(predicted: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    return {"accuracy": float((predicted == labels).mean()), "images": len(labels)}
-
-
 def _drawn(number: int, wanted: int) -> np.ndarray:
     """Indices of a random sample, the same for all cells of a test set."""
     return np.random.default_rng(0).permutation(number)[:wanted]
@@ -137,20 +127,6 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@torch.no_grad()
 def _transferred(trained: Trained, images: np.ndarray) -> np.ndarray:
     dtn = trained.dtn.to(_device())
-    parts: Sequence[Tensor] = [
-        to_uint8(dtn.G(to_float(images[i : i + AT_ONCE]).to(_device())).cpu()) for i in range(0, len(images), AT_ONCE)
-    ]
-    return torch.cat(list(parts)).numpy()
-
-
-@torch.no_grad()
-def _in_batches(network: Perceptual, images: np.ndarray, represent: bool = False) -> Tensor:
-    """Logits, or f(x), of images N×C×H×W uint8."""
-    network = network.to(_device()).eval()
-    of = network.represent if represent else network
-    return torch.cat(
-        [of(to_float(images[i : i + AT_ONCE]).to(_device())).float().cpu() for i in range(0, len(images), AT_ONCE)]
-    )
+    return in_batches(lambda x: to_uint8(dtn.G(x)), images, device=_device()).numpy()

@@ -19,11 +19,9 @@ import ray
 from PIL import Image
 
 from dtn_ray import storage
-from dtn_ray.checkpoints import run_result
 from dtn_ray.errors import UserError, reason
 from dtn_ray.experiments.grid import Cell, Training, closure
 from dtn_ray.experiments.progress import Part, Times, Told, line, start_board
-from dtn_ray.experiments.trainings import Given
 from dtn_ray.ray_cluster import ray_train_console
 from dtn_ray.ray_cluster.connect import causes, connect, trainings_at_once
 from dtn_ray.resumable.options import Run
@@ -98,13 +96,11 @@ class Runner:
         """Those that have to be trained; of the others it enters the checkpoints."""
         missing = []
         for training in trainings:
-            folder = storage.join(self.out, TRAININGS, training.name)
-            if isinstance(training, Given):
-                self.checkpoints[training.key] = training.checkpoint[0]
-            elif storage.exists(storage.join(folder, run_result.NAME)):
-                self.checkpoints[training.key] = run_result.read(folder)[0]
-            else:
+            checkpoint = training.trained(storage.join(self.out, TRAININGS, training.name))
+            if checkpoint is None:
                 missing.append(training)
+            else:
+                self.checkpoints[training.key] = checkpoint
         return missing
 
     # ── What is done ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -40,7 +40,8 @@ def table2(digits: Digits) -> Table:
     ]
     own = (
         f"Accuracy on {data.target}'s test split. SA: f's features, {digits.options.dimensions} dimensions, a linear "
-        f"SVM. DANN: as published, on f's architecture, unlabelled images from {data.target}'s train split. 1-NN: L2 "
+        f"SVM. DANN: on f's architecture, begun with f and trained with f's augmentation (as published: from "
+        f"random weights, without augmentation), unlabelled images from {data.target}'s train split. 1-NN: L2 "
         f"on pixels, the gallery is G(s) with s's labels, or G of s's test split. The last row: a network of f's "
         f"architecture trained on G(s) with s's labels.",
         *caption(digits),

@@ -24,7 +24,7 @@ class Given(Training):
     kind = "given"
     digest: str
     """SHA-256 of its weights, which is its identity wherever it lies."""
-    checkpoint: tuple[str, ...] = ()
+    checkpoint: str
 
     @property
     def label(self) -> str:
@@ -34,8 +34,11 @@ class Given(Training):
     def key(self) -> str:
         return self.digest[:8]
 
+    def trained(self, folder: str) -> str:
+        return self.checkpoint
+
     def train(self, checkpoints: Checkpoints, run: Run, prepared: Any, callbacks: "Sequence[UserCallback]") -> str:
-        raise NotImplementedError("it is trained already")
+        return self.checkpoint
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,9 @@ class Classifier(Training):
         return pretrain(self.config, _seldom_validated(run), callbacks).checkpoint
 
     def done(self, metrics: Mapping[str, Any]) -> float:
-        return _done(self.config, metrics)
+        from dtn_ray.perceptual.loop import total_steps
+
+        return metrics.get("step", 0) / total_steps(self.config, metrics.get("train_images", 0))
 
 
 @dataclass(frozen=True)
@@ -121,21 +126,15 @@ class Transfer(Training):
 
 
 @dataclass(frozen=True)
-class Adaptation(Training):
-    """A classifier trained on G(s) with s's labels, which t's labels had no part in (Sec. 2)."""
+class Adaptation(Classifier):
+    """A classifier trained on G(s) with s's labels, without labels of t (Sec. 2). `config`: its split is not read."""
 
     kind = "adaptation"
     dtn: Transfer
-    config: Pretraining
-    """`dataset`: t; `split` has no part in it."""
 
     @property
     def label(self) -> str:
         return self.dtn.label
-
-    @property
-    def size(self) -> float:
-        return self.config.epochs
 
     def train(self, checkpoints: Checkpoints, run: Run, prepared: Any, callbacks: "Sequence[UserCallback]") -> str:
         from dtn_ray.experiments.measures import transferred
@@ -146,9 +145,6 @@ class Adaptation(Training):
         config = replace(self.config, split=f"G({data.source} {data.source_split}) of {self.dtn.name}")
         return pretrain(config, _seldom_validated(run), callbacks, images).checkpoint
 
-    def done(self, metrics: Mapping[str, Any]) -> float:
-        return _done(self.config, metrics)
-
 
 @dataclass(frozen=True)
 class Dann(Training):
@@ -156,6 +152,8 @@ class Dann(Training):
 
     kind = "dann"
     options: DannOptions
+    f: Training | None = None
+    """The classifier of s to begin with."""
 
     @property
     def label(self) -> str:
@@ -168,7 +166,8 @@ class Dann(Training):
     def train(self, checkpoints: Checkpoints, run: Run, prepared: Any, callbacks: "Sequence[UserCallback]") -> str:
         from dtn_ray.baselines.job import train_dann
 
-        return train_dann(self.options, _seldom_validated(run)).checkpoint
+        begun = self.options if self.f is None else replace(self.options, f=checkpoints[self.f.key])
+        return train_dann(begun, _seldom_validated(run)).checkpoint
 
 
 def given(uri: str) -> Given:
@@ -177,15 +176,9 @@ def given(uri: str) -> Given:
 
     with open_folder(uri) as folder:
         manifest = read_manifest(folder, "classifier")
-    return Given(manifest["networks"]["classifier"], (storage.absolute(uri),))
+    return Given(manifest["networks"]["classifier"], storage.absolute(uri))
 
 
 def _seldom_validated(run: Run) -> Run:
     """Of a classifier, whose whole test set is read each time."""
     return replace(run, checkpoint_every=max(run.checkpoint_every, Run.checkpoint_every))
-
-
-def _done(config: Pretraining, metrics: Mapping[str, Any]) -> float:
-    from dtn_ray.perceptual.loop import total_steps
-
-    return metrics.get("step", 0) / total_steps(config, metrics.get("train_images", 0))

@@ -10,11 +10,11 @@ from files import write_classifier
 from dtn_ray.baselines.features import features, pixels
 from dtn_ray.baselines.job import run_subspace_alignment
 from dtn_ray.baselines.options import AlignmentOptions
-from dtn_ray.baselines.scores import predict, score
 from dtn_ray.baselines.subspace_alignment import align, subspace_alignment
 from dtn_ray.data.digits import load
 from dtn_ray.errors import UserError
 from dtn_ray.models.digits import DigitF
+from dtn_ray.perceptual.measure import predict, score
 from dtn_ray.perceptual.options import Pretraining
 
 

@@ -30,7 +30,7 @@ LINES = """
 import dtn_ray, os
 from ray._private import ray_logging
 batch = {"ip": "10.0.0.1", "pid": "gcs_server", "is_err": True, "lines": [
-    "[2026-11-28 22:16:45,928 E 16723 16723] (gcs_server) gcs_actor_scheduler.cc:538: Failed to kill actor 3021, return",
+    "[2026-11-28 22:16:45,928 E 16723 16723] (gcs_server) gcs_actor_scheduler.cc:538: Failed to kill actor 3021",
     "[2026-11-28 22:16:45,928 E 16723 16723] (gcs_server) gcs_server.cc:1: out of disk",
 ]}
 print(*(line for each in ray_logging.stderr_deduplicator.deduplicate(batch) for line in each["lines"]), sep="\\n")

@@ -87,8 +87,8 @@ def peak(image: Image.Image, size: Size, header: Header, content: bytes, turned:
     alpha = "transparency" in image.info or mode in ("RGBA", "LA", "La", "PA")
     own, rgb = held(mode, size), held("RGB", size)
     loading = own + header.working
-    if image.format == "AVIF":  # the planes, and the pixels as bytes twice
-        loading = header.working + 2 * len(image.getbands()) * pixels + len(content)
+    if image.format == "AVIF":  # the planes, the pixels as bytes twice, and what the allocator has not given back
+        loading = header.working + 2 * (len(image.getbands()) + 1) * pixels + len(content)
     elif image.format == "HEIF":  # as measured with libheif 1.23
         loading = (15 if image.info.get("bit_depth", 8) > 8 else 9) * pixels + alpha * 2 * pixels + len(content)
     # Then at most two of these exist at a time: the picture as decoded, rotated, as RGBA, on white, as RGB, as array.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 from pillow_heif import register_heif_opener
 
@@ -25,6 +25,9 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 # of the memory.
 Image.core.set_block_size(128 << 20)
 register_heif_opener()
+# By default Pillow decodes an AVIF with a thread, and with memory, for each core of the machine. Photos are already
+# decoded in parallel.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 # Other formats are not opened; for an EPS, for example, Pillow would call Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "HEIF", "AVIF")

@@ -38,6 +38,10 @@ _ours = dict[str, bool]()
 the store's answer to the release was lost."""
 
 
+class Held(UserError):
+    """Another run holds the lease."""
+
+
 class Lease:
     """A lease that this process holds; call `check` before every write that only one run may make."""
 
@@ -47,8 +51,8 @@ class Lease:
         `conditional` False: use plain writes, for stores without conditional writes; the user guarantees that no two
         runs start at the same time. If they do, one notices within seconds, or at the next renewal.
 
-        Raises UserError if another run holds the lease (with host, process and times), if the store has no conditional
-        writes, or if it refuses.
+        Raises Held if another run holds the lease (with host, process and times), UserError if the store has no
+        conditional writes, or if it refuses.
         """
         self.uri, self.seconds, self.conditional = uri, seconds, conditional
         self.version: str | None = None
@@ -85,7 +89,7 @@ class Lease:
     def _take(self, found: Versioned) -> None:
         for _ in range(ATTEMPTS):
             if _ends(found, self.seconds) > self._now():
-                raise UserError(self._held(found))
+                raise Held(self._held(found))
             if self._take_over(found):
                 return
             found = storage.read_versioned(self.uri)
@@ -193,7 +197,7 @@ class Lease:
 
 @contextlib.contextmanager
 def hold(uri: str, seconds: float, conditional: bool = True) -> Iterator[Lease]:
-    """Holds the lease during a `with`, and releases it at its end."""
+    """Holds the lease during a `with`, and releases it at its end. Raises as `Lease` does."""
     lease = Lease(uri, seconds, conditional)
     try:
         yield lease

@@ -17,13 +17,14 @@ from dtn_ray.train.options import DataConfig, Experiment
 from dtn_ray.train.presets import PRESETS, classifier_of
 
 WRITTEN = ("handwritten-digits", "mnist")  # digits of pen strokes; the others are photographed
+DANN_LR = 0.003  # where DANN begins with f
 EPOCHS_ON_G = 10.0  # of a classifier that is trained on G(s)
 
 
 class Digits:
     """What the rows of an experiment share: data, a preset with the user's changes, f, the judge and the seeds.
 
-    Raises UserError where --f or --judge is no checkpoint, or the data is not given.
+    Raises UserError where --f or --judge is no checkpoint, --width-f is given with --f, or the data is not given.
     """
 
     def __init__(self, options: Options) -> None:
@@ -34,11 +35,17 @@ class Digits:
                 "SVHN and MNIST are read from files: say where they are with --data-dir DIR, or use the embedded "
                 "digits: --embedded"
             )
+        if options.f and options.width_f is not None:
+            raise UserError("--width-f: the width of f is that of the checkpoint that --f names; leave one of them out")
         self.base = self.of_preset(self.preset)
         if options.download:
             self._download()
         self.seeds = range(options.first_seed, options.first_seed + options.seeds)
-        self.f: Training = given(options.f) if options.f else self.f_without()
+        if options.f:  # the networks that are compared with f, or begin with it, have its width
+            self.f: Training = (f := given(options.f))
+            self.base = self.base.changed(width_f=f.width)
+        else:
+            self.f = self.f_without()
         self.judge: Training = given(options.judge) if options.judge else self.judge_of(self.base.data.target)
 
     def _download(self) -> None:
@@ -129,8 +136,9 @@ class Digits:
     def dann(self, seed: int) -> Dann:
         """DANN on f's architecture and width, with unlabelled images of t's train split.
 
-        It begins with f and has f's augmentation. As published it begins with random weights; with 7,000 images of s it
-        then did not learn in anything tried.
+        It begins with f and has f's augmentation, and a lower rate. As published it begins with random weights; with
+        7,000 images of s it then did not learn in anything tried. At the published rate of 0.01, begun with f, it lost
+        what f knew after some hundred steps.
         """
         data, options = self.base.data, self.options
         chosen = DannOptions(
@@ -140,6 +148,7 @@ class Digits:
             target=data.target,
             data_dir=data.data_dir,
             width=self.base.model.width_f,
+            lr=DANN_LR,
             augment=Pretraining().augment,
             bf16=options.bf16,
             seed=seed,

@@ -1,9 +1,11 @@
 """A whole experiment: makes its table, trains and measures what is missing, writes Markdown, JSON and a picture."""
 
+import contextlib
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import ray
@@ -11,6 +13,7 @@ import torch
 
 import dtn_ray
 from dtn_ray import storage
+from dtn_ray.bulk import lease
 from dtn_ray.errors import UserError
 from dtn_ray.experiments import figures, tables
 from dtn_ray.experiments.digits import Digits
@@ -27,6 +30,9 @@ from dtn_ray.experiments.table3 import table3
 from dtn_ray.resumable.options import Run
 from dtn_ray.settings import check
 from dtn_ray.storage.ownership import refuse_foreign
+
+LEASE = "experiment-lease.json"  # in OUT, of the experiment that works there
+LEASE_SECONDS = 30.0
 
 TABLES: Mapping[str, Callable[[Digits], Table]] = {
     "table1": table1,
@@ -53,8 +59,35 @@ def make(table: Table, options: Options) -> dict[str, Any]:
     The same call continues where an earlier one stopped. NAME.md and NAME.json are written after each cell. Returns the
     rows' numbers and the files.
 
-    Raises UserError for bad settings or files, and where a cell failed; the table is written all the same.
+    Raises UserError for bad settings or files, where another experiment works in `options.out`, and where a cell
+    failed; the table is written all the same.
     """
+    with _alone(options.out) as held:
+        return _make(table, options, held)
+
+
+@contextlib.contextmanager
+def _alone(out: str) -> Iterator[lease.Lease]:
+    """Keeps other experiments out of OUT. Raises UserError if one works there.
+
+    The lease of an experiment that was killed is waited for, so that the same command continues at once. Plain writes
+    suffice against starting twice by mistake, and every store has them.
+    """
+    uri = storage.join(storage.absolute(out), LEASE)
+    refuse_foreign(out, LEASE, ("holder",))
+    try:
+        held = lease.Lease(uri, LEASE_SECONDS, conditional=False)
+    except lease.Held as error:
+        print(f"{error} It is tried again in {LEASE_SECONDS:.0f} s.", flush=True)
+        time.sleep(LEASE_SECONDS + lease.GRANULARITY)
+        held = lease.Lease(uri, LEASE_SECONDS, conditional=False)
+    try:
+        yield held
+    finally:
+        held.release()
+
+
+def _make(table: Table, options: Options, held: lease.Lease) -> dict[str, Any]:
     refuse_foreign(options.out, f"{table.name}.json", ("table", "rows"), [f"{table.name}.md", f"{table.name}.png"])
     run = Run(
         storage=options.out,
@@ -66,6 +99,7 @@ def make(table: Table, options: Options) -> dict[str, Any]:
     written: dict[str, Any] = {}
 
     def write(outcomes: Mapping[str, Outcome]) -> tables.Results:
+        held.check()
         values = {key: each.values for key, each in outcomes.items() if each.values is not None}
         failures = {key: each.failure for key, each in outcomes.items() if each.failure is not None}
         found = tables.results(table, values, failures, storage.join(options.out, CELLS))

@@ -25,6 +25,8 @@ class Given(Training):
     digest: str
     """SHA-256 of its weights, which is its identity wherever it lies."""
     checkpoint: str
+    width: float
+    """Of its layers, relative to the paper's."""
 
     @property
     def label(self) -> str:
@@ -176,7 +178,7 @@ def given(uri: str) -> Given:
 
     with open_folder(uri) as folder:
         manifest = read_manifest(folder, "classifier")
-    return Given(manifest["networks"]["classifier"], storage.absolute(uri))
+    return Given(manifest["networks"]["classifier"], storage.absolute(uri), manifest["config"]["width"])
 
 
 def _seldom_validated(run: Run) -> Run:

@@ -14,9 +14,10 @@ from conftest import JOBS
 from PIL import Image
 
 from dtn_ray import storage
+from dtn_ray.bulk import lease
 from dtn_ray.data.digits.load import load
 from dtn_ray.errors import UserError
-from dtn_ray.experiments import measures, runner
+from dtn_ray.experiments import job, measures, runner
 from dtn_ray.experiments.grid import Cell, Row, Table
 from dtn_ray.experiments.job import make
 from dtn_ray.experiments.options import Options
@@ -156,12 +157,25 @@ def test_files_of_others_are_not_overwritten(made_tables, tables, tmp_path):
     assert (tmp_path / "good.md").read_text() == "mine"
 
 
+def test_two_experiments_do_not_work_in_one_folder_at_a_time(tables, tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "LEASE_SECONDS", 2.0)
+    row = tables[1].rows[1]
+    table, options = Table("f", "f", [row]), Options(out=str(tmp_path))
+    with lease.hold(f"{tmp_path}/{job.LEASE}", 2.0), pytest.raises(UserError, match="another run works here"):
+        make(table, options)
+    assert not (tmp_path / "f.md").exists()
+    killed = lease.Lease(f"{tmp_path}/{job.LEASE}", 2.0)
+    killed._end.set()
+    make(table, options)
+    assert (tmp_path / "f.md").exists()
+
+
 def test_a_table_may_lie_in_a_bucket(tables, bucket):
     row = tables[1].rows[1]
     table = Table("f", "f", [row])
     made = make(table, Options(out=f"{bucket}/experiments"))
     keys = sorted(storage.list_keys(f"{bucket}/experiments"))
-    assert keys == [f"cells/{row.cells[0].name}.json", "f.json", "f.md", "f.png"]
+    assert keys == [f"cells/{row.cells[0].name}.json", job.LEASE, "f.json", "f.md", "f.png"]
     assert json.loads(storage.read_bytes(f"{bucket}/experiments/f.json"))["rows"][0]["mean"] == made["rows"][0]["mean"]
 
 
@@ -173,6 +187,7 @@ def test_a_table_may_lie_in_a_bucket(tables, bucket):
         ("table1 --embedded --width-g 0", "width_g"),
         ("table9 --embedded", "table9"),
         ("table1 --embedded --f /nowhere", "no checkpoint here"),
+        ("table1 --embedded --f /nowhere --width-f 0.5", "--width-f: the width of f is that of the checkpoint"),
     ],
 )
 def test_an_experiment_that_cannot_be_meant_ends_at_once(call, line, message, tmp_path):

@@ -17,7 +17,7 @@ from dtn_ray import cli
 from dtn_ray.experiments.options import Options
 from dtn_ray.option_groups import Form, Group
 
-Name = Literal["table1", "table2", "table3", "figure3", "figure10-digits", "distances", "presets"]
+Name = Literal["table1", "table2", "table3", "figure3", "figure10-digits", "distances", "presets", "beyond"]
 FIRST = (
     "data_dir",
     "embedded",
@@ -39,7 +39,7 @@ class Job:
     name: Annotated[tyro.conf.Positional[Name], tyro.conf.arg(metavar="NAME")]
     """table1: what each part of the method contributes. table2: domain adaptation. table3: a digit that was not seen;
     figure3: its images. figure10-digits: the other direction. distances: d and d2. presets: paper-digits beside
-    ours."""
+    ours. beyond: an f that has seen t, which is not in the paper."""
     options: Annotated[Options, Group("row")] = field(default_factory=Options)
 
 

@@ -9,7 +9,7 @@ import torch
 from dtn_ray import storage
 from dtn_ray.baselines.features import features, pixels
 from dtn_ray.baselines.loop import Inputs, loop
-from dtn_ray.baselines.options import AlignmentOptions, DannOptions
+from dtn_ray.baselines.options import AdaptationOptions, AlignmentOptions, DannOptions
 from dtn_ray.data.digits import load
 from dtn_ray.data.feed import InMemoryAdaptation
 from dtn_ray.data.labelled import LabelledImages
@@ -24,8 +24,8 @@ from dtn_ray.settings import check, fingerprint
 from dtn_ray.storage.ownership import refuse_foreign
 
 
-def train_dann(options: DannOptions, run: Run) -> Finished:
-    """Trains DANN and reports its accuracy on the target's test split; its checkpoint loads as a classifier.
+def adapt(options: AdaptationOptions, run: Run) -> Finished:
+    """Trains DANN or FixMatch, by the kind of its options; its checkpoint loads as a classifier.
 
     Metrics: `accuracy`, `accuracy_95` and `images` of the target, `test_error` of the source's test split. The same
     call goes on where an earlier one stopped. Raises UserError for bad settings, files or resources.
@@ -45,12 +45,13 @@ def train_dann(options: DannOptions, run: Run) -> Finished:
     connect(trains=True)
     # In the object store once per node: its workers share the arrays without copies.
     inputs = Inputs(ray.put(InMemoryAdaptation(source, target.images)), *map(ray.put, (*tests, f)))
-    name = run.name or f"dann-{options.source}-{options.target}-{fingerprint(options)}"
+    kind = "dann" if isinstance(options, DannOptions) else "fixmatch"
+    name = run.name or f"{kind}-{options.source}-{options.target}-{fingerprint(options)}"
     settings = {"config": options, "run": run, "inputs": inputs}
-    return run_training(loop, settings, run, name, {"kind": "dann", "config": options})
+    return run_training(loop, settings, run, name, {"kind": kind, "config": options})
 
 
-def _to_begin_with(options: DannOptions) -> DigitF | None:
+def _to_begin_with(options: AdaptationOptions) -> DigitF | None:
     if options.f is None:
         return None
     f, manifest = load_classifier(options.f)

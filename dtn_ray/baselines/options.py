@@ -44,8 +44,8 @@ class AlignmentOptions(SourceAndTarget):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DannOptions(SourceAndTarget):
-    """One training of DANN on f's architecture: labels of the source, unlabelled images of both domains."""
+class AdaptationOptions(SourceAndTarget):
+    """One training of f's architecture by labels of the source and unlabelled images of the target."""
 
     source_test_split: str = "test"
     """Split of the source whose error is reported: the labels that settings may be chosen by."""
@@ -55,30 +55,23 @@ class DannOptions(SourceAndTarget):
     """Split of the target whose accuracy is reported; nothing is chosen by it."""
     f: str | None = None
     """Checkpoint of jobs/pretrain.py, trained on the source, to begin with; without one, training begins from random
-    weights, as published, and needs many more steps. Its width must be --width."""
+    weights, and needs many more steps. Its width must be --width."""
     width: Width = 1.0
-    """Filters of f and units of the domain classifier, relative to the published ones."""
+    """Filters of f, relative to the paper's; DANN's domain classifier has its units multiplied by it too."""
     steps: Count = 4000
     """Updates of all networks."""
     batch_size: AtLeastOne = 64
     """Images of the source, and as many of the target, in one step over all workers; 64 as published."""
     lr: NotNegative = 0.01
     """First learning rate of SGD; 0.01 as published."""
-    momentum: Annotated[float, Within(ge=0, lt=1)] = 0.9
-    """SGD's momentum; 0.9 as published."""
     weight_decay: NotNegative = 0.0
-    """SGD's weight decay; Ganin et al. restrict the norms of the weights instead."""
-    anneal: bool = True
-    """Lower the learning rate by (1 + 10p)^-0.75, p the part of the steps done; Ganin et al. kept it constant between
-    MNIST and SVHN, where they trained for more than 150 epochs."""
-    gamma: NotNegative = 10.0
-    """γ of λ = 2 / (1 + exp(-γp)) - 1, the weight of the reversed gradient; 10 as published, 0 learns from the source
-    alone."""
+    """Weight decay of the optimiser."""
     dropout: Share = 0.3
     """Dropout before the classifier."""
+    label_smoothing: Share = 0.0
+    """Label smoothing of the cross-entropy on the source."""
     augment: Augment = field(default_factory=Augment)
-    """Random changes to the training images of both domains; none as published. With f's own (--augment.invert 0.5
-    and more), DANN has the advantages that f has."""
+    """Random changes to the training images."""
     bf16: bool = False
     """Compute in bfloat16 where that is safe (autocast)."""
     seed: Seed = 0
@@ -97,8 +90,51 @@ class DannOptions(SourceAndTarget):
             lr=self.lr,
             weight_decay=self.weight_decay,
             dropout=self.dropout,
-            label_smoothing=0.0,
+            label_smoothing=self.label_smoothing,
             augment=self.augment,
             bf16=self.bf16,
             seed=self.seed,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DannOptions(AdaptationOptions):
+    """One training of DANN on f's architecture: labels of the source, unlabelled images of both domains."""
+
+    momentum: Annotated[float, Within(ge=0, lt=1)] = 0.9
+    """SGD's momentum; 0.9 as published."""
+    weight_decay: NotNegative = 0.0
+    """SGD's weight decay; Ganin et al. restrict the norms of the weights instead."""
+    anneal: bool = True
+    """Lower the learning rate by (1 + 10p)^-0.75, p the part of the steps done; Ganin et al. kept it constant between
+    MNIST and SVHN, where they trained for more than 150 epochs."""
+    gamma: NotNegative = 10.0
+    """γ of λ = 2 / (1 + exp(-γp)) - 1, the weight of the reversed gradient; 10 as published, 0 learns from the source
+    alone."""
+    augment: Augment = field(default_factory=Augment)
+    """Random changes to the training images of both domains; none as published. With f's own (--augment.invert 0.5
+    and more), DANN has the advantages that f has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixMatchOptions(AdaptationOptions):
+    """One training of FixMatch on f's architecture: f's own sure answers on the target's images are its labels there.
+
+    The defaults are ours, for an f to begin with.
+    """
+
+    steps: Count = 1200
+    """Updates of f."""
+    lr: NotNegative = 1e-3
+    """Highest learning rate of AdamW, on a one-cycle schedule."""
+    weight_decay: NotNegative = 0.05
+    """AdamW's weight decay."""
+    label_smoothing: Share = 0.05
+    """Label smoothing of the cross-entropy on the source."""
+    threshold: Share = 0.9
+    """How sure f must be of an image of the target, from 0 to 1, for its answer to count as a label."""
+    unlabelled: NotNegative = 1.0
+    """Weight of the target's images beside the source's."""
+    augment: Augment = field(default_factory=lambda: Pretraining().augment)
+    """Random changes to the training images: f's own. Images of the target are changed likewise, but never inverted,
+    and must then be given the answer that f gives to the unchanged image."""

@@ -2,21 +2,22 @@
 
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from dtn_ray import storage
-from dtn_ray.baselines.options import DannOptions
+from dtn_ray.baselines.options import AdaptationOptions, DannOptions, FixMatchOptions
 from dtn_ray.data.digits.load import load
 from dtn_ray.errors import UserError
 from dtn_ray.experiments import measures
 from dtn_ray.experiments.grid import Cell, Row, Training
 from dtn_ray.experiments.options import Options
-from dtn_ray.experiments.trainings import Adaptation, Classifier, Dann, Transfer, given
+from dtn_ray.experiments.trainings import Adaptation, Classifier, Dann, FixMatch, Transfer, given
 from dtn_ray.perceptual.options import Pretraining
 from dtn_ray.train.options import DataConfig, Experiment
 from dtn_ray.train.presets import PRESETS, classifier_of
 
 WRITTEN = ("handwritten-digits", "mnist")  # digits of pen strokes; the others are photographed
+Method = TypeVar("Method", bound=AdaptationOptions)
 DANN_LR = 0.003  # where DANN begins with f
 EPOCHS_ON_G = 10.0  # of a classifier that is trained on G(s)
 
@@ -104,18 +105,20 @@ class Digits:
         config = classifier_of(dataset, data, self.base.model, seed, images, judge=judge)
         return replace(config, epochs=config.epochs if epochs is None else epochs, bf16=self.options.bf16)
 
-    def transfer(self, seed: int, base: Experiment | None = None, **changes: Any) -> Transfer:
+    def transfer(
+        self, seed: int, base: Experiment | None = None, f: Training | None = None, **changes: Any
+    ) -> Transfer:
         """A DTN of one seed: the preset's, or `base`, with other values of settings named as on the command line.
 
-        Its f saw all classes but `f_without`.
+        Without an `f` of its own, its f is the one that all share, or has seen all classes but `f_without`.
         """
         experiment = (base or self.base).changed(seed=seed, **changes)
         without = experiment.data.f_without
-        return Transfer(experiment, self.f_without(*without) if without else self.f, self.judge)
+        return Transfer(experiment, f or (self.f_without(*without) if without else self.f), self.judge)
 
-    def transfers(self, base: Experiment | None = None, **changes: Any) -> list[Transfer]:
+    def transfers(self, base: Experiment | None = None, f: Training | None = None, **changes: Any) -> list[Transfer]:
         """The DTNs of all seeds."""
-        return [self.transfer(seed, base, **changes) for seed in self.seeds]
+        return [self.transfer(seed, base, f, **changes) for seed in self.seeds]
 
     def scored(self, transfer: Transfer, test_split: str | None = None) -> Cell:
         """The judge's accuracy on G(x), x in s's test split, and what else jobs/evaluate.py tells."""
@@ -140,20 +143,30 @@ class Digits:
         7,000 images of s it then did not learn in anything tried. At the published rate of 0.01, begun with f, it lost
         what f knew after some hundred steps.
         """
-        data, options = self.base.data, self.options
-        chosen = DannOptions(
+        chosen = replace(self._adaptation(DannOptions(), seed), lr=DANN_LR, augment=Pretraining().augment)
+        steps = self.options.dann_steps
+        return Dann(chosen if steps is None else replace(chosen, steps=steps), self.f)
+
+    def adapted_f(self) -> FixMatch:
+        """f, which has gone on learning: from s's labels, and from unlabelled images of t's train split."""
+        steps = self.options.fixmatch_steps
+        chosen = self._adaptation(FixMatchOptions(), self.options.f_seed)
+        return FixMatch(chosen if steps is None else replace(chosen, steps=steps), self.f)
+
+    def _adaptation(self, defaults: Method, seed: int) -> Method:
+        """An adaptation of f to t with this experiment's data."""
+        data = self.base.data
+        return replace(
+            defaults,
             source=data.source,
             source_split=data.source_split,
             source_test_split=self.test_split,
             target=data.target,
             data_dir=data.data_dir,
             width=self.base.model.width_f,
-            lr=DANN_LR,
-            augment=Pretraining().augment,
-            bf16=options.bf16,
+            bf16=self.options.bf16,
             seed=seed,
         )
-        return Dann(chosen if options.dann_steps is None else replace(chosen, steps=options.dann_steps), self.f)
 
     @property
     def names(self) -> str:

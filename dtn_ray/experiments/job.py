@@ -16,6 +16,7 @@ from dtn_ray import storage
 from dtn_ray.bulk import lease
 from dtn_ray.errors import UserError
 from dtn_ray.experiments import figures, tables
+from dtn_ray.experiments.beyond import beyond
 from dtn_ray.experiments.digits import Digits
 from dtn_ray.experiments.distances import distances
 from dtn_ray.experiments.figure3 import figure3
@@ -42,6 +43,7 @@ TABLES: Mapping[str, Callable[[Digits], Table]] = {
     "figure10-digits": figure10_digits,
     "distances": distances,
     "presets": presets,
+    "beyond": beyond,
 }
 
 

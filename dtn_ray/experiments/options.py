@@ -54,6 +54,8 @@ class Options:
     """Fetch missing files with torchvision into --data-dir."""
     dann_steps: Annotated[Count | None, ROWS] = None
     """Steps of DANN (Table 2); by default its own."""
+    fixmatch_steps: Annotated[Count | None, ROWS] = None
+    """Steps of FixMatch (beyond); by default its own."""
     dimensions: Annotated[AtLeastOne, ROWS] = 32
     """Dimensions of the subspaces that SA aligns (Table 2)."""
     out: Annotated[str, RUN] = "runs/experiments"

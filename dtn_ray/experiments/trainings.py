@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dtn_ray import storage
-from dtn_ray.baselines.options import DannOptions
+from dtn_ray.baselines.options import AdaptationOptions
 from dtn_ray.experiments.grid import Checkpoints, Training, readable
 from dtn_ray.method.options import LossConfig, OptimConfig
 from dtn_ray.perceptual.options import Pretraining
@@ -149,11 +149,10 @@ class Adaptation(Classifier):
 
 
 @dataclass(frozen=True)
-class Dann(Training):
-    """DANN (Ganin et al. 2016): a classifier of s whose features do not tell s from t."""
+class Adapted(Training):
+    """A classifier of s that also learns from t's images without labels."""
 
-    kind = "dann"
-    options: DannOptions
+    options: AdaptationOptions
     f: Training | None = None
     """The classifier of s to begin with."""
 
@@ -166,10 +165,24 @@ class Dann(Training):
         return self.options.steps
 
     def train(self, checkpoints: Checkpoints, run: Run, prepared: Any, callbacks: "Sequence[UserCallback]") -> str:
-        from dtn_ray.baselines.job import train_dann
+        from dtn_ray.baselines.job import adapt
 
         begun = self.options if self.f is None else replace(self.options, f=checkpoints[self.f.key])
-        return train_dann(begun, _seldom_validated(run)).checkpoint
+        return adapt(begun, _seldom_validated(run)).checkpoint
+
+
+@dataclass(frozen=True)
+class Dann(Adapted):
+    """DANN (Ganin et al. 2016): its features do not tell s from t."""
+
+    kind = "dann"
+
+
+@dataclass(frozen=True)
+class FixMatch(Adapted):
+    """FixMatch (Sohn et al. 2020): its own sure answers are its labels of t."""
+
+    kind = "fixmatch"
 
 
 def given(uri: str) -> Given:

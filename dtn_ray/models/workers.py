@@ -53,3 +53,13 @@ def next_samples(x: Tensor) -> Tensor:
     firsts = all_reduce(F.pad(x[:1], [0, 0] * (x.ndim - 1) + [rank, workers - 1 - rank]))
     following = (rank + 1) % workers
     return torch.cat([x[1:], firsts[following : following + 1]])
+
+
+def mean_of_all(x: Tensor) -> Tensor:
+    """The mean of all workers' `x`, of any one shape; without gradients. Every worker must call it."""
+    workers = place()[1]
+    if workers == 1:
+        return x
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return total / workers

@@ -16,7 +16,7 @@ from ray import cloudpickle
 from safetensors.torch import load_file
 
 from dtn_ray.baselines.dann import DANN, ReversedGradient, adaptation_weight, annealed, losses
-from dtn_ray.baselines.job import train_dann
+from dtn_ray.baselines.job import adapt
 from dtn_ray.baselines.loop import DannTraining
 from dtn_ray.baselines.options import AlignmentOptions, DannOptions
 from dtn_ray.checkpoints import checkpoint, optimizer_states
@@ -180,7 +180,7 @@ def weights(outcome) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def whole(ray_cluster, tmp_path_factory):
-    return train_dann(SMALL, run(tmp_path_factory.mktemp("dann"), checkpoint_every=2))
+    return adapt(SMALL, run(tmp_path_factory.mktemp("dann"), checkpoint_every=2))
 
 
 def test_its_checkpoint_loads_as_a_classifier_and_has_the_accuracy_that_was_reported(whole):
@@ -197,10 +197,10 @@ def test_its_checkpoint_loads_as_a_classifier_and_has_the_accuracy_that_was_repo
 
 
 def test_the_same_call_does_not_train_again_and_another_is_refused(whole):
-    again = train_dann(SMALL, run(Path(whole.folder).parent))
+    again = adapt(SMALL, run(Path(whole.folder).parent))
     assert again.resumed and again.metrics == whole.metrics
     with pytest.raises(UserError, match=r"other settings \(config.gamma: 10.0 → 0.0\)"):
-        train_dann(replace(SMALL, gamma=0.0), run(Path(whole.folder).parent))
+        adapt(replace(SMALL, gamma=0.0), run(Path(whole.folder).parent))
 
 
 class Dying(DannTraining):
@@ -224,14 +224,14 @@ def test_a_training_that_lost_its_worker_ends_as_an_uninterrupted_one(whole, tmp
     monkeypatch.setattr("dtn_ray.baselines.job.loop", dying)
     (tmp_path / "mark").touch()
     options = replace(SMALL, data_dir=str(tmp_path / "mark"))  # where the embedded digits are not read from
-    again = train_dann(options, run(tmp_path / "runs", checkpoint_every=2))
+    again = adapt(options, run(tmp_path / "runs", checkpoint_every=2))
     assert again.metrics["resumed_at"] == 2 and not (tmp_path / "mark").exists()
     assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(again).items())
 
 
 @pytest.mark.slow
 def test_it_begins_with_the_classifier_that_is_given(whole, tmp_path):
-    begun = train_dann(replace(SMALL, f=whole.folder, steps=1, lr=1e-9), run(tmp_path))
+    begun = adapt(replace(SMALL, f=whole.folder, steps=1, lr=1e-9), run(tmp_path))
     assert begun.metrics["accuracy"] == whole.metrics["accuracy"]
     for name, value in load_file(Path(begun.checkpoint, "classifier.safetensors")).items():
         torch.testing.assert_close(value, weights(whole)[f"classifier.{name}"], rtol=0, atol=1e-6)
@@ -239,7 +239,7 @@ def test_it_begins_with_the_classifier_that_is_given(whole, tmp_path):
 
 @pytest.mark.slow
 def test_two_workers_equal_one(whole, tmp_path):
-    two = train_dann(SMALL, run(tmp_path, workers=2))
+    two = adapt(SMALL, run(tmp_path, workers=2))
     for name, value in weights(two).items():
         torch.testing.assert_close(value, weights(whole)[name], rtol=1e-4, atol=1e-6)
 
@@ -261,7 +261,7 @@ def test_settings_that_do_not_fit_are_refused(tmp_path, values, message):
     write_classifier(tmp_path / "f", Pretraining(dataset="handwritten-digits", width=0.25))
     values = {name: value.format(tmp=tmp_path) if name == "f" else value for name, value in values.items()}
     with pytest.raises(UserError, match=message):
-        train_dann(replace(SMALL, **values), run(tmp_path / "runs", workers=2))
+        adapt(replace(SMALL, **values), run(tmp_path / "runs", workers=2))
     assert not (tmp_path / "runs").exists()
 
 

@@ -14,7 +14,7 @@ from dtn_ray.experiments.trainings import Given
 
 
 def cells(name: str, number: int) -> tuple[Cell, ...]:
-    return tuple(Cell(transfer, (Given(f"{name}{i}" + 60 * "0", "elsewhere"),), {"i": i}) for i in range(number))
+    return tuple(Cell(transfer, (Given(f"{name}{i}" + 60 * "0", "elsewhere", 1.0),), {"i": i}) for i in range(number))
 
 
 A, B, C = cells("a", 3), cells("b", 2), cells("c", 1)

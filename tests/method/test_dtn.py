@@ -196,6 +196,7 @@ class Flat(nn.Module):
 
 
 def test_each_domain_has_its_own_mean_and_scale():
+    torch.manual_seed(0)
     s, t = torch.rand(50, 3, 4, 4) * 0.2 + 0.5, torch.rand(50, 3, 4, 4) * 0.1 - 0.8
     f = FrozenF(Flat(), domains=(moments(Flat(), s.split(10)), moments(Flat(), [t])))
     for images, of_t in ((s, False), (t, True)):
@@ -203,7 +204,7 @@ def test_each_domain_has_its_own_mean_and_scale():
         torch.testing.assert_close(features.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
         torch.testing.assert_close(features.var(0).mean(), torch.ones(()))
     by_hand = (t[0].mean((1, 2)) - t.mean((0, 2, 3))) / t.mean((2, 3)).var(0).mean().sqrt()
-    torch.testing.assert_close(f(t[:1], True)[0], by_hand)
+    torch.testing.assert_close(f(t[:1], True)[0], by_hand, rtol=1e-4, atol=1e-4)  # means of float32
     assert set(f.state_dict()) == {"scale", "mean_s", "mean_t", "scale_t"}
     # Exaggerated: s lies so many times as far from its mean, and t where it was.
     caricature = FrozenF(Flat(), domains=(moments(Flat(), s.split(10)), moments(Flat(), [t])), exaggeration=1.5)

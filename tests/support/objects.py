@@ -14,14 +14,19 @@ class Objects:
     """A user's view of the server; folders are s3://bucket/prefix."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        self.client = boto3.client(
-            "s3",
-            endpoint_url=environment["AWS_ENDPOINT_URL"],
-            aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
-            region_name=environment["AWS_REGION"],
-            config=Config(max_pool_connections=16),
-        )
+        def client(**options):
+            return boto3.client(
+                "s3",
+                endpoint_url=environment["AWS_ENDPOINT_URL"],
+                aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+                aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+                region_name=environment["AWS_REGION"],
+                config=Config(max_pool_connections=16, **options),
+            )
+
+        self.client = client()
+        # Swift refuses writes for a while on a busy machine.
+        self.writer = client(retries={"mode": "standard", "total_max_attempts": 10})
 
     def answers(self, uri: str) -> bool:
         """Whether an object exists on the server."""
@@ -37,7 +42,7 @@ class Objects:
         with ThreadPoolExecutor(8) as pool:
             list(
                 pool.map(
-                    lambda key: self.client.put_object(Bucket=bucket, Key=prefix + key, Body=contents[key]), contents
+                    lambda key: self.writer.put_object(Bucket=bucket, Key=prefix + key, Body=contents[key]), contents
                 )
             )
 

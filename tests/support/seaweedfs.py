@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import boto3
-import botocore.config
 from botocore.exceptions import BotoCoreError, ClientError
 
 S3_USERS = {
@@ -93,7 +92,6 @@ def client(environment: dict[str, str]):
         aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
         region_name=environment["AWS_REGION"],
-        config=botocore.config.Config(retries={"mode": "standard", "total_max_attempts": 10}),  # of a busy machine
     )
 
 

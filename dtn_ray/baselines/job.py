@@ -9,7 +9,7 @@ import torch
 from dtn_ray import storage
 from dtn_ray.baselines.features import features, pixels
 from dtn_ray.baselines.loop import Inputs, loop
-from dtn_ray.baselines.options import AdaptationOptions, AlignmentOptions, DannOptions
+from dtn_ray.baselines.options import AdaptationOptions, AlignmentOptions
 from dtn_ray.data.digits import load
 from dtn_ray.data.feed import InMemoryAdaptation
 from dtn_ray.data.labelled import LabelledImages
@@ -45,10 +45,9 @@ def adapt(options: AdaptationOptions, run: Run) -> Finished:
     connect(trains=True)
     # In the object store once per node: its workers share the arrays without copies.
     inputs = Inputs(ray.put(InMemoryAdaptation(source, target.images)), *map(ray.put, (*tests, f)))
-    kind = "dann" if isinstance(options, DannOptions) else "fixmatch"
-    name = run.name or f"{kind}-{options.source}-{options.target}-{fingerprint(options)}"
+    name = run.name or f"{options.method}-{options.source}-{options.target}-{fingerprint(options)}"
     settings = {"config": options, "run": run, "inputs": inputs}
-    return run_training(loop, settings, run, name, {"kind": kind, "config": options})
+    return run_training(loop, settings, run, name, {"kind": options.method, "config": options})
 
 
 def _to_begin_with(options: AdaptationOptions) -> DigitF | None:

@@ -49,8 +49,7 @@ def loop(settings: dict[str, Any]) -> None:
     """What Ray Train calls on each worker."""
     options: AdaptationOptions = settings["config"]
     worker = start_worker(options.seed)
-    kind = DannTraining if isinstance(options, DannOptions) else FixMatchTraining
-    train_steps(kind(options, settings["inputs"], worker), worker, settings["run"])  # type: ignore[arg-type]
+    train_steps(TRAININGS[options.method](options, settings["inputs"], worker), worker, settings["run"])
 
 
 class AdaptationTraining(Training):
@@ -119,7 +118,6 @@ class DannTraining(AdaptationTraining):
         self.network: DANN = DANN(self.f, options.width)
         self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parallel: nn.Module = ray.train.torch.prepare_model(self.network)
-        self.f = self.network.f
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), options.lr, options.momentum, weight_decay=options.weight_decay
         )
@@ -192,3 +190,6 @@ class FixMatchTraining(AdaptationTraining):
         if step + 1 < self.steps:
             self.schedule.step()
         return {"L_s": L_s.detach(), "L_t": L_t.detach(), "sure": sure}
+
+
+TRAININGS: dict[str, Any] = {each.title: each for each in (DannTraining, FixMatchTraining)}

@@ -1,7 +1,7 @@
 """The options of the methods that Table 2 compares with."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from dtn_ray.bounds import AtLeastOne, Count, NotNegative, Seed, Share, Width, Within
 from dtn_ray.method.options import Augment
@@ -47,6 +47,8 @@ class AlignmentOptions(SourceAndTarget):
 class AdaptationOptions(SourceAndTarget):
     """One training of f's architecture by labels of the source and unlabelled images of the target."""
 
+    method: ClassVar[str]
+
     source_test_split: str = "test"
     """Split of the source whose error is reported: the labels that settings may be chosen by."""
     target_split: str = "train"
@@ -57,20 +59,21 @@ class AdaptationOptions(SourceAndTarget):
     """Checkpoint of jobs/pretrain.py, trained on the source, to begin with; without one, training begins from random
     weights, and needs many more steps. Its width must be --width."""
     width: Width = 1.0
-    """Filters of f, relative to the paper's; DANN's domain classifier has its units multiplied by it too."""
-    steps: Count = 4000
+    """Filters of f, relative to the paper's; also the units of DANN's domain classifier, relative to the published."""
+    steps: Count
     """Updates of all networks."""
     batch_size: AtLeastOne = 64
-    """Images of the source, and as many of the target, in one step over all workers; 64 as published."""
-    lr: NotNegative = 0.01
-    """First learning rate of SGD; 0.01 as published."""
-    weight_decay: NotNegative = 0.0
+    """Images of the source, and as many of the target, in one step over all workers; 64 as published for both
+    methods."""
+    lr: NotNegative
+    """Learning rate of the optimiser."""
+    weight_decay: NotNegative
     """Weight decay of the optimiser."""
     dropout: Share = 0.3
     """Dropout before the classifier."""
     label_smoothing: Share = 0.0
     """Label smoothing of the cross-entropy on the source."""
-    augment: Augment = field(default_factory=Augment)
+    augment: Augment
     """Random changes to the training images."""
     bf16: bool = False
     """Compute in bfloat16 where that is safe (autocast)."""
@@ -101,6 +104,12 @@ class AdaptationOptions(SourceAndTarget):
 class DannOptions(AdaptationOptions):
     """One training of DANN on f's architecture: labels of the source, unlabelled images of both domains."""
 
+    method = "dann"
+
+    steps: Count = 4000
+    """Updates of all networks."""
+    lr: NotNegative = 0.01
+    """First learning rate of SGD; 0.01 as published."""
     momentum: Annotated[float, Within(ge=0, lt=1)] = 0.9
     """SGD's momentum; 0.9 as published."""
     weight_decay: NotNegative = 0.0
@@ -123,6 +132,8 @@ class FixMatchOptions(AdaptationOptions):
     The defaults are ours, for an f to begin with.
     """
 
+    method = "fixmatch"
+
     steps: Count = 1200
     """Updates of f."""
     lr: NotNegative = 1e-3
@@ -132,7 +143,8 @@ class FixMatchOptions(AdaptationOptions):
     label_smoothing: Share = 0.05
     """Label smoothing of the cross-entropy on the source."""
     threshold: Share = 0.9
-    """How sure f must be of an image of the target, from 0 to 1, for its answer to count as a label."""
+    """How sure f must be of an image of the target, from 0 to 1, for its answer to count as a label; 0.95 as published,
+    where no f was there to begin with."""
     unlabelled: NotNegative = 1.0
     """Weight of the target's images beside the source's."""
     augment: Augment = field(default_factory=lambda: Pretraining().augment)

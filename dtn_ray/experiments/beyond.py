@@ -9,9 +9,7 @@ from dtn_ray.experiments.grid import Cell, Row, Table
 def beyond(digits: Digits) -> Table:
     """The judge's accuracy on G(x), f's own on x beside it, and the adaptation to t that G(s) gives."""
     data, f, adapted = digits.base.data, digits.f, digits.adapted_f()
-    t = {"dataset": data.target, "split": "test", "data_dir": data.data_dir}
     x = {"dataset": data.source, "split": digits.test_split, "data_dir": data.data_dir}
-    s = {"source": data.source, "source_data_dir": data.data_dir, "source_split": data.source_split}
     dtns = digits.transfers(f=adapted)
     adaptations = [digits.adaptation(dtn) for dtn in dtns]
     rows = [
@@ -19,16 +17,16 @@ def beyond(digits: Digits) -> Table:
         digits.row("The judge on G(x)", 0.9066),
         Row("f adapted to t, on x", (Cell(measures.classifier, (adapted,), x),)),
         Row("The judge on G(x), f adapted to t", tuple(digits.scored(dtn) for dtn in dtns)),
-        Row("f on t", (Cell(measures.classifier, (f,), t),)),
-        Row("f adapted to t, on t", (Cell(measures.classifier, (adapted,), t),)),
+        Row("f on t", (digits.on_t(f),)),
+        Row("f adapted to t, on t", (digits.on_t(adapted),)),
         Row(
             "1-NN on t, gallery G(s), f adapted to t",
-            tuple(Cell(measures.neighbours, (each,), t | s) for each in dtns),
+            tuple(digits.neighbours(each, data.source_split) for each in dtns),
             0.8444,
         ),
         Row(
             "A classifier trained on G(s), on t, f adapted to t",
-            tuple(Cell(measures.classifier, (each,), t) for each in adaptations),
+            tuple(map(digits.on_t, adaptations)),
         ),
     ]
     own = (

@@ -124,6 +124,25 @@ class Digits:
         """The judge's accuracy on G(x), x in s's test split, and what else jobs/evaluate.py tells."""
         return Cell(measures.transfer, (transfer,), {"test_split": test_split or self.test_split})
 
+    def on_t(self, classifier: Training) -> Cell:
+        """A classifier's accuracy on t's test split."""
+        return Cell(measures.classifier, (classifier,), self.t_test)
+
+    def neighbours(self, dtn: Transfer, split: str) -> Cell:
+        """1-NN's accuracy on t's test split; its gallery is G of a split of s, with s's labels."""
+        return Cell(measures.neighbours, (dtn,), self.t_test | self.s(split))
+
+    def s(self, split: str) -> dict[str, Any]:
+        """A split of s, as measurements that learn from it take it."""
+        data = self.base.data
+        return {"source": data.source, "source_data_dir": data.data_dir, "source_split": split}
+
+    @property
+    def t_test(self) -> dict[str, Any]:
+        """t's test split, as measurements take it."""
+        data = self.base.data
+        return {"dataset": data.target, "split": "test", "data_dir": data.data_dir}
+
     def row(self, title: str, paper: float | None = None, base: Experiment | None = None, **changes: Any) -> Row:
         """The judge's accuracy of a variant, over all seeds: `row("α = 2", alpha=2.0)`."""
         return Row(title, tuple(self.scored(each) for each in self.transfers(base, **changes)), paper)

@@ -80,8 +80,9 @@ def _alone(out: str) -> Iterator[lease.Lease]:
     try:
         held = lease.Lease(uri, LEASE_SECONDS, conditional=False)
     except lease.Held as error:
-        print(f"{error} It is tried again in {LEASE_SECONDS:.0f} s.", flush=True)
-        time.sleep(LEASE_SECONDS + lease.GRANULARITY)
+        wait = LEASE_SECONDS + lease.GRANULARITY
+        print(f"{error} This command tries once more in {wait:.0f} s.", flush=True)
+        time.sleep(wait)
         held = lease.Lease(uri, LEASE_SECONDS, conditional=False)
     try:
         yield held

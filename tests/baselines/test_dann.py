@@ -2,17 +2,17 @@
 
 import json
 import math
-import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import adaptations
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from adaptations import lost_once, run
 from files import write_classifier
-from ray import cloudpickle
 from safetensors.torch import load_file
 
 from dtn_ray.baselines.dann import DANN, ReversedGradient, adaptation_weight, annealed, losses
@@ -30,10 +30,7 @@ from dtn_ray.models.digits import DigitF
 from dtn_ray.perceptual.load import load_classifier
 from dtn_ray.perceptual.measure import accuracy
 from dtn_ray.perceptual.options import Pretraining
-from dtn_ray.resumable.loop import start_worker, train_steps
 from dtn_ray.resumable.options import Run
-
-cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
 
 SMALL = DannOptions(
     source="handwritten-digits", source_split="train", width=0.1, steps=6, batch_size=16, lr=0.05, dropout=0.0
@@ -165,17 +162,8 @@ def test_the_feed_gives_source_labels_and_as_many_target_images_of_each_share():
 # The training
 
 
-def run(folder: Path | str, **options) -> Run:
-    return Run(**({"storage": str(folder), "name": "dann", "cpus_per_worker": 1, "log_every": 2} | options))
-
-
 def weights(outcome) -> dict[str, torch.Tensor]:
-    names = ("classifier", "domain_classifier")
-    return {
-        f"{name}.{key}": value
-        for name in names
-        for key, value in load_file(Path(outcome.checkpoint, f"{name}.safetensors")).items()
-    }
+    return adaptations.weights(outcome, "domain_classifier")
 
 
 @pytest.fixture(scope="module")
@@ -203,25 +191,9 @@ def test_the_same_call_does_not_train_again_and_another_is_refused(whole):
         adapt(replace(SMALL, gamma=0.0), run(Path(whole.folder).parent))
 
 
-class Dying(DannTraining):
-    """Is lost once, in a step between two checkpoints."""
-
-    def step(self, batch, step):
-        mark = Path(self.options.data_dir or "")
-        if step == 3 and mark.exists():
-            mark.unlink()
-            raise RuntimeError("a worker is lost")
-        return super().step(batch, step)
-
-
-def dying(settings: dict) -> None:
-    worker = start_worker(settings["config"].seed)
-    train_steps(Dying(settings["config"], settings["inputs"], worker), worker, settings["run"])
-
-
 @pytest.mark.slow
 def test_a_training_that_lost_its_worker_ends_as_an_uninterrupted_one(whole, tmp_path, monkeypatch):
-    monkeypatch.setattr("dtn_ray.baselines.job.loop", dying)
+    monkeypatch.setattr("dtn_ray.baselines.job.loop", lost_once(DannTraining))
     (tmp_path / "mark").touch()
     options = replace(SMALL, data_dir=str(tmp_path / "mark"))  # where the embedded digits are not read from
     again = adapt(options, run(tmp_path / "runs", checkpoint_every=2))

@@ -1,15 +1,13 @@
 """FixMatch: its pseudo-labels and losses by hand, its training on Ray."""
 
 import math
-import sys
 from dataclasses import replace
-from pathlib import Path
 
+import adaptations
 import pytest
 import torch
+from adaptations import lost_once, run
 from files import write_classifier
-from ray import cloudpickle
-from safetensors.torch import load_file
 
 from dtn_ray.baselines.fixmatch import KEPT, SMALLEST, Alignment, losses
 from dtn_ray.baselines.job import adapt
@@ -21,10 +19,7 @@ from dtn_ray.perceptual.job import pretrain
 from dtn_ray.perceptual.load import load_classifier
 from dtn_ray.perceptual.measure import accuracy
 from dtn_ray.perceptual.options import Pretraining
-from dtn_ray.resumable.loop import start_worker, train_steps
 from dtn_ray.resumable.options import Run
-
-cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
 
 SMALL = FixMatchOptions(
     source="street-digits", source_split="test", target_split="test", width=0.1, steps=6, batch_size=16, threshold=0.1
@@ -66,16 +61,8 @@ def test_losses_by_hand():
     assert smooth.item() == pytest.approx(-0.8 * math.log(0.5) - 0.1 * 2 * math.log(0.25))
 
 
-def run(folder: Path | str, **options) -> Run:
-    return Run(**({"storage": str(folder), "name": "fixmatch", "cpus_per_worker": 1, "log_every": 2} | options))
-
-
 def weights(outcome) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}.{key}": value
-        for name in ("classifier", "alignment")
-        for key, value in load_file(Path(outcome.checkpoint, f"{name}.safetensors")).items()
-    }
+    return adaptations.weights(outcome, "alignment")
 
 
 @pytest.fixture(scope="module")
@@ -92,25 +79,9 @@ def test_its_checkpoint_loads_as_a_classifier_and_has_the_accuracy_that_was_repo
     assert weights(whole)["alignment.mean"].shape == (10,)
 
 
-class Dying(FixMatchTraining):
-    """Is lost once, in a step between two checkpoints."""
-
-    def step(self, batch, step):
-        mark = Path(self.options.data_dir or "")
-        if step == 3 and mark.exists():
-            mark.unlink()
-            raise RuntimeError("a worker is lost")
-        return super().step(batch, step)
-
-
-def dying(settings: dict) -> None:
-    worker = start_worker(settings["config"].seed)
-    train_steps(Dying(settings["config"], settings["inputs"], worker), worker, settings["run"])
-
-
 @pytest.mark.slow
 def test_a_training_that_lost_its_worker_ends_as_an_uninterrupted_one(whole, tmp_path, monkeypatch):
-    monkeypatch.setattr("dtn_ray.baselines.job.loop", dying)
+    monkeypatch.setattr("dtn_ray.baselines.job.loop", lost_once(FixMatchTraining))
     (tmp_path / "mark").touch()
     options = replace(SMALL, data_dir=str(tmp_path / "mark"))  # where the embedded digits are not read from
     again = adapt(options, run(tmp_path / "runs", checkpoint_every=2))
@@ -129,11 +100,11 @@ def test_two_workers_equal_one(whole, tmp_path):
 @pytest.mark.timeout(600)
 def test_f_learns_the_target_without_its_labels(ray_cluster, tmp_path):
     """From street numbers to handwritten digits."""
-    f = pretrain(Pretraining(width=0.2, epochs=10), Run(storage=str(tmp_path), name="f", cpus_per_worker=1))
+    f = pretrain(Pretraining(width=0.2, epochs=15), Run(storage=str(tmp_path), name="f", cpus_per_worker=1))
     network, _ = load_classifier(f.checkpoint)
     test = load.load("handwritten-digits", "test")
     before = accuracy(network, test.images, test.labels)
-    found = adapt(FixMatchOptions(f=f.checkpoint, width=0.2, steps=400), run(tmp_path))
+    found = adapt(FixMatchOptions(f=f.checkpoint, width=0.2), run(tmp_path))
     assert found.metrics["accuracy"] > before + 0.1, (before, found.metrics)
 
 

@@ -4,29 +4,19 @@ import io
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import boto3
 import pyarrow.parquet as pq
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from seaweedfs import client
 
 
 class Objects:
     """A user's view of the server; folders are s3://bucket/prefix."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        def client(**options):
-            return boto3.client(
-                "s3",
-                endpoint_url=environment["AWS_ENDPOINT_URL"],
-                aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
-                aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
-                region_name=environment["AWS_REGION"],
-                config=Config(max_pool_connections=16, **options),
-            )
-
-        self.client = client()
+        self.client = client(environment, max_pool_connections=16)
         # Swift refuses writes for a while on a busy machine.
-        self.writer = client(retries={"mode": "standard", "total_max_attempts": 10})
+        retries = {"mode": "standard", "total_max_attempts": 10}
+        self.writer = client(environment, max_pool_connections=16, retries=retries)
 
     def answers(self, uri: str) -> bool:
         """Whether an object exists on the server."""

@@ -6,8 +6,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import boto3
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 S3_USERS = {
@@ -84,14 +86,15 @@ class SeaweedFS:
         self.server.wait()
 
 
-def client(environment: dict[str, str]):
-    """A boto3 client of a test server."""
+def client(environment: dict[str, str], **options: Any):
+    """A boto3 client of a test server; `options`: of botocore's Config."""
     return boto3.client(
         "s3",
         endpoint_url=environment["AWS_ENDPOINT_URL"],
         aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
         region_name=environment["AWS_REGION"],
+        config=Config(**options),
     )
 
 
